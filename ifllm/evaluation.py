@@ -6,7 +6,8 @@
 __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'group_folds', 'make_folds', 'training_rows',
            'iter_splits', 'inner_folds', 'fit_nested', 'predict', 'out_of_fold', 'oof_frame', 'toy', 'worker_counts',
            'interval', 'metric_draws', 'score', 'score_all', 'compare', 'calibration_curve', 'shuffle_within',
-           'permutation_null', 'learning_curve', 'noise_ceiling']
+           'permutation_null', 'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory', 'coverage_study',
+           'coverage']
 
 # %% ../nbs/07_evaluation.ipynb #fd27806d
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -465,3 +466,80 @@ def noise_ceiling(
         low, high = interval(draws[1:], len(workers))
         rows.append({"measure": measure, "value": float(draws[0]), "ci_low": low, "ci_high": high, "n": int(rows_used.sum())})
     return pl.DataFrame(rows)
+
+# %% ../nbs/07_evaluation.ipynb #c4e6eaa6
+def same_side(
+    pairs: pl.DataFrame,  # query, worker, task, y
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Share of pairs of turns of one conversation in which the same side won, with an interval over workers, and its chance value.
+
+    Chance is the same share between turns of different conversations of one worker.
+    """
+    both = pairs.select("query", "worker", "task", "y").join(pairs.select("query", "worker", "task", "y"), on="worker", suffix="_2")
+    both = both.filter(pl.col("query") < pl.col("query_2")).with_columns(same=(pl.col("y") == pl.col("y_2")).cast(pl.Float64))
+    out = {}
+    for name, part in [("within", both.filter(pl.col("task") == pl.col("task_2"))), ("between", both.filter(pl.col("task") != pl.col("task_2")))]:
+        workers, worker = np.unique(part["worker"].to_numpy(), return_inverse=True)
+        draws = _mean_draws(worker_counts(len(workers), n_bootstrap, seed), worker, part["same"].to_numpy())
+        out[name], (out[f"{name}_low"], out[f"{name}_high"]), out[f"{name}_n"] = float(draws[0]), interval(draws[1:], len(workers)), part.height
+    return out
+
+
+def conversation_memory(data: pl.DataFrame, folds: pl.DataFrame, split: str, window: str = "none") -> pl.DataFrame:
+    """Out-of-fold predictions by the share of left choices among the training turns of the same conversation (one half where there are none)."""
+    worker, task, y, parts = data["worker"].to_numpy(), data["task"].to_numpy(), data["y"].to_numpy(), []
+    for repeat, fold, train, test in iter_splits(data, folds, split):
+        same = (worker[test][:, None] == worker[train]) & (task[test][:, None] == task[train])
+        p = ((same * y[train]).sum(axis=1) + 0.5) / (same.sum(axis=1) + 1)
+        parts.append(oof_frame(data, test, p, repeat, fold))
+    labels = {"target": "pairwise", "model": "memory", "window": window, "split": split}
+    return pl.concat(parts).with_columns(pl.lit(value).alias(key) for key, value in labels.items()).select(OOF_COLUMNS)
+
+# %% ../nbs/07_evaluation.ipynb #fa63291e
+def coverage_study(
+    model: BaseEstimator,
+    n_simulations: int = 100,
+    n_bootstrap: int = 300,
+    n_workers: int = 46,
+    level: float = 0.95,
+    seed: int = 0,
+    effect: float = 0.6,
+) -> pl.DataFrame:
+    """Simulate whole studies with known truth: one row a simulation and figure.
+
+    `figure` is "accuracy", "auc" or "brier" of the model on `x0`; "gain" of that over coin tosses (x1 only);
+    "no gain": x0 with noise over x0 alone. Columns `value`, `ci_low`, `ci_high` and `truth`, the figure's mean over all simulations with outcomes replaced
+    by their probabilities where that is possible.
+    """
+    sets = {"x0": ["x0"], "noise": ["x1"], "both": ["x0", "x1", "x2", "x3"]}
+    rows = []
+    for number in range(n_simulations):
+        data = toy(n_workers, n_tasks=5, n_turns=3, effect=effect, seed=seed + number)
+        folds = make_folds(data, 5, 1, seed + number, splits=["unseen_worker"])
+        oof = {name: out_of_fold(data, folds, "unseen_worker", model, columns, name=name) for name, columns in sets.items()}
+        expected = {}
+        for name, frame in oof.items():
+            joined = frame.join(data.select("query", "truth"), on="query")
+            truth, left = joined["truth"].to_numpy(), joined["p"].to_numpy() > 0.5
+            expected[name] = float(np.where(left, truth, 1 - truth).mean())
+        scores = {row["metric"]: row for row in score(oof["x0"], ("accuracy", "auc", "brier"), n_bootstrap, number, level).iter_rows(named=True)}
+        scores["gain"] = compare(oof["x0"], oof["noise"], "accuracy", n_bootstrap, number, level)
+        scores["no gain"] = compare(oof["both"], oof["x0"], "accuracy", n_bootstrap, number, level)
+        known = {"accuracy": expected["x0"], "gain": expected["x0"] - expected["noise"], "no gain": expected["both"] - expected["x0"]}
+        for figure, row in scores.items():
+            rows.append({"simulation": number, "figure": figure, "expected": known.get(figure, row["value"])} | {k: row[k] for k in ("value", "ci_low", "ci_high")})
+    return pl.DataFrame(rows).with_columns(truth=pl.col("expected").mean().over("figure"))
+
+
+def coverage(simulations: pl.DataFrame) -> pl.DataFrame:
+    """Share of intervals that hold the truth, and that lie above zero, by figure, with the Monte Carlo error of the first."""
+    inside = (pl.col("ci_low") <= pl.col("truth")) & (pl.col("truth") <= pl.col("ci_high"))
+    return simulations.group_by("figure", maintain_order=True).agg(
+        pl.col("truth").first(),
+        coverage=inside.mean(),
+        error=(inside.mean() * (1 - inside.mean()) / pl.len()).sqrt(),
+        above_zero=(pl.col("ci_low") > 0).mean(),
+        n=pl.len(),
+    )
