@@ -4,7 +4,7 @@
 __all__ = ['CUES', 'NOTICE', 'MODELS', 'CHAR_PX', 'LINE_PX', 'TOP_PX', 'LEFT_PX', 'STYLES', 'MOUSE_STYLES', 'ERAS',
            'QUERY_COLUMNS', 'TASK_COLUMNS', 'RECORD_COLUMNS', 'Links', 'topic', 'write_question', 'write_answer',
            'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate', 'Page', 'sample_times', 'Texts', 'Task',
-           'simulate_task', 'write_task', 'simulate_worker', 'simulate']
+           'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run']
 
 # %% ../nbs/02_simulate.ipynb #d4303366
 import csv
@@ -804,3 +804,7 @@ def simulate(out: Path, workers: int, seed: int, **links: float) -> dict:
     pl.DataFrame(people).write_parquet(out / "truth" / "workers.parquet")
     (out / "truth" / "settings.json").write_text(json.dumps({"workers": workers, "seed": seed, "links": asdict(links)}, indent=1) + "\n")
     return {"workers": workers, "queries": len(truth), "rows": rows}
+
+def simulate_for_run(out: Path, settings: dict) -> dict:
+    """Make a run's data from its settings: `seed`, `sim_workers`, and `sim_` before each field of `Links`."""
+    return simulate(out, settings["sim_workers"], settings["seed"], **{f.name: settings[f"sim_{f.name}"] for f in fields(Links)})
