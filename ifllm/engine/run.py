@@ -16,6 +16,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -227,6 +228,13 @@ def execute(run: Path, name: str) -> int:
                       OPENBLAS_NUM_THREADS=threads, MKL_NUM_THREADS=threads, LOKY_MAX_CPU_COUNT=threads, TOKENIZERS_PARALLELISM="false",
                       PYTHONHASHSEED="0", HF_HUB_DISABLE_TELEMETRY="1", PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND="agg")
     (run / "logs").mkdir(exist_ok=True)
+    read = {file: hashlib.sha256((run / file).read_bytes()).hexdigest() for file in job.inputs}
+    seen = run / "logs" / "inputs" / f"{name}.json"
+    if seen.exists() and json.loads(seen.read_text()) == read and all((run / file).exists() for file in job.outputs):
+        for file in job.outputs:
+            os.utime(run / file)
+        return 0
+    seen.unlink(missing_ok=True)
     _tell(run, name, "start")
     start, failed = time.monotonic(), run / "logs" / f"{name}-failed.ipynb"
     try:
@@ -244,6 +252,7 @@ def execute(run: Path, name: str) -> int:
         print(f"{name}, cell {fault.cell_index}: {reason}", file=sys.stderr)
         return 2 if fault.ename == "InputError" else 1
     failed.unlink(missing_ok=True)
+    write_json(seen, read)
     seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     write_json(run / "logs" / "timings" / f"{name}.json", {"notebook": name, "seconds": round(seconds, 1), "peak_mb": round(peak / 1024)})
     _tell(run, name, "done", seconds=seconds)
@@ -279,9 +288,9 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
     InputError
         The release is asked for and cannot be had, or the folder does not look like raw data.
     """
-    from ifllm import data as data_stage
     archive = archive or os.environ.get("IFLLM_ARCHIVE")
     if data in ("auto", "release"):
+        from ifllm import data as data_stage
         try:
             raw = data_stage.fetch(Path(archive) if archive else None)
             source = {"source": "release", **data_stage.release_identity()}
@@ -409,6 +418,10 @@ def run_study(*, profile: str = "quick", data: str | None = None, name: str | No
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--max-checksum-file-size", "1000000000", "--nolock",
                "--latency-wait", "20", *executor, "--", *targets]
     failures = _follow(run, command)
+    for job in jobs:
+        if (run / "logs" / f"{job.name}-failed.ipynb").exists():  # Snakemake has put its old outputs back: no stale page, no stale number
+            for file in job.outputs[:2]:
+                (run / file).unlink(missing_ok=True)
     merge_results(run)
     write_manifest(run)
     if failures:
@@ -422,7 +435,8 @@ def _follow(run: Path, command: list[str]) -> list[str]:
     console = Console(stderr=True, highlight=False)
     failures, position, done, begun = [], 0, 0, time.monotonic()
     with open(run / "logs" / "snakemake.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(project_root(run))})
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                                   env={**os.environ, "PYTHONPATH": str(project_root(run))})
         try:
             while True:
                 ended = process.poll() is not None
@@ -443,8 +457,7 @@ def _follow(run: Path, command: list[str]) -> list[str]:
                     break
                 time.sleep(0.3)
         except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
+            _end(process)
             console.print("interrupted; the same command goes on from here", style="yellow")
             raise
     if process.returncode and not failures:
@@ -453,3 +466,13 @@ def _follow(run: Path, command: list[str]) -> list[str]:
     if not done and not failures:
         console.print("nothing to do: all notebooks are up to date")
     return failures
+
+
+def _end(process: subprocess.Popen, patience_s: float = 10) -> None:
+    for kind in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, kind)
+            try:
+                process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue

@@ -104,7 +104,7 @@ def load_settings(path: str | Path, profile: str) -> dict:
     if not parser.read(path, encoding="utf-8"):
         raise InputError(f"{path}: no settings file here; run from the project's folder")
     if profile != "DEFAULT" and profile not in parser:
-        raise InputError(f"{path}: no profile [{profile}]; there is {', '.join(parser.sections())}")
+        raise InputError(f"{Path(path).name}: no profile [{profile}]; there is {', '.join(parser.sections())}")
     known = set(parser.defaults())
     if profile != "DEFAULT":
         with open(path, encoding="utf-8") as handle:
@@ -113,7 +113,7 @@ def load_settings(path: str | Path, profile: str) -> dict:
                 if heading := re.match(r"\[(.+)\]", line):
                     section = heading[1]
                 elif section == profile and (key := re.match(r"([A-Za-z_]\w*)\s*[=:]", line)) and key[1].lower() not in known:
-                    raise InputError(f"{path}:{number}: key {key[1]} is not in [DEFAULT]; correct its name or declare it there")
+                    raise InputError(f"{Path(path).name}:{number}: key {key[1]} is not in [DEFAULT]; correct its name or declare it there")
     return {"profile": profile, **{key: _literal(value) for key, value in parser[profile].items()}}
 
 # %% ../../nbs/engine/store.ipynb #b716f43c
