@@ -1,0 +1,31 @@
+# Two commands: `make report` runs the study and renders it, `make test` checks everything. Both set up what they need first.
+#   make report PROFILE=demo            simulated participants, a few minutes
+#   make report IFLLM_ARCHIVE=FILE      the published archive, downloaded by hand
+PROFILE ?= quick
+NAME ?= $(PROFILE)
+CORES ?=
+BIN := .venv/bin
+
+.PHONY: report test setup lab clean
+report: setup
+	$(BIN)/ifllm run --profile $(PROFILE) --name $(NAME) $(if $(CORES),--cores $(CORES))
+	$(BIN)/ifllm report $(NAME)
+
+test: setup
+	bash scripts/check-notebooks.sh
+	$(BIN)/ifllm run --profile demo --name demo $(if $(CORES),--cores $(CORES))
+	$(BIN)/ifllm report demo
+	bash scripts/install-browser.sh
+	$(BIN)/python -m pytest
+
+lab: setup
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[lab]"
+	$(BIN)/ifllm lab
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements.lock scripts/setup.sh
+	bash scripts/setup.sh
+
+clean:
+	rm -rf .venv runs/demo dist build *.egg-info

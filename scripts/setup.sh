@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make .venv with everything in it: torch for the hardware that is here, the package, a kernel that needs no registration.
+#   PYTHON=python3.12 scripts/setup.sh    another interpreter
+#   LOCK=/dev/null scripts/setup.sh       newest versions instead of those in requirements.lock
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+lock=${LOCK:-requirements.lock}
+torch=2.13.0
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  { echo "setup: $python is older than 3.11; name a newer one: PYTHON=python3.12 make setup" >&2; exit 2; }
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
+pip install --quiet --upgrade pip setuptools wheel
+
+# torch first, and by itself: without a GPU the CPU build (a tenth of the size), with one the default build.
+if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+    echo "setup: torch $torch with CUDA"
+    pip install --quiet "torch==$torch"
+  else
+    echo "setup: torch $torch for the CPU"
+    pip install --quiet "torch==$torch+cpu" 2>/dev/null ||
+      { pip install --quiet uv && .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend=cpu "torch==$torch" 2>/dev/null; } ||
+      pip install --quiet "torch==$torch"
+  fi
+fi
+echo "setup: the package and what it needs"
+pip install --quiet -c "$lock" -e ".[encoder,study,dev]"
+touch .venv/ready
