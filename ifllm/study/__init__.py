@@ -1,0 +1,1 @@
+"""The data-collection site: study file, server, pages, export."""
