@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['signature', 'docstring', 'api_pages']
 
-# %% ../../nbs/engine/apidoc.ipynb #0f9651a2
-import html
+# %% ../../nbs/engine/apidoc.ipynb #cb28f427
+import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 # %% ../../nbs/engine/apidoc.ipynb #7724f77b
@@ -67,13 +68,14 @@ def _bare_titles(text: str) -> str:
     """An underlined title of an unknown numpydoc section becomes bold text, not a heading of the page."""
     return re.sub(r"^(\S[^\n]*)\n-{3,}$", r"**\1**", text, flags=re.M)
 
-# %% ../../nbs/engine/apidoc.ipynb #7c67c9a1
-def api_pages(package: Path) -> tuple[dict[str, str], dict[str, str]]:
+# %% ../../nbs/engine/apidoc.ipynb #15590e23
+def api_pages(package: Path, chapters: Collection[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
     """Make the API reference of a package from its source.
 
     Parameters
     ----------
     package : folder of the package
+    chapters : names of the notebooks that are pages of the report, to link to
 
     Returns
     -------
@@ -82,7 +84,7 @@ def api_pages(package: Path) -> tuple[dict[str, str], dict[str, str]]:
         entry, for names that are unmistakable in prose (one meaning in the package, and an underscore or capitals inside).
     """
     import griffe
-    root = griffe.load(package.name, search_paths=[str(package.parent)], docstring_parser="numpy", allow_inspection=False)
+    root = griffe.load(package.name, search_paths=[str(package.parent)], docstring_parser="numpy", allow_inspection=False, try_relative_path=False)
     pages, places, summary = {}, {}, []
     for module in _modules(root):
         exports = [str(name).strip("'\"") for name in module.exports or []]
@@ -92,11 +94,11 @@ def api_pages(package: Path) -> tuple[dict[str, str], dict[str, str]]:
         short = module.path.removeprefix(f"{package.name}.")
         first = module.docstring.value.strip().split("\n")[0] if module.docstring else ""
         where = _notebook_of(module)
-        body = [f"Written in the notebook [{where}](../{where}.html)." if where and "/" not in where else ""]
+        body = [f"Written in the notebook [{where}](../{where}.html)." if where in chapters else ""]
         for member in members:
             body.append(_entry(member, module))
             places.setdefault(member.name, []).append(f"api/{short}.html#{member.name}")
-        pages[short] = f'---\ntitle: "{module.path}"\ndescription: {_yaml(first)}\n---\n\n' + "\n\n".join(part for part in body if part) + "\n"
+        pages[short] = f'---\ntitle: "{module.path}"\ndescription: {json.dumps(first, ensure_ascii=False)}\n---\n\n' + "\n\n".join(part for part in body if part) + "\n"
         names = ", ".join(f"[`{m.name}`]({short}.html#{m.name})" for m in members if m.is_function or m.is_class)
         summary.append(f"[`{module.path}`]({short}.html)\n:   {_escape(first) or '&nbsp;'}\n\n    {names}")
     pages["index"] = ('---\ntitle: "API reference"\ndescription: "Each module is exported from the notebook of the same name."\n---\n\n' + "\n\n".join(summary) + "\n")
@@ -145,8 +147,3 @@ def _field_text(attribute) -> str:
     value = str(attribute.value) if attribute.value is not None else ""
     match = re.search(r"""description=(?:f|r)?(['"])(.*?)\1""", value)
     return _escape(match[2]) if match else f"default `{value}`" if value and len(value) < 60 else ""
-
-
-def _yaml(text: str) -> str:
-    import json
-    return json.dumps(text, ensure_ascii=False)
