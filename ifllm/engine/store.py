@@ -153,7 +153,7 @@ def progress(items: Iterable, label: str, total: int | None = None, every_s: flo
 def format_number(record: Mapping, spec: str) -> str:
     """Format a record's value by a format spec; a spec that starts with `ci` adds the interval: `ci.3f` -> `0.605 [0.570, 0.640]`."""
     interval = spec.startswith("ci")
-    spec = spec.removeprefix("ci") or "g"
+    spec = spec.removeprefix("ci") or ("" if isinstance(record["value"], str) else "g")
     if record["value"] is None:
         return "n/a"
     text = format(record["value"], spec)
