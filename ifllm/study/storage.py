@@ -57,6 +57,7 @@ class Assignment(Base):
     topic: Mapped[int | None]
     offered: Mapped[list | None]
     responders: Mapped[list]
+    gaze: Mapped[str | None] = mapped_column(String(16))  # source of the gaze rows of this task
     bullets: Mapped[list]  # one coin a turn, drawn ahead
     started_ms: Mapped[int | None] = mapped_column(Ms)
     finished_ms: Mapped[int | None] = mapped_column(Ms)
