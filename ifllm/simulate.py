@@ -6,9 +6,10 @@ __all__ = ['CUES', 'NOTICE', 'MODELS', 'CHAR_PX', 'LINE_PX', 'TOP_PX', 'LEFT_PX'
            'write_answer', 'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate', 'Page', 'sample_times',
            'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run']
 
-# %% ../nbs/02_simulate.ipynb #d4303366
+# %% ../nbs/02_simulate.ipynb #3dec7b26
 import csv
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from html import escape
@@ -62,7 +63,7 @@ class Links:
 
 # %% ../nbs/02_simulate.ipynb #4fd4f049
 CUES = ("specific", "structured", "focused", "hedged", "long")
-_TASTE = np.array([0.7, 0.3, 0.5, -0.5, 0.5])  # what the average worker likes, on unit-variance cues
+_TASTE = np.array([0.7, 0.3, 0.5, -0.5, -0.3])  # what the average worker likes, on unit-variance cues
 
 NOTICE = (
     "After you type your question, please wait patiently. It might take up to 1 minute for AI to finish generating "
@@ -97,6 +98,8 @@ _QUESTIONS = (
     "Why is the {aspect} important, and what happened to the {other} later on?",
     'Is it true that the "{aspect}" of {topic} changed over time? Please give examples.',
     "{aspect} of {topic}",
+    "{topic} {other}",
+    "Who started the {aspect}?",
     "I read that {topic} owes much of its name to the {aspect}, but others say that the {other} mattered more. What do historians say about this, and which of the two views is better supported?",
     "Could you describe step by step how the {aspect} developed, who was involved in it, what it meant for the {other}, and what a visitor who knows nothing about {topic} should look at first?",
 )
@@ -239,6 +242,7 @@ class Worker:
     bias: tuple[float, float]
     jitter: float
     pace: float
+    fidget: float
     head_off: float
     step: float
     depth: float
@@ -265,12 +269,13 @@ def draw_worker(rng: np.random.Generator, links: Links) -> Worker:
         width=width,
         height=float(round(width * rng.uniform(0.43, 0.52))),
         gap_ms=ERAS[era][2] * float(np.exp(0.22 * rng.standard_normal())),
-        bias=tuple((np.array([90.0, 80.0]) * rng.standard_normal(2)).tolist()),
-        jitter=float(np.exp(np.log(85) + 0.45 * rng.standard_normal())),
-        pace=float(np.exp(0.4 * h * rng.standard_normal())),
+        bias=tuple((np.array([110.0, 100.0]) * rng.standard_normal(2)).tolist()),
+        jitter=float(np.exp(np.log(85) + 0.5 * rng.standard_normal())),
+        fidget=float(rng.beta(0.8, 4)),
+        pace=float(np.exp(0.5 * h * rng.standard_normal())),
         head_off=float(rng.beta(0.5, 6)),
         step=float(np.exp(np.log(9.5) + 0.2 * h * rng.standard_normal())),
-        depth=float(0.9 + 0.9 * h * rng.standard_normal()),
+        depth=float(1.3 + 0.9 * h * rng.standard_normal()),
         left_first=float(np.clip(0.8 + 0.15 * h * rng.standard_normal(), 0, 1)),
         generosity=float(4.25 + 0.35 * h * rng.standard_normal()),
         taste=tuple((taste / np.linalg.norm(taste)).tolist()),
@@ -375,7 +380,7 @@ class Page:
 
 # %% ../nbs/02_simulate.ipynb #00da34a6
 READING, RATING, COMPOSING = 1, 2, 3
-_PULL = {"depth": 0.25, "again": 0.45, "hand": 0.45}  # effect of one unit of utility, in logits
+_PULL = {"depth": 0.25, "again": 0.45, "hand": 0.25}  # effect of one unit of utility, in logits
 
 
 def _read_turn(rng, line, worker, links, page, lengths, u):
@@ -387,9 +392,9 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
     margin = u[1] - u[0] if sides == 2 else u[0]
     width, height = page.panel
     follow = worker.mouse_style == "follower" and rng.random() < 0.8
-    effort = worker.pace * np.exp(0.5 * rng.standard_normal()) * (0.3 if worker.careless else 1.0)
+    effort = 0.45 * worker.pace * np.exp(1.0 * rng.standard_normal()) * (0.3 if worker.careless else 1.0)
     step = worker.step * (2.0 if worker.style == "skimmer" else 1.0)
-    depth = _logistic(worker.depth + 0.8 * np.log(effort) + _PULL["depth"] * gain * u + 0.9 * rng.standard_normal(sides))
+    depth = _logistic(worker.depth + 0.6 * np.log(effort) + _PULL["depth"] * gain * u + 0.9 * rng.standard_normal(sides))
     ends = depth * lengths
     first = 0 if rng.random() < worker.left_first else sides - 1
     order = [first, 1 - first] if sides == 2 else [0]
@@ -411,13 +416,16 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
             line.read(rng, s + 1, 0, ends[s], step, follow)
             if rng.random() < 0.4:
                 line.look(rng, page.width * rng.random(), 250 + 500 * rng.random(), rng.uniform(300, 2500))
+    for s in order:  # down to the end, towards the rating controls
+        if rng.random() < 0.4:
+            line.read(rng, s + 1, max(lengths[s] - 80, 0), lengths[s], step, follow)
     eager = effort * (np.exp(_PULL["again"] * gain * u[0]) if sides == 1 else 1.0)
-    for _ in range(rng.poisson(2.0 * min(eager, 4.0))):  # read again, more often what is liked
+    for _ in range(rng.poisson(2.5 * min(eager, 8.0))):  # read again, more often what is liked
         s = int(rng.random() < _logistic(_PULL["again"] * gain * margin)) if sides == 2 else 0
         begin = rng.uniform(0, lengths[s])
         line.read(rng, s + 1, begin, min(begin + rng.uniform(60, 400), lengths[s]), step, follow)
         if rng.random() < 0.5:
-            line.look(rng, page.width * rng.random(), page.height * rng.random(), rng.uniform(300, 4000), 150.0)
+            _wait(rng, line, page, 4000 * rng.random())
     if sides == 2 and rng.random() < 0.5:  # the last look before deciding
         s = int(rng.random() < _logistic(2 * _PULL["again"] * gain * margin))
         begin = rng.uniform(0, 0.7 * lengths[s])
@@ -432,11 +440,13 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
     seconds = (line.now - start) / 1000
     if worker.mouse_style == "resting":
         likes = grip * _PULL["hand"] * max(u.max(), -2) if sides == 1 else 0.0
-        for t in np.sort(rng.uniform(start, line.now, 1 + rng.poisson(seconds / 9 * np.exp(0.5 * likes)))):
+        for t in np.sort(rng.uniform(start, line.now, sides - 1 + rng.poisson(seconds / 5 * np.exp(0.5 * likes)))):
             settle(t, hand())
-    elif worker.mouse_style == "parked" and rng.random() < 0.75:
+    elif worker.mouse_style == "parked" and rng.random() < 0.25 * sides:
         settle(start + rng.uniform(300, 3000), hand())
-    elif rng.random() < 0.5:
+        if rng.random() < 0.6:
+            settle(rng.uniform(start + 3000, max(line.now, start + 4000)), hand())
+    elif rng.random() < 0.6:
         line.rest(start + 500, page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
 
 
@@ -459,8 +469,10 @@ def _compose_turn(rng, line, page):
     width, height = page.panel
     if rng.random() < 0.8:
         line.rest(line.now + 500, page.width * rng.uniform(0.3, 0.6), 268 + rng.normal(0, 6))
-    line.look(rng, page.width * 0.4, 265, 1000 * line.pace * np.exp(rng.normal(2.2, 0.8)))
-    if rng.random() < 0.5:
+    ms = 1000 * line.pace * np.exp(rng.normal(2.3, 0.9))
+    line.look(rng, page.width * 0.4, 265, 0.4 * ms)
+    line.look(rng, page.width * 0.5, 1.15 * page.height, 0.6 * ms)  # the keyboard
+    if rng.random() < 0.2:
         line.rest(line.now + 300, page.width * rng.uniform(0.05, 0.95), TOP_PX + height * rng.uniform(0.05, 0.95))
     _wait(rng, line, page, 1000 * np.exp(rng.normal(2.1, 0.6)))
 
@@ -469,7 +481,8 @@ def _wait(rng, line, page, ms):
     """Eyes wander over the window, on whatever is there."""
     end = line.now + ms
     while line.now < end:
-        line.look(rng, page.width * rng.random(), page.height * rng.uniform(0.1, 0.95), rng.uniform(800, 4000), 120.0)
+        y = rng.choice([rng.uniform(0, TOP_PX), rng.uniform(TOP_PX, page.height), 1.15 * page.height], p=[0.4, 0.35, 0.25])
+        line.look(rng, page.width * rng.uniform(-0.05, 1.05), y, rng.uniform(800, 4000), 120.0)
 
 # %% ../nbs/02_simulate.ipynb #7feb415c
 def sample_times(rng: np.random.Generator, gap_ms: float, total_ms: float) -> np.ndarray:
@@ -478,8 +491,8 @@ def sample_times(rng: np.random.Generator, gap_ms: float, total_ms: float) -> np
     gaps = gap_ms * np.exp(0.2 * rng.standard_normal(n))
     kind = rng.random(n)
     gaps += np.where(kind < 0.025, rng.exponential(200, n), 0) + np.where(kind < 0.0008, rng.exponential(3000, n), 0)
-    t = 1 + np.cumsum(gaps)
-    return np.round(t[t < total_ms], 1)
+    t = np.round(1 + np.cumsum(gaps), 1)
+    return t[t < total_ms]
 
 
 def _smooth(x, keep, start):
@@ -548,8 +561,8 @@ def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: 
     models = rng.choice(len(MODELS), sides, replace=False)
     line = _Timeline(worker.pace)
     line.rest(0.0, page.width * rng.random(), page.height * rng.random())
-    line.look(rng, page.width * 0.4, 180, 1000 * np.exp(rng.normal(2.4, 0.5)), 150.0)
-    line.look(rng, page.width * 0.4, TOP_PX + 60, 1000 * np.exp(rng.normal(1.2, 0.5)), 80.0)
+    line.look(rng, page.width * 0.4, 180, 1000 * np.exp(rng.normal(2.6, 0.7)), 150.0)
+    line.look(rng, page.width * (0.25 if page.pairwise else 0.4), TOP_PX + 60, 1000 * np.exp(rng.normal(2.0, 0.7)), 80.0)
     _compose_turn(rng, line, page)
 
     texts, queries, truth, previous = [NOTICE] * sides, [], [], None
@@ -603,7 +616,7 @@ def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: 
             _compose_turn(rng, line, page)
     finished = turns >= 3 and not dropped
     if finished:  # the page asks for four minutes; some stay longer
-        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * np.exp(rng.normal(1.5, 1.5)))
+        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * np.exp(rng.normal(0.5, 2.0)))
     row = _task_row(rng, task, queries, finished, load_ms + line.now)
     return Task(task, page, queries, truth, row, _sample_task(rng, worker, page, line, Texts.lay_out(texts, page.columns), truth[0]["asked_t_ms"], load_ms))
 
@@ -672,7 +685,7 @@ def _sample_task(rng, worker, page, line, texts, first_asked, load_ms) -> dict:
         drift += 350 * rng.standard_normal(2)
     gx = np.round(_smooth(x[at], 0.5, x[0]) + drift[turn[at], 0] + worker.jitter * noise[0], 4)
     gy = np.round(_smooth(y[at], 0.5, y[0]) + drift[turn[at], 1] + worker.jitter * noise[1], 4)
-    mx, my = _mouse(line, end, x, y, t)
+    mx, my = _mouse(rng, line, end, x, y, t, worker.fidget)
     moved = t > rng.exponential(400)  # no position before the first move
     mx, my = np.where(moved, mx, -1.0), np.where(moved, my, -1.0)
     switch = rng.random(n) < 0.02
@@ -710,7 +723,7 @@ _REL = {
 }
 
 
-def _mouse(line, end, x, y, t):
+def _mouse(rng, line, end, x, y, t, fidget):
     """Cursor positions at times t: it moves for a third of a second to each resting place, or after the eye."""
     stops = list(line.rests)
     for a, b in line.follows:
@@ -720,7 +733,9 @@ def _mouse(line, end, x, y, t):
     begin = np.maximum(stops[1:, 0] - 350, stops[:-1, 0])
     when = np.concatenate([[stops[0, 0]], np.column_stack([begin, stops[1:, 0]]).ravel()])
     path = [np.concatenate([[stops[0, j]], np.column_stack([stops[:-1, j], stops[1:, j]]).ravel()]) for j in (1, 2)]
-    return np.round(np.interp(t, when, path[0])), np.round(np.interp(t, when, path[1]))
+    last = np.maximum.accumulate(np.where(rng.random(len(t)) < fidget, np.arange(len(t)), 0))
+    shake = 15 * rng.standard_normal((2, len(t)))[:, last]
+    return np.round(np.interp(t, when, path[0]) + shake[0]), np.round(np.interp(t, when, path[1]) + shake[1])
 
 
 def _batches(rng, t, first_asked):
@@ -793,20 +808,24 @@ def _demographics(rng, worker_name, start_ms, complete=True):
     }
 
 
-def simulate_worker(seed: int, index: int, links: Links) -> tuple[Worker, list[Task]]:
-    """Worker number `index` of the study with this seed; the same however many workers the study has."""
+def simulate_worker(seed: int, index: int, links: Links, max_tasks: int = 73) -> tuple[Worker, Iterator[Task]]:
+    """Worker number `index` of the study with this seed, and the worker's tasks one by one; the same however many workers the study has."""
     rng = np.random.default_rng([seed, index])
     worker = draw_worker(rng, links)
-    n = int(np.clip(np.exp(rng.normal(0.9, 1.0)), 1, 40))
-    ids = rng.choice(np.arange(61, 331), n, replace=False)
-    tasks, load = [], worker.start_ms
-    for task in ids.tolist():
-        tasks.append(simulate_task(rng, worker, links, task, load))
-        load += int(rng.uniform(600, 5400) * 1000) + int(tasks[-1].samples["t"][-1] if len(tasks[-1].samples["t"]) else 0)
-    return worker, tasks
+    ids = rng.choice(np.arange(61, 331), 73, replace=False)
+    n = int(np.clip(np.exp(rng.normal(0.9, 1.25)), 1, max_tasks))
+
+    def play():
+        load = worker.start_ms
+        for task in ids[:n].tolist():
+            played = simulate_task(rng, worker, links, task, load)
+            yield played
+            load += int(rng.uniform(600, 5400) * 1000) + int(played.samples["t"].max(initial=0))
+
+    return worker, play()
 
 
-def simulate(out: Path, workers: int, seed: int, **links: float) -> dict:
+def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: float) -> dict:
     """Write a simulated study in the raw layout of the release.
 
     Parameters
@@ -817,6 +836,8 @@ def simulate(out: Path, workers: int, seed: int, **links: float) -> dict:
         Participants who asked at least one question. One in eleven left no behaviour files, as in the release.
     seed
         One seed, the same bytes.
+    max_tasks
+        Most tasks of one worker; how many tasks a worker does has a long tail.
     **links
         Fields of `Links`; what is not given has its default.
 
@@ -838,7 +859,7 @@ def simulate(out: Path, workers: int, seed: int, **links: float) -> dict:
     truth, people = [], []
     query_id, rows = 0, 0
     for index in range(workers):
-        worker, tasks = simulate_worker(seed, index, links)
+        worker, tasks = simulate_worker(seed, index, links, max_tasks)
         rng = np.random.default_rng([seed, index, 1])
         recorded = rng.random() > 1 / 11
         people.append(asdict(worker) | {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)})
@@ -864,5 +885,5 @@ def simulate(out: Path, workers: int, seed: int, **links: float) -> dict:
     return {"workers": workers, "queries": len(truth), "rows": rows}
 
 def simulate_for_run(out: Path, settings: dict) -> dict:
-    """Make a run's data from its settings: `seed`, `sim_workers`, and `sim_` before each field of `Links`."""
-    return simulate(out, settings["sim_workers"], settings["seed"], **{f.name: settings[f"sim_{f.name}"] for f in fields(Links)})
+    """Make a run's data from its settings: `seed`, `sim_workers`, `sim_max_tasks`, and `sim_` before each field of `Links`."""
+    return simulate(out, settings["sim_workers"], settings["seed"], settings["sim_max_tasks"], **{f.name: settings[f"sim_{f.name}"] for f in fields(Links)})
