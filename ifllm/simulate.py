@@ -39,7 +39,7 @@ class Links:
     noise
         Label noise: standard deviation of what is added to utility before a label is given (1 = a half unit of utility).
     rating_clicks
-        Leak: 1 lets the cursor visit the control of the chosen side while rating, 0 a neutral spot.
+        Leak: share of turns in which the cursor visits the buttons that were really pressed; in the others it visits any.
     """
 
     gaze: float = 1.0
@@ -350,11 +350,11 @@ class Page:
     @property
     def panel(self) -> tuple[float, float]:
         """Width and height of a panel."""
-        return (0.48 if self.pairwise else 0.965) * self.width, 0.6 * self.height
+        return (0.4866 if self.pairwise else 0.9735) * self.width, 0.6 * self.height
 
     def left(self, side: int) -> float:
         """Left edge of panel `side` (1 or 2)."""
-        return LEFT_PX if side == 1 else self.width / 2
+        return LEFT_PX if side == 1 else (self.width + LEFT_PX) / 2
 
     @property
     def columns(self) -> int:
@@ -364,19 +364,15 @@ class Page:
     @property
     def rating_scroll(self) -> float:
         """How far the page must be scrolled to show the rating controls under the panels."""
-        return max(0.0, TOP_PX + self.panel[1] + 170 - self.height)
+        return max(0.0, TOP_PX + self.panel[1] + 240 - self.height)
 
-    def control(self, which: str) -> tuple[float, float]:
-        """A point on the rating controls, in the window once it is scrolled to them: `rating_1`, `rating_2`, `prefer_1`, `prefer_2` or `neutral`."""
-        w, bottom = self.panel[0], TOP_PX + self.panel[1] - self.rating_scroll
-        middle = self.width / 2
-        return {
-            "rating_1": (self.left(1) + w / 2, bottom + 45),
-            "rating_2": (self.left(2) + w / 2, bottom + 45),
-            "prefer_1": (middle - 180, bottom + 120),
-            "prefer_2": (middle + 180, bottom + 120),
-            "neutral": (middle, bottom + 120),
-        }[which]
+    def button(self, row: int, share: float) -> tuple[float, float]:
+        """Centre of a button in row 0, 1, ... of the controls, `share` of the window's width from its left, once the page is scrolled to them."""
+        return share * self.width, TOP_PX + self.panel[1] - self.rating_scroll + 50 + 70 * row
+
+
+_RATINGS = (0.375, 0.4583, 0.5417, 0.625, 0.7083)  # where the buttons 1..5 are, share of the window's width
+_CHOICES = (0.5, 0.6667)  # the left answer is better, the right one is
 
 # %% ../nbs/02_simulate.ipynb #00da34a6
 READING, RATING, COMPOSING = 1, 2, 3
@@ -450,16 +446,16 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
         line.rest(start + 500, page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
 
 
-def _rate_turn(rng, line, worker, links, page, chosen):
-    """Rating phase: eyes and mouse go to the controls; the last click is on the side chosen (0: none) if the leak is on."""
+def _rate_turn(rng, line, links, page, likert, choice):
+    """Rating phase: eyes and mouse go to the buttons pressed, or without the leak to any; `choice` is 1, 2 or None."""
     line.phase, line.scroll = RATING, page.rating_scroll
-    shown = rng.random() < links.rating_clicks
-    stops = ["rating_1", "rating_2"] if page.pairwise else ["rating_1"]
-    if page.pairwise and chosen:
-        stops.append(f"prefer_{chosen}" if shown else "neutral")
-    for stop in stops:
-        x, y = page.control(stop)
-        line.rest(line.now + rng.uniform(300, 900), x + rng.normal(0, 70 if "rating" in stop else 12), y + rng.normal(0, 5))
+    if rng.random() >= links.rating_clicks:
+        likert, choice = rng.integers(1, 6, len(likert)), choice and int(rng.integers(1, 3))
+    stops = [page.button(row, _RATINGS[int(value) - 1]) for row, value in enumerate(likert)]
+    if choice:
+        stops.append(page.button(len(stops), _CHOICES[choice - 1]))
+    for x, y in stops:
+        line.rest(line.now + rng.uniform(300, 900), x + rng.normal(0, 6), y + rng.normal(0, 5))
         line.look(rng, x, y, rng.uniform(900, 2600))
 
 
@@ -552,6 +548,11 @@ class Task:
     row: dict
     samples: dict
 
+    def positions(self) -> pl.DataFrame:
+        """Where the eyes really were at each sample: side (0 off the panels), turn (0 the notice), char (-1 off the panels), phase (see `READING`)."""
+        s = self.samples
+        return pl.DataFrame({"task": np.full(len(s["t"]), self.task), "t_ms": s["t"], "side": s["truth_side"], "turn": s["truth_turn"], "char": s["truth_char"], "phase": s["truth_phase"]})
+
 
 def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: int, load_ms: int) -> Task:
     """Play one task of a worker, loaded at epoch `load_ms`. Odd tasks are pairwise, even ones pointwise, as in the study."""
@@ -594,15 +595,15 @@ def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: 
             preference = None if previous is None else int(v[0] > previous - 0.9)
         onset = line.now
         if not dropped:
-            _rate_turn(rng, line, worker, links, page, preference if page.pairwise else 0)
+            _rate_turn(rng, line, links, page, likert, preference if page.pairwise else None)
         end = line.now
         queries.append(
             dict(
                 task_id=task, user_query=question, llm_response_1=answers[0], llm_response_2=answers[1] if sides == 2 else None,
-                llm_name_1=MODELS[models[0]], llm_name_2=MODELS[models[1]] if sides == 2 else None,
+                llm_name_1=MODELS[models[0]], llm_name_2=(MODELS[models[1]] if rng.random() > 0.001 else MODELS[models[1]].replace("/", "/\r\n")) if sides == 2 else None,
                 likert_1=None if dropped else float(likert[0]), likert_2=None if dropped or sides == 1 else float(likert[1]),
                 preference=None if dropped or preference is None else float(preference), adjustment=int(bullets),
-                query_timestamp=_stamp(load_ms + asked),
+                query_timestamp=_stamp(load_ms + asked) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
             )
         )
         truth.append(
@@ -691,7 +692,7 @@ def _sample_task(rng, worker, page, line, texts, first_asked, load_ms) -> dict:
     switch = rng.random(n) < 0.02
     bad = (np.cumsum(switch) % 2 == 1) & (rng.random() < 3 * worker.head_off) | (rng.random(n) < worker.head_off / 3)
     out = dict(
-        t=t, epoch=(load_ms + t).astype(np.int64), flag=(~bad).astype(np.int8), abs_gaze=(gx, gy), abs_mouse=(mx, my), order=_batches(rng, t, first_asked),
+        t=t, epoch=(load_ms + t).astype(np.int64), flag=(~bad).astype(np.int8), stray=rng.random(n) < 0.005, abs_gaze=(gx, gy), abs_mouse=(mx, my), order=_batches(rng, t, first_asked),
         truth_side=side[at].astype(np.int8), truth_char=np.where(on, char, -1)[at].astype(np.int32), truth_turn=turn[at].astype(np.int8), truth_phase=f[at, 7].astype(np.int8),
     )
     shown = turn[at]
@@ -741,8 +742,8 @@ def _mouse(rng, line, end, x, y, t, fidget):
 def _batches(rng, t, first_asked):
     """Row order on disk: the first upload holds all rows before the first answer, then hundreds; the rest is lost. Rarely two uploads overtake each other."""
     first = max(100, int(np.searchsorted(t, first_asked)))
-    if first >= len(t):
-        return np.arange(len(t) // 100 * 100).reshape(1, -1)
+    if first > len(t):
+        return [np.arange(0)]
     kept = first + (len(t) - first) // 100 * 100
     batches = [np.arange(first)] + list(np.arange(first, kept).reshape(-1, 100))
     for i in np.flatnonzero(rng.random(max(len(batches) - 2, 0)) < 0.003) + 1:
@@ -773,7 +774,11 @@ def write_task(task: Task, folder: Path, flag: bool) -> int:
         pick = pl.Series(np.where(slot[order] < 0, 0, slot[order] + 1))
         inside = [_number(r["x"][r["where"]]), _number(r["y"][r["where"]]), '"' + r["window"] + '"', pl.Series(r["char"]).cast(pl.String)]
         middle = [pl.concat([pl.Series([off], dtype=pl.String), c]) for off, c in zip(("-1", "-1", None, None), inside)]
-        _write_csv([c.gather(pick) for c in middle] + tail, folder / f"{name}.csv")
+        columns = [c.gather(pick) for c in middle] + tail
+        stray = columns[2].str.ends_with('""').fill_null(False) & pl.Series(s["stray"]).gather(order)  # a few lines with a quote before the closing one end in a third
+        if stray.any():
+            columns[-1] = columns[-1].cast(pl.String) + pl.Series(["", '"']).gather(stray.cast(pl.UInt32))
+        _write_csv(columns, folder / f"{name}.csv")
         rows += len(order)
     twice = np.concatenate([b for batch in s["order"] for b in (batch, batch)]) if task.page.pairwise else order
     _write_csv([pl.Series(s["abs_gaze"][0]).gather(twice), pl.Series(s["abs_gaze"][1]).gather(twice), t.gather(twice), epoch.gather(twice)], folder / "abs_gaze.csv")
@@ -853,7 +858,7 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
     if workers < 1:
         raise ValueError(f"workers = {workers}; at least 1 is needed")
     (out / "user_behavior").mkdir(parents=True)
-    (out / "truth").mkdir()
+    (out / "truth" / "positions").mkdir(parents=True)
     tables = [_Table(out / f"{name}.csv", columns) for name, columns in (("query_logs_table", QUERY_COLUMNS), ("task_table", TASK_COLUMNS), ("record_info_table", RECORD_COLUMNS))]
     query_table, task_table, record_table = tables
     truth, people = [], []
@@ -864,19 +869,25 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
         recorded = rng.random() > 1 / 11
         people.append(asdict(worker) | {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)})
         record_table.write(**_demographics(rng, worker.name, worker.start_ms))
+        if rng.random() < 0.01:  # came back and was entered twice
+            record_table.write(**_demographics(rng, worker.name, worker.start_ms + 86_400_000))
         for _ in range(rng.poisson(1.5)):  # signed up, ticked a topic or two, never started
             other = f"worker_{rng.integers(1 << 32):08x}"
             record_table.write(**_demographics(rng, other, worker.start_ms + int(rng.integers(86_400_000)), complete=bool(rng.random() < 0.7)))
             for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
                 task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
+        positions = []
         for task in tasks:
             task_table.write(**task.row | {"user_id": worker.name})
             for query, known in zip(task.queries, task.truth):
                 query_id += 1 + int(rng.random() < 0.15)
                 query_table.write(query_ID=query_id, user_id=worker.name, **query)
                 truth.append({"query_ID": query_id, "user_id": worker.name} | known)
-            if recorded and len(task.samples["order"][0]):
+            if recorded:
                 rows += write_task(task, out / "user_behavior" / worker.name / str(task.task), flag=ERAS[worker.era][3])
+                positions.append(task.positions())
+        if positions:
+            pl.concat(positions).write_parquet(out / "truth" / "positions" / f"{worker.name}.parquet")
     for table in tables:
         table.close()
     pl.DataFrame(truth, infer_schema_length=None).write_parquet(out / "truth" / "queries.parquet")
