@@ -40,7 +40,7 @@ class Page:
     blocks: list[Block] = field(default_factory=list)
     headlines: list[str] = field(default_factory=list)  # findings that the first page repeats
     notebook: Path | None = None  # the executed notebook
-    chapter: str = ""  # "5", "11a", or "" for a page that is not a chapter
+    chapter: str = ""  # "5", "11.2", or "" for a page that is not a chapter
 
     @property
     def floats(self) -> Iterator[Block]:
@@ -152,9 +152,9 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
 
 
 def chapter_of(name: str) -> str:
-    """Chapter number of a page by its name: "05_diversity" -> "5"; "" where the name has none."""
-    match = re.match(r"(\d+)_", name)
-    return str(int(match[1])) if match else ""
+    """Chapter number of a page by its name: "05_diversity" -> "5", "11b_world" -> "11b"; "" where the name has none."""
+    match = re.match(r"0*(\d+[a-z]?)_", name)
+    return match[1] if match else ""
 
 
 def _source(cell: dict) -> str:
@@ -184,13 +184,13 @@ def _take_title(page: Page, cells: list[dict]) -> list[dict]:
 
 
 def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
-    """Blocks of some cells. In the analysis, the code of neighbouring cells is folded into one place after what it shows."""
+    """Blocks of some cells. In the analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
     out: list[Block] = []
     waiting: list[str] = []
     last: list[Block] = []
 
-    def fold() -> None:
-        if waiting:
+    def fold(end: bool = False) -> None:
+        if waiting and (end or (out and out[-1].kind not in ("markdown", "code"))):
             out.append(Block("code", "\n\n".join(waiting), label="Code"))
             waiting.clear()
 
@@ -221,7 +221,7 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         elif code:
             out.append(Block("code", code, folded=False))
         out += shown if "hide_output" not in found else []
-    fold()
+    fold(end=True)
     return [block for block in out + last if block.text.strip() or block.plot or block.png]
 
 
@@ -251,8 +251,8 @@ def number(pages: list[Page]) -> dict[str, list[tuple[str, str]]]:
         shared.setdefault(page.chapter, []).append(page)
     for chapter, members in shared.items():
         if chapter and len(members) > 1:
-            for i, page in enumerate(sorted(members, key=lambda page: page.name)):
-                page.chapter = chapter + (chr(ord("a") + i) if i < 26 else f".{i}")
+            for i, page in enumerate(sorted(members, key=lambda page: page.name), 1):
+                page.chapter = f"{chapter}.{i}"
     targets: dict[str, list[tuple[str, str]]] = {}
     for page in pages:
         counts = {"figure": 0, "table": 0}

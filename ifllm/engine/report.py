@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ASSETS', 'raw', 'fenced', 'inline', 'figure_html', 'figure_script', 'shown_value', 'results_page', 'provenance_page',
            'duration', 'Prepared', 'prepare', 'site_config', 'find_browser', 'plotly_script', 'draw_plots',
-           'find_quarto', 'run_quarto', 'build_quarto', 'build_builtin', 'Report', 'render', 'print_page',
+           'find_quarto', 'run_quarto', 'build_quarto', 'build_builtin', 'Report', 'find_run', 'render', 'print_page',
            'reading_order', 'make_pdf']
 
 # %% ../../nbs/engine/report.ipynb #ff77b988
@@ -67,7 +67,7 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     own = f' id="{block.id}"' if block.id else ""
     links = []
     if home:
-        links.append(f'<a href="{home}#{block.id}">{html.escape(page.title)}</a>')
+        links.append(f'<a href="{home}#{block.id}">{f"Chapter {page.chapter}" if page.chapter else html.escape(page.title)}</a>')
     if block.csv:
         links.append(f'<a href="{html.escape(block.csv)}" download>Data (CSV)</a>')
     if block.png or key in static:
@@ -87,8 +87,16 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     height = int(block.plot["layout"].get("height") or 420)
     picture = f'<img class="ifllm-static" src="figures/{key}.png" alt="" loading="lazy">' if key in static else ""
     without = f'<noscript><img src="figures/{key}.png" alt="{alt}"></noscript>' if key in static else "<noscript>This plot needs JavaScript; its data are linked below.</noscript>"
-    return (f'<figure class="ifllm-figure"{own}>\n<div class="ifllm-plot" data-figure="{key}" role="img" aria-label="{alt}" style="height:{height}px"></div>\n'
+    plot = f'<div class="ifllm-plot" data-figure="{key}" role="img" aria-label="{alt}" style="height:{height}px"></div>'
+    if _columns(block.plot["layout"]) > 1:  # panels side by side keep their width on a phone and scroll
+        plot = f'<div class="ifllm-wide" tabindex="0" role="region" aria-label="{html.escape(block.label or "Plot")}">{plot}</div>'
+    return (f'<figure class="ifllm-figure"{own}>\n{plot}\n'
             f"{picture}{without}\n{figcaption}</figure>")
+
+
+def _columns(layout: Mapping) -> int:
+    starts = {round((axis.get("domain") or [0])[0], 2) for name, axis in layout.items() if re.fullmatch(r"xaxis\d*", name) and isinstance(axis, Mapping)}
+    return max(1, len(starts))
 
 
 def figure_script(key: str, plot: dict) -> str:
@@ -244,7 +252,8 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     notebooks = sorted((run / "notebooks").glob("*.ipynb"))
     if not notebooks:
         raise InputError(f"{run.name}/notebooks: no executed notebook here; `ifllm run --name {run.name}` makes them")
-    records = _read_json(run / "results.json", [])
+    # a run that has not come to its end yet has each notebook's numbers apart
+    records = _read_json(run / "results.json", None) or [record for file in sorted((run / "results").glob("*.json")) for record in _read_json(file, [])]
     manifest = _read_json(run / "manifest.json", {})
     pages = [read_notebook(path) for path in notebooks]
     index = next((page for page in pages if page.name == "index"), None)
@@ -256,7 +265,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
         pages.insert(0, index)
     targets = number(pages)
     for page in pages:
-        if not page.chapter.isdigit() and page.chapter and "-" in page.name:
+        if "." in page.chapter:
             page.title += f" ({page.name.split('-', 1)[1].replace('-', ', ')})"
     titles = {page.name: page.title for page in pages}
     api, symbols = api_pages(root / "ifllm", {page.name for page in pages})
@@ -591,6 +600,33 @@ class Report:
     problems: tuple[str, ...]
 
 
+def find_run(run: str | None = None, root: str | Path = ".") -> Path:
+    """The folder of a run.
+
+    Parameters
+    ----------
+    run : its name below runs/, or a path; None means the run that was executed last
+    root : where in the project the command is given
+
+    Raises
+    ------
+    InputError
+        There is no such run.
+    """
+    if run is not None and (Path(run) / "notebooks").is_dir():
+        return Path(run).resolve()
+    runs = project_root(root) / "runs"
+    if run is not None:
+        if not (runs / run).is_dir():
+            there = ", ".join(sorted(path.name for path in runs.glob("*") if path.is_dir())) or "none yet"
+            raise InputError(f"runs/{run}: no such run (there is: {there}); `ifllm run --name {run}` makes one")
+        return runs / run
+    executed = sorted(runs.glob("*/notebooks/*.ipynb"), key=lambda path: path.stat().st_mtime)
+    if not executed:
+        raise InputError("runs: no run here yet; `ifllm run` makes one")
+    return executed[-1].parent.parent
+
+
 def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
     """Render a run's report.
 
@@ -653,31 +689,38 @@ def print_page(site: Path, names: list[str]) -> str:
         HTML whose ids are PAGE--ID, so that links from page to page become links inside it.
     """
     from bs4 import BeautifulSoup
-    chapters, contents, title = [], [], "IFLLM"
+    chapters, contents, cover = [], [], ""
+    where = "references" if "references" in names else ""
     for name in names:
         soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         main = soup.find("main")
         for waste in main.select("details, nav, noscript, script, .ifllm-plot, .ifllm-links, .ifllm-filter, .ifllm-about-page, #TOC, [id=sec-library], .code-copy-button, .anchorjs-link"):
             waste.decompose()
+        if name != where and (cited := main.find(id="references")) is not None:
+            cited.decompose()  # all works are listed once, at the end
         for image in main.select("img"):
             image["loading"] = "eager"
         for element in main.find_all(id=True):
             element["id"] = f"{name}--{element['id']}"
         for link in main.find_all("a", href=True):
             match = re.fullmatch(r"(?:\./)?([\w.-]*?)(?:\.html)?(?:#(.*))?", link["href"])
-            if match and (match[1] or name) in names:
+            if match and (match[2] or "").startswith("ref-") and where:
+                link["href"] = f"#{where}--{match[2]}"
+            elif match and (match[1] or name) in names:
                 link["href"] = f"#{match[1] or name}" + (f"--{match[2]}" if match[2] else "")
             elif not re.match(r"[a-z]+:|#", link["href"]):
                 link.unwrap()
         heading = main.find("h1")
         text = heading.get_text(" ", strip=True) if heading else name
-        title = text if name == "index" else title
+        if name == "index":
+            subtitle = main.select_one(".description")
+            cover = f"<h1>{html.escape(text)}</h1>" + (str(subtitle) if subtitle else "")
         contents.append(f'<li><a href="#{name}">{html.escape(text)}</a></li>')
         main.name, main["id"], main["class"] = "section", name, "ifllm-print-chapter"
         chapters.append(str(main))
     style = (ASSETS / "print.css").read_text(encoding="utf-8")
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style></head><body>\n'
-            f'<nav class="ifllm-print-contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>\n' + "\n".join(chapters) + "\n</body></html>\n")
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>IFLLM</title><style>{style}</style></head><body>\n'
+            f'<header class="ifllm-print-cover">{cover}</header>\n<nav class="ifllm-print-contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>\n' + "\n".join(chapters) + "\n</body></html>\n")
 
 
 def reading_order(config: Mapping) -> list[str]:

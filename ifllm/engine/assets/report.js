@@ -22,31 +22,33 @@
   const figures = new Map();
   window.ifllm = { figure: (key, plot) => figures.set(key, plot) };
   const ink = () => {
-    const style = getComputedStyle(dark() && document.body.classList.contains("quarto-dark") ? document.body : document.documentElement);
-    const read = (name) => style.getPropertyValue(name).trim();
+    const style = getComputedStyle(document.body), read = (name) => style.getPropertyValue(name).trim();
     return { text: read("--if-muted"), paper: read("--if-paper"), rule: read("--if-rule") };
   };
-  const colours = (layout) => {
-    const { text, paper, rule } = ink(), out = { "font.color": text, "hoverlabel.bgcolor": paper, "hoverlabel.bordercolor": rule, "hoverlabel.font.color": text };
-    if (layout.updatemenus) layout.updatemenus.forEach((_, i) => { out[`updatemenus[${i}].bgcolor`] = paper; out[`updatemenus[${i}].font.color`] = text; out[`updatemenus[${i}].bordercolor`] = rule; });
-    if (layout.sliders) layout.sliders.forEach((_, i) => { out[`sliders[${i}].bgcolor`] = rule; out[`sliders[${i}].font.color`] = text; });
-    return out;
+  // The palette has one colour that a dark page would swallow; text, hover boxes and buttons take the page's own colours.
+  const dressed = (plot, narrow) => {
+    let json = JSON.stringify(plot);
+    if (dark()) json = json.replaceAll("#3A3A3A", "#C3CBD4");
+    const { data, layout, frames } = JSON.parse(json), { text, paper, rule } = ink();
+    Object.assign(layout, { autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { ...layout.font, color: text },
+      hoverlabel: { ...layout.hoverlabel, bgcolor: paper, bordercolor: rule, font: { color: text } } });
+    delete layout.width;
+    (layout.updatemenus || []).forEach((menu) => Object.assign(menu, { bgcolor: paper, bordercolor: rule, font: { ...menu.font, color: text } }));
+    (layout.sliders || []).forEach((slider) => Object.assign(slider, { bgcolor: rule, font: { ...slider.font, color: text } }));
+    if (narrow) {
+      layout.margin = { ...layout.margin, r: Math.min((layout.margin || {}).r ?? 12, 12) };
+      layout.font.size = 11;
+      (layout.annotations || []).forEach((note) => { note.font = { ...note.font, size: Math.min((note.font || {}).size ?? 12, 12) }; });
+    }
+    return { data, layout, frames };
   };
   const draw = async (place) => {
-    const key = place.dataset.figure;
     try {
-      await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${key}.js`)]);
-      const { data, layout, frames } = figures.get(key);
-      const shown = { ...layout, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
-      delete shown.width;
-      if (place.clientWidth < 560) {  // a phone: narrow margins, no room for a mode bar
-        shown.margin = { ...shown.margin, r: Math.min((shown.margin || {}).r ?? 12, 12) };
-        shown.font = { ...shown.font, size: 11 };
-      }
-      const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-      await Plotly.newPlot(place, { data, layout: shown, frames, config: { responsive: true, displaylogo: false, displayModeBar: place.clientWidth < 560 ? false : "hover",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], staticPlot: false, ...(still ? { scrollZoom: false } : {}) } });
-      await Plotly.relayout(place, colours(shown));
+      await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${place.dataset.figure}.js`)]);
+      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(place.dataset.figure), narrow);
+      const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+      place.replaceChildren();
+      await Plotly.newPlot(place, { data, layout, frames, config });
       place.classList.add("is-drawn");
     } catch (fault) {
       place.classList.add("is-broken");
@@ -57,8 +59,12 @@
     const watch = new IntersectionObserver((seen) => seen.filter((s) => s.isIntersecting).forEach((s) => { watch.unobserve(s.target); draw(s.target); }), { rootMargin: "250px 0px" });
     places.forEach((place) => watch.observe(place));
   } else places.forEach(draw);
-  const recolour = () => document.querySelectorAll(".ifllm-plot.is-drawn").forEach((place) => Plotly.relayout(place, colours(place.layout)));
-  const turned = new MutationObserver(() => setTimeout(recolour, 80));
+  let shade = dark();
+  const turned = new MutationObserver(() => setTimeout(() => {
+    if (shade === dark()) return;
+    shade = dark();
+    document.querySelectorAll(".ifllm-plot.is-drawn").forEach(draw);
+  }, 60));
   turned.observe(document.documentElement, { attributes: true, attributeFilter: ["class"] });
   turned.observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
