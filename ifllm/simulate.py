@@ -4,11 +4,14 @@
 __all__ = ['CUES', 'NOTICE', 'MODELS', 'CHAR_PX', 'LINE_PX', 'TOP_PX', 'LEFT_PX', 'STYLES', 'MOUSE_STYLES', 'ERAS', 'READING',
            'RATING', 'COMPOSING', 'QUERY_COLUMNS', 'TASK_COLUMNS', 'RECORD_COLUMNS', 'Links', 'topic', 'write_question',
            'write_answer', 'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate', 'Page', 'sample_times',
-           'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run']
+           'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run',
+           'describe_samples', 'describe_queries', 'compare_studies', 'count_cues', 'pair_features', 'hits', 'Design',
+           'power_curve', 'workers_needed', 'power_figure']
 
-# %% ../nbs/02_simulate.ipynb #3dec7b26
+# %% ../nbs/02_simulate.ipynb #35a6f0fa
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
@@ -18,6 +21,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from scipy.signal import lfilter
+from scipy.stats import ks_2samp
+from sklearn.linear_model import LogisticRegression
+
+from .evaluation import interval, worker_counts
 
 # %% ../nbs/02_simulate.ipynb #906f88da
 @dataclass(frozen=True)
@@ -813,21 +820,18 @@ def _demographics(rng, worker_name, start_ms, complete=True):
     }
 
 
-def simulate_worker(seed: int, index: int, links: Links, max_tasks: int = 73) -> tuple[Worker, Iterator[Task]]:
-    """Worker number `index` of the study with this seed, and the worker's tasks one by one; the same however many workers the study has."""
+def simulate_worker(seed: int, index: int, links: Links, max_tasks: int = 73, pairwise_only: bool = False) -> tuple[Worker, Iterator[Task]]:
+    """Worker number `index` of the study with this seed, and the worker's tasks one by one.
+
+    Each worker and task has its own stream of random numbers, so a worker is the same however many workers the study has, and a task however many are played.
+    """
     rng = np.random.default_rng([seed, index])
     worker = draw_worker(rng, links)
-    ids = rng.choice(np.arange(61, 331), 73, replace=False)
+    ids = rng.choice(np.arange(61, 331), 73, replace=False).tolist()
     n = int(np.clip(np.exp(rng.normal(0.9, 1.25)), 1, max_tasks))
-
-    def play():
-        load = worker.start_ms
-        for task in ids[:n].tolist():
-            played = simulate_task(rng, worker, links, task, load)
-            yield played
-            load += int(rng.uniform(600, 5400) * 1000) + int(played.samples["t"].max(initial=0))
-
-    return worker, play()
+    loads = worker.start_ms + np.cumsum(rng.uniform(2700, 6000, 73) * 1000).astype(int)
+    wanted = [k for k in range(n) if ids[k] % 2 or not pairwise_only]
+    return worker, (simulate_task(np.random.default_rng([seed, index, 2, k]), worker, links, ids[k], int(loads[k])) for k in wanted)
 
 
 def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: float) -> dict:
@@ -898,3 +902,279 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
 def simulate_for_run(out: Path, settings: dict) -> dict:
     """Make a run's data from its settings: `seed`, `sim_workers`, `sim_max_tasks`, and `sim_` before each field of `Links`."""
     return simulate(out, settings["sim_workers"], settings["seed"], settings["sim_max_tasks"], **{f.name: settings[f"sim_{f.name}"] for f in fields(Links)})
+
+# %% ../nbs/02_simulate.ipynb #0fafd784
+def describe_samples(samples: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
+    """Distributions of one worker's samples, as rows `quantity`, `value`.
+
+    Parameters
+    ----------
+    samples
+        Text-relative samples of one worker, frame `samples_rel`.
+    queries
+        The worker's rows of frame `queries`.
+    """
+    shown = queries.drop_nulls("asked_ms").sort("asked_ms").select("query", "task", "asked_ms", "response_1", "response_2")
+    file = ["task", "modality", "side"]
+    s = samples.sort("epoch_ms").join_asof(shown.select("query", "task", "asked_ms"), left_on="epoch_ms", right_on="asked_ms", by="task", check_sortedness=False)
+    s = s.with_columns(
+        gap=pl.col("epoch_ms").diff().over(file).cast(pl.Float64), moved=((pl.col("x").diff() != 0) | (pl.col("y").diff() != 0)).over(file)
+    ).with_columns(seconds=pl.col("gap").clip(0, 500) / 1000)
+    text = pl.when(pl.col("side") == "right").then("response_2").otherwise("response_1").str.replace_all("\n", " ", literal=True)
+    near = text.str.slice((pl.col("centre_idx") - 15).clip(0), 30)
+    spot = ["query", "side", "window", "centre_idx"]
+    spots = s.select(spot).unique().drop_nulls().join(shown, on="query").with_columns(
+        matched=near.str.contains(pl.col("window"), literal=True), position=pl.col("centre_idx") / text.str.len_chars()
+    )
+    s = s.join(spots.select(*spot, "matched", "position"), on=spot, how="left", maintain_order="left").with_columns(pl.col("matched").fill_null(False))
+
+    found: dict[str, pl.Series] = {}
+    one = s.filter(modality="gaze").filter(pl.col("side") != "right")
+    gaps = one["gap"].drop_nulls()
+    found["gap between rows, ms"] = gaps.gather_every(max(1, len(gaps) // 2000))
+    tasks = one.group_by("task").agg(pl.len(), minutes=(pl.col("epoch_ms").max() - pl.col("epoch_ms").min()) / 60_000)
+    found |= {"rows of a task and file": tasks["len"], "task, min": tasks["minutes"]}
+    turns = s.drop_nulls("query").group_by("query", *file).agg(
+        rows=pl.len(), seconds=(pl.col("epoch_ms").max() - pl.col("asked_ms").first()) / 1000, dwell=pl.col("seconds").filter("matched").sum(),
+        reach=pl.col("position").filter("matched").max(), mean=pl.col("position").filter("matched").mean(),
+    )
+    one = turns.filter(modality="gaze").filter(pl.col("side") != "right")
+    found |= {"rows of a turn and file": one["rows"], "turn, s": one["seconds"]}
+    files = s.group_by(file).agg(off=1 - pl.col("on_element").mean(), matched=pl.col("matched").mean(), moved=pl.col("moved").filter("on_element").mean())
+    found["mouse moving, share of rows on panel"] = files.filter(modality="mouse")["moved"]
+    for modality in ("gaze", "mouse"):
+        mine, turn = files.filter(modality=modality), turns.filter(modality=modality)
+        for side in ("single", "left", "right"):
+            found[f"{modality} off panel {side}, share"] = mine.filter(side=side)["off"]
+            found[f"{modality} dwell {side}, s"] = turn.filter(side=side)["dwell"]
+        found |= {f"{modality} matched, share": mine["matched"], f"{modality} reach, share of answer": turn["reach"], f"{modality} mean position, share of answer": turn["mean"]}
+        both = turn.filter(side="left").join(turn.filter(side="right"), on="query").with_columns(total=pl.col("dwell") + pl.col("dwell_right")).filter(pl.col("total") > 0)
+        found[f"{modality} dwell left of both, share"] = both["dwell"] / both["total"]
+    return _long(found)
+
+
+def describe_queries(queries: pl.DataFrame) -> pl.DataFrame:
+    """Distributions of answers, ratings and preferences, as rows `quantity`, `value`."""
+    pair, point = queries.filter(mode="pairwise"), queries.filter(mode="pointwise")
+    tasks = queries.group_by("worker", "task").len()
+    return _long({
+        "answer, characters": pl.concat([queries["response_1"], pair["response_2"]]).str.len_chars(),
+        "question, characters": queries["question"].str.len_chars(),
+        "rating, pairwise": pl.concat([pair["likert_1"], pair["likert_2"]]), "rating, pointwise": point["likert_1"],
+        "rating left - right": pair["likert_1"].cast(pl.Int16) - pair["likert_2"].cast(pl.Int16),
+        "left preferred": (pair.filter(pl.col("preference").is_between(1, 2))["preference"] == 1).cast(pl.Int8),
+        "current better than previous": point["preference"], "turns of a task": tasks["len"], "tasks of a worker": tasks.group_by("worker").len()["len"],
+    })
+
+
+def _long(found: dict[str, pl.Series]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame({"quantity": [name] * len(v), "value": v.cast(pl.Float64)}, schema={"quantity": pl.String, "value": pl.Float64}) for name, v in found.items()]).drop_nulls()
+
+
+def compare_studies(real: pl.DataFrame, simulated: pl.DataFrame) -> pl.DataFrame:
+    """Compare descriptions quantity by quantity.
+
+    Returns
+    -------
+    pl.DataFrame
+        quantity, n, n_simulated, quantiles q05, q25, q50, q75, q95 of both (the simulated ones with suffix `_simulated`), and `distance`, the largest gap between the
+        two cumulative distributions (Kolmogorov-Smirnov), 0..1; largest distance first.
+    """
+    cuts = (0.05, 0.25, 0.5, 0.75, 0.95)
+    rows = []
+    for (name,), a in real.group_by("quantity", maintain_order=True):
+        b = simulated.filter(quantity=name)["value"].to_numpy()
+        a = a["value"].to_numpy()
+        if len(b) == 0:
+            continue
+        rows.append({"quantity": name, "n": len(a), "n_simulated": len(b)} | {f"q{int(100 * c):02d}{end}": float(np.quantile(v, c)) for v, end in ((a, ""), (b, "_simulated")) for c in cuts}
+                    | {"distance": float(ks_2samp(a, b).statistic)})
+    return pl.DataFrame(rows).sort("distance", descending=True)
+
+# %% ../nbs/02_simulate.ipynb #b4e8316c
+_HEDGE = re.compile(r"\b(?:not|may|might|could|perhaps|possible|cannot|don't|hard to say|Some claim|certain)\b")
+
+
+def count_cues(text: str) -> list[float]:
+    """What a simple text model sees of an answer: digits, bullets and hedges for 100 characters each, and its length in 1000 characters."""
+    n = max(len(text), 1) / 100
+    return [sum(map(text.count, "0123456789")) / n, text.count("- **") / n, len(_HEDGE.findall(text)) / n, n / 10]
+
+
+def pair_features(workers: int, seed: int, links: Links, max_tasks: int = 12, first: int = 0) -> pl.DataFrame:
+    """Simulate pairs in memory and measure them in the true reading phase.
+
+    Returns
+    -------
+    pl.DataFrame
+        worker, task, query (numbers), y (1: left preferred), margin (true utility left - right), `gaze` and `mouse` (time on panel, left - right over their sum), `gaze_reach` and
+        `mouse_reach` (furthest character, left - right in 1000), `text_0`.. (differences of `count_cues`).
+    """
+    rows = []
+    for index in range(first, first + workers):
+        worker, tasks = simulate_worker(seed, index, links, max_tasks, pairwise_only=True)
+        for task in tasks:
+            s = task.samples
+            t = s["t"]
+            ms = np.diff(t, append=t[-1:]).clip(0, 500)
+            spent, char = {}, {}
+            for name, r in s["rel"].items():
+                spent[name], char[name] = np.zeros(len(t)), np.zeros(len(t))
+                spent[name][r["where"]], char[name][r["where"]] = ms[r["where"]], r["char"]
+            for query, known in zip(task.queries, task.truth):
+                if query["preference"] is None:
+                    continue
+                span = slice(*np.searchsorted(t, [known["asked_t_ms"], known["rating_t_ms"]]))
+                row = {"worker": index, "task": task.task, "query": len(rows), "y": int(query["preference"] == 1), "margin": known["utility_1"] - known["utility_2"]}
+                for modality, left, right in (("gaze", "rel_gaze_one", "rel_gaze_two"), ("mouse", "rel_mouse_left", "rel_mouse_right")):
+                    a, b = spent[left][span].sum(), spent[right][span].sum()
+                    row[modality] = (a - b) / (a + b + 1)
+                    row[f"{modality}_reach"] = (char[left][span].max(initial=0) - char[right][span].max(initial=0)) / 1000
+                text = np.subtract(count_cues(query["llm_response_1"]), count_cues(query["llm_response_2"]))
+                rows.append(row | {f"text_{i}": v for i, v in enumerate(text.tolist())})
+    return pl.DataFrame(rows)
+
+
+def hits(pairs: pl.DataFrame, folds: int = 5, seed: int = 0) -> pl.DataFrame:
+    """Whether a text model and one that adds behaviour are right about each pair, on workers they were not fitted on.
+
+    Returns
+    -------
+    pl.DataFrame
+        worker, text, fusion (1 right, 0 wrong).
+    """
+    text = [c for c in pairs.columns if c.startswith("text_")]
+    y, worker = pairs["y"].to_numpy(), pairs["worker"].to_numpy()
+    people = np.random.default_rng(seed).permutation(np.unique(worker))
+    fold = dict(zip(people.tolist(), (np.arange(len(people)) % folds).tolist()))
+    fold = np.array([fold[w] for w in worker.tolist()])
+    out = {"worker": worker}
+    for name, columns in (("text", text), ("fusion", text + ["gaze", "gaze_reach", "mouse", "mouse_reach"])):
+        x = pairs.select(columns).to_numpy()
+        x = x / x.std(axis=0).clip(1e-9)
+        p = np.empty(len(y))
+        for k in range(folds):
+            model = LogisticRegression(C=0.1, fit_intercept=False).fit(x[fold != k], y[fold != k])
+            p[fold == k] = model.predict_proba(x[fold == k])[:, 1]
+        out[name] = ((p > 0.5) == y).astype(np.int8)
+    return pl.DataFrame(out)
+
+# %% ../nbs/02_simulate.ipynb #41ad1c7e
+@dataclass(frozen=True)
+class Design:
+    """What besides the gain decides about power.
+
+    Parameters
+    ----------
+    discordance
+        Share of pairs about which exactly one of the two models is right.
+    worker_sd
+        Standard deviation over workers of the true gain.
+    uneven
+        Coefficient of variation of pairs per worker; 0 if each gives as many.
+    """
+
+    discordance: float = 0.25
+    worker_sd: float = 0.05
+    uneven: float = 0.0
+
+    @classmethod
+    def estimate(cls, scored: pl.DataFrame) -> "Design":
+        """Estimate from a frame with worker, text and fusion (1 right, 0 wrong); the worker's variance by the method of moments."""
+        d = scored.select("worker", d=pl.col("fusion").cast(pl.Float64) - pl.col("text").cast(pl.Float64))
+        mean, discordance = d["d"].mean(), (d["d"] != 0).mean()
+        by = d.group_by("worker").agg(pl.len(), pl.col("d").sum())
+        n = by["len"].to_numpy()
+        # E[sum over workers of (S_i - n_i d)^2] = sum n_i (psi - d^2) + sum n_i (n_i - 1) tau^2
+        squares = ((by["d"].to_numpy() - n * mean) ** 2).sum()
+        pairs = (n * (n - 1)).sum()
+        tau2 = max(0.0, squares - n.sum() * (discordance - mean**2)) / pairs if pairs else 0.0
+        return cls(float(discordance), float(np.sqrt(tau2)), float(n.std() / n.mean()))
+
+
+def power_curve(
+    gains=(0.02, 0.03, 0.05, 0.08), workers=(20, 40, 60, 100, 150, 250, 400), pairs=(5, 15, 40), design: Design = Design(),
+    n_simulations: int = 400, n_bootstrap: int = 400, level: float = 0.95, seed: int = 0,
+) -> pl.DataFrame:
+    """Power to detect a paired gain in accuracy over a text model on unseen workers.
+
+    Parameters
+    ----------
+    gains
+        True gains, shares (0.03 is 3 points of 100).
+    workers, pairs
+        Workers of a study, and strict pairs of each.
+    design
+        See `Design`; its discordance is raised to the gain where it is smaller.
+    n_simulations, n_bootstrap, level, seed
+        Studies drawn for a point; bootstrap draws and level of each study's interval (two-sided); seed.
+
+    Returns
+    -------
+    pl.DataFrame
+        gain, workers, pairs, power, and power_low, power_high (95 % Monte Carlo interval, Wilson). The gain is held fixed: that models also get better with more data is not in it.
+    """
+    rows = []
+    for w in workers:
+        counts = worker_counts(w, n_bootstrap, seed)[1:]
+        for m in pairs:
+            for gain in gains:
+                rng = np.random.default_rng([seed, w, m, int(1e6 * gain)])
+                shape = (n_simulations, w)
+                n = np.full(shape, m) if design.uneven == 0 else np.maximum(1, np.round(rng.gamma(design.uneven**-2, m * design.uneven**2, shape))).astype(int)
+                psi = max(design.discordance, gain)
+                own = np.clip(gain + design.worker_sd * rng.standard_normal(shape), -psi, psi)
+                differing = rng.binomial(n, psi)
+                better = rng.binomial(differing, (1 + own / psi) / 2)
+                draws = (2 * better - differing) @ counts.T / (n @ counts.T)
+                found = np.mean([interval(row, w, level)[0] > 0 for row in draws])
+                low, high = _wilson(found, n_simulations)
+                rows.append({"gain": gain, "workers": w, "pairs": m, "power": float(found), "power_low": low, "power_high": high})
+    return pl.DataFrame(rows)
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    centre, half = (share + 1.92 / n) / (1 + 3.84 / n), 1.96 / (1 + 3.84 / n) * np.sqrt(share * (1 - share) / n + 0.96 / n**2)
+    return float(centre - half), float(centre + half)
+
+
+def workers_needed(curve: pl.DataFrame, power: float = 0.8) -> pl.DataFrame:
+    """Workers at which power is reached, by gain and pairs: log-linear between the points of `curve`, null if beyond them."""
+    rows = []
+    for (gain, pairs), part in curve.sort("workers").group_by("gain", "pairs", maintain_order=True):
+        reached = np.maximum.accumulate(part["power"].to_numpy())
+        sizes = np.log(part["workers"].to_numpy())
+        k = int(np.searchsorted(reached, power))
+        if k == len(reached):
+            needed = None
+        elif k == 0:
+            needed = int(part["workers"][0])
+        else:
+            share = (power - reached[k - 1]) / (reached[k] - reached[k - 1])
+            needed = int(np.ceil(np.exp(sizes[k - 1] + share * (sizes[k] - sizes[k - 1]))))
+        rows.append({"gain": gain, "pairs": pairs, "workers": needed})
+    return pl.DataFrame(rows, schema={"gain": pl.Float64, "pairs": pl.Int64, "workers": pl.Int64}).sort("gain", "pairs")
+
+
+def power_figure(curve: pl.DataFrame, power: float = 0.8):
+    """Plotly figure of a power curve: workers against power, a line a gain, a panel a number of pairs."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    from ifllm.engine.figures import GREY, SEQUENCE
+
+    sizes = curve["pairs"].unique().sort().to_list()
+    fig = make_subplots(1, len(sizes), shared_yaxes=True, subplot_titles=[f"{m} pairs a worker" for m in sizes], horizontal_spacing=0.03)
+    for i, (gain,) in enumerate(curve.select("gain").unique().sort("gain").iter_rows()):
+        colour = SEQUENCE[i % len(SEQUENCE)]
+        for j, m in enumerate(sizes, 1):
+            part = curve.filter(gain=gain, pairs=m).sort("workers")
+            fig.add_scatter(
+                x=part["workers"], y=part["power"], mode="lines+markers", name=f"gain {100 * gain:g} points", legendgroup=str(gain), showlegend=j == 1, line_color=colour, row=1, col=j,
+                error_y=dict(type="data", symmetric=False, array=part["power_high"] - part["power"], arrayminus=part["power"] - part["power_low"], width=0, thickness=1),
+            )
+    fig.add_hline(y=power, line=dict(dash="dash", width=1, color=GREY))
+    fig.update_xaxes(type="log", title_text="workers", tickvals=curve["workers"].unique().sort().to_list())
+    fig.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    fig.update_yaxes(title_text="power", col=1)
+    return fig.update_layout(height=420)
