@@ -51,7 +51,7 @@ _BOTH, _PAIR, _POINT = ("pairwise", "pointwise"), ("pairwise",), ("pointwise",)
 
 def _capped(numerator: str, denominator: str) -> pl.Expr:
     """The study's guarded ratio: min(a / (b + 0.001), 100)."""
-    return pl.min_horizontal(pl.col(numerator) / (pl.col(denominator) + EPSILON), pl.lit(CAP))
+    return (pl.col(numerator) / (pl.col(denominator) + EPSILON)).clip(upper_bound=CAP)
 
 # %% ../nbs/06_features.ipynb #635593d4
 _looking = pl.col("looking")
@@ -126,11 +126,9 @@ def _study_pointwise_features() -> list[Feature]:
 
         def col(stem, m=m):
             return pl.col(f"{m}_{stem}")
-        total = col("reviewing_duration_s") + col("composing_duration_s")
         out += [frame("reviewing_duration_s", "first to last look at the text (last query: to the file's end)", "s"),
                 frame("composing_duration_s", "last look at the previous text to first look at this one", "s")]
-        out += [query(f"{p}_pct", f"100 * {p} / (reviewing + composing)", "%", pl.when(total > 0).then(100 * col(f"{p}_duration_s") / total).otherwise(0.0), "0..100")
-                for p in ("reviewing", "composing")]
+        out += [frame(f"{p}_pct", f"100 * {p} / (reviewing + composing)", "%", "0..100") for p in ("reviewing", "composing")]
         out += [frame("max_char_position_reached", "largest index while reviewing", "characters")]
         for p in ("reviewing", "composing"):
             out += [frame(f"{p}_active_ratio", f"samples on the element / samples while {p}", "share", "0..1"),
@@ -231,7 +229,7 @@ def registry() -> list[Feature]:
     for feature in study + point + pair:  # phases of both modes share some names
         if feature.name in merged:
             first = merged[feature.name]
-            if first.modes == feature.modes:
+            if first.modes == feature.modes or "frame" not in (first.level, feature.level):
                 raise ValueError(f"feature {feature.name} is declared twice")
             feature = replace(first, modes=_BOTH, formula=f"pointwise: {first.formula}; pairwise: {feature.formula}")
         merged[feature.name] = feature
@@ -268,7 +266,8 @@ def _study_answers(matched: pl.DataFrame, windows: pl.DataFrame, lengths: pl.Dat
     rows = pl.concat([rows.with_columns(window=pl.lit("full")).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking"),
                       _in_windows(rows, windows, ["reading", "rating"]).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking")])
     group = [*_KEY, "modality", "side"]
-    span = rows.filter("looking").group_by(group).agg(t0=pl.col("t_ms").min(), step=(pl.col("t_ms").max() - pl.col("t_ms").min()) / BINS)
+    span = rows.filter("looking").group_by(group).agg(t0=pl.col("t_ms").min(), t1=pl.col("t_ms").max())
+    span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS))  # by a column: polars multiplies by the inverse of a scalar
     rows = rows.join(lengths, on=["query", "side"]).join(span, on=group, how="left").sort("t_ms", "centre_idx")
     t, t0, step = pl.col("t_ms"), pl.col("t0"), pl.col("step")
     guess = ((t - t0) / step).floor()
@@ -328,6 +327,8 @@ def _study_pointwise(matched: pl.DataFrame, windows: pl.DataFrame, inactivity_ms
         composing_thinking_ratio=(pl.col("on_element") & index.is_null()).filter(compose).mean().fill_null(0.0))
     done = phases.select("modality", *_KEY, reviewing_duration_s=(pl.col("reviewed") - pl.col("first")) / 1000,
                          composing_duration_s=(pl.col("first") - pl.col("composing")) / 1000).join(counts, on=["modality", *_KEY])
+    total = pl.col("reviewing_duration_s") + pl.col("composing_duration_s")
+    done = done.with_columns(**{f"{p}_pct": pl.when(total > 0).then(100 * pl.col(f"{p}_duration_s") / total).otherwise(0.0) for p in ("reviewing", "composing")})
     stems = [c for c in done.columns if c not in ("modality", *_KEY)]
     return [part.select(*_KEY, **{f"{modality}_{stem}": pl.col(stem).cast(pl.Float64) for stem in stems})
             for (modality,), part in done.partition_by(["modality"], as_dict=True).items()]
