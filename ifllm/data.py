@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
-           'NOTES', 'MODELS', 'ERROR_TEXT', 'dataset_folder', 'pseudonyms', 'behaviour_files', 'release_manifest',
-           'release_identity', 'cache_folder', 'unpack', 'download', 'fetch', 'archive_state', 'parse_rel', 'parse_abs',
-           'parse_files', 'read_table', 'read_queries', 'read_tasks', 'read_workers', 'QualityRule', 'Release',
-           'parse_release']
+           'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'dataset_folder', 'pseudonyms',
+           'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch',
+           'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated',
+           'parse_rel', 'parse_abs', 'parse_files', 'read_table', 'read_queries', 'read_tasks', 'read_workers',
+           'QualityRule', 'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table']
 
 # %% ../nbs/01_data.ipynb #78c7945e
 import gzip
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
+import pandera.polars as pa
 import polars as pl
 
 from .engine.store import InputError, atomic_path, progress, write_bytes
@@ -65,26 +67,23 @@ def pseudonyms(ids) -> dict[str, str]:
 
 # %% ../nbs/01_data.ipynb #a48c00b7
 def behaviour_files(folder: Path) -> pl.DataFrame:
-    """List the behaviour files of a dataset folder, in the order in which they are read.
+    """List the files below `user_behavior`, in the order in which they are read.
 
     Returns
     -------
     polars.DataFrame
-        path, id (raw participant id), task, name, kind ("rel" or "abs"), modality, side; sorted by id, task and the order of `BEHAVIOUR`.
-
-    Raises
-    ------
-    InputError
-        A file whose name or task folder the layout does not know.
+        path, id (raw participant id), task, name, kind ("rel", "abs", or "other" for a file that the layout does not know), modality, side; sorted by
+        id, task and the order of `BEHAVIOUR`.
     """
-    rows = []
-    for path in sorted((folder / "user_behavior").glob("*/*/*")):
-        id, task = path.parts[-3:-1]
-        if path.name not in BEHAVIOUR or not task.isdecimal():
-            raise InputError(f"user_behavior/{id}/{task}/{path.name}: not a behaviour file of the layout; remove it, or name it one of {', '.join(BEHAVIOUR)}")
-        rows.append((str(path), id, int(task), path.name, *BEHAVIOUR[path.name], list(BEHAVIOUR).index(path.name)))
+    rows, order, top = [], list(BEHAVIOUR), folder / "user_behavior"
+    for path in sorted(path for path in top.rglob("*") if path.is_file()):
+        parts = path.relative_to(top).parts
+        known = len(parts) == 3 and parts[1].isdecimal() and parts[2] in BEHAVIOUR
+        what = BEHAVIOUR[path.name] if known else ("other", None, None)
+        rows.append((str(path), parts[0] if len(parts) > 1 else None, int(parts[1]) if known else None, "/".join(parts[2:] if known else parts[1:] or parts), *what,
+                     order.index(path.name) if known else len(order)))
     schema = {"path": pl.String, "id": pl.String, "task": pl.Int64, "name": pl.String, "kind": pl.String, "modality": pl.String, "side": pl.String, "order": pl.Int8}
-    return pl.DataFrame(rows, schema=schema, orient="row").sort("id", "task", "order").drop("order")
+    return pl.DataFrame(rows, schema=schema, orient="row").sort("id", "task", "order", "path", nulls_last=True).drop("order")
 
 # %% ../nbs/01_data.ipynb #a5d2cfc2
 COMMIT = "923bac0d194a9ec13ebd712df2e217aaebb82134"
@@ -275,6 +274,151 @@ def archive_state(cache: str | Path | None = None) -> tuple[str, bool]:
     there = _damage(cache_folder(cache) / f"release-{COMMIT[:12]}", release_manifest(), False) is None
     return ("cached, verified when unpacked" if there else "not on this machine"), there
 
+# %% ../nbs/01_data.ipynb #2efdf53b
+PX_LIMIT = 1e6  # px; gaze leaves the screen by far when the face is half lost
+T_LIMIT = 1e8  # ms on one page: more than a day
+IDX_LIMIT = 100_000  # characters
+EPOCH_MS = 1_577_836_800_000, 2_524_608_000_000  # 2020-01-01 and 2050-01-01
+WORKER = pa.Field(str_matches=r"^P\d{3,}$", description="participant, our pseudonym")
+TASK = pa.Field(ge=0, description="task; even pointwise, odd pairwise in the published study")
+
+
+class Queries(pa.DataFrameModel):
+    """One row a logged question."""
+
+    query: pl.Int64 = pa.Field(unique=True, ge=0, description="question's id")
+    worker: pl.String = WORKER
+    task: pl.Int64 = TASK
+    mode: pl.String = pa.Field(isin=["pairwise", "pointwise"], description="pairwise: two answers side by side; pointwise: one")
+    turn: pl.Int32 = pa.Field(ge=1, description="1, 2, ... within participant and task, by time")
+    question: pl.String = pa.Field(nullable=True)
+    response_1: pl.String = pa.Field(nullable=True, description="the answer, or the left one; characters, newlines kept")
+    response_2: pl.String = pa.Field(nullable=True, description="the right answer; pairwise only")
+    model_1: pl.String = pa.Field(nullable=True, str_matches=r"^\S+$", description="language model behind response_1")
+    model_2: pl.String = pa.Field(nullable=True, str_matches=r"^\S+$")
+    likert_1: pl.Int8 = pa.Field(nullable=True, ge=1, le=5, description="satisfaction with response_1, 1..5; null: not rated")
+    likert_2: pl.Int8 = pa.Field(nullable=True, ge=1, le=5)
+    preference: pl.Int8 = pa.Field(nullable=True, ge=0, le=2, description="pairwise: 1 left, 2 right, 0 none; pointwise: 1 better than the answer before, 0 not")
+    bullets: pl.Boolean = pa.Field(nullable=True, description="the models were told to answer in bullet points")
+    asked_ms: pl.Int64 = pa.Field(nullable=True, description="epoch ms, UTC, of the moment the answer was on display, to 1 s; null: an impossible date")
+    next_ms: pl.Int64 = pa.Field(nullable=True, description="asked_ms of the next question of the task")
+    error_1: pl.Boolean = pa.Field(description="response_1 is a provider's error message")
+    error_2: pl.Boolean
+    excluded: pl.Boolean = pa.Field(description="participant is on the study's published exclusion list")
+
+    class Config:
+        strict = ordered = True
+
+
+class Tasks(pa.DataFrameModel):
+    """One row a task that a participant chose, finished or not."""
+
+    worker: pl.String = WORKER
+    task: pl.Int64 = TASK
+    domain: pl.String = pa.Field(nullable=True, description="topic")
+    accuracy: pl.Float64 = pa.Field(nullable=True, ge=0, le=100, description="calibration score at the screen's centre, 0..100")
+    finished_ms: pl.Int64 = pa.Field(nullable=True, description="epoch ms; null: not finished")
+    understand_before: pl.Int8 = pa.Field(nullable=True, ge=1, le=5, description="own knowledge of the topic before, 1..5")
+    understand_after: pl.Int8 = pa.Field(nullable=True, ge=1, le=5)
+    summary: pl.String = pa.Field(nullable=True, description="what the participant learnt, own words")
+    copy_sentence: pl.String = pa.Field(nullable=True, description="sentence that carries an answer's main idea")
+    feedback: pl.String = pa.Field(nullable=True)
+    query_copy: pl.String = pa.Field(nullable=True, description="the question to which copy_sentence belongs")
+    response_copy: pl.String = pa.Field(nullable=True)
+
+    class Config:
+        strict = ordered = True
+        unique = ["worker", "task"]
+
+
+class Workers(pa.DataFrameModel):
+    """One row a participant who occurs anywhere in the data."""
+
+    worker: pl.String = pa.Field(unique=True, str_matches=r"^P\d{3,}$", description="participant, our pseudonym")
+    consent: pl.Boolean = pa.Field(nullable=True)
+    age: pl.Int16 = pa.Field(nullable=True, ge=18, le=122, description="years")
+    location: pl.String = pa.Field(nullable=True)
+    education: pl.String = pa.Field(nullable=True)
+    race: pl.String = pa.Field(nullable=True)
+    gender: pl.String = pa.Field(nullable=True)
+    inserted_ms: pl.Int64 = pa.Field(nullable=True, description="epoch ms of registration")
+    excluded: pl.Boolean = pa.Field(description="on the study's published exclusion list")
+    rel_rows: pl.Float64 = pa.Field(nullable=True, ge=0, description="samples in a text-relative file, mean over files, then tasks; null: no behaviour")
+    text_rows: pl.Float64 = pa.Field(nullable=True, ge=0, description="samples with a snippet, likewise")
+    minutes: pl.Float64 = pa.Field(nullable=True, ge=0, description="first to last sample, likewise")
+    text_share: pl.Float64 = pa.Field(nullable=True, ge=0, le=1, description="share of samples with a snippet, mean over tasks")
+    rule_excluded: pl.Boolean = pa.Field(nullable=True, description="the study's rule would leave the participant out")
+
+    class Config:
+        strict = ordered = True
+
+
+class SamplesAbs(pa.DataFrameModel):
+    """One row a sample in page coordinates, of one participant."""
+
+    task: pl.Int64 = TASK
+    modality: pl.String = pa.Field(isin=["gaze", "mouse"])
+    x: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT, description="px in the viewport; null: no position known; gaze may lie outside the screen")
+    y: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT)
+    t_ms: pl.Float64 = pa.Field(ge=0, le=T_LIMIT, description="page timer, ms since the page was loaded, hidden time left out")
+    epoch_ms: pl.Int64 = pa.Field(ge=EPOCH_MS[0], le=EPOCH_MS[1], description="epoch ms")
+    row: pl.UInt32 = pa.Field(ge=1, description="line in the raw file")
+
+    class Config:
+        strict = ordered = True
+
+
+class SamplesRel(pa.DataFrameModel):
+    """One row a sample in coordinates of an answer's element, of one participant."""
+
+    task: pl.Int64 = TASK
+    modality: pl.String = pa.Field(isin=["gaze", "mouse"])
+    side: pl.String = pa.Field(isin=["single", "left", "right"], description="which answer's element")
+    x: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT, description="px from the element's left edge, its scroll added; null off the element")
+    y: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT)
+    on_element: pl.Boolean
+    window: pl.String = pa.Field(nullable=True, description="snippet of the text around the point, within one displayed line")
+    centre_idx: pl.Int32 = pa.Field(nullable=True, ge=0, le=IDX_LIMIT, description="index of the character at the point, from 0, as the browser counts")
+    t_ms: pl.Float64 = pa.Field(ge=0, le=T_LIMIT, description="page timer, ms")
+    flag: pl.Boolean = pa.Field(nullable=True, description="head inside the camera's validation box; null: not recorded yet in 2025-09")
+    epoch_ms: pl.Int64 = pa.Field(ge=EPOCH_MS[0], le=EPOCH_MS[1])
+    row: pl.UInt32 = pa.Field(ge=1, description="line in the raw file")
+
+    class Config:
+        strict = ordered = True
+
+
+class Ledger(pa.DataFrameModel):
+    """One row a raw file: what became of its rows."""
+
+    file: pl.String = pa.Field(unique=True, description="participant's pseudonym/task/name, or a table's name")
+    kind: pl.String = pa.Field(isin=["rel", "abs", "table", "other"])
+    rows_total: pl.Int64 = pa.Field(ge=0)
+    rows_parsed: pl.Int64 = pa.Field(ge=0)
+    rows_quarantined: pl.Int64 = pa.Field(ge=0)
+
+    @pa.dataframe_check
+    def adds_up(cls, data) -> pl.LazyFrame:
+        """Nothing vanishes."""
+        return data.lazyframe.select(pl.col("rows_total") == pl.col("rows_parsed") + pl.col("rows_quarantined"))
+
+    class Config:
+        strict = ordered = True
+
+
+def validated(frame: pl.DataFrame, model: type[pa.DataFrameModel]) -> pl.DataFrame:
+    """Return `frame` if it is what `model` declares.
+
+    Raises
+    ------
+    InputError
+        The first column and value that are not.
+    """
+    try:
+        return model.validate(frame)
+    except pa.errors.SchemaError as fault:
+        raise InputError(f"{model.__name__}: {' '.join(str(fault).split())[:300]}; correct the raw row, or the rule in nbs/01_data.ipynb") from None
+
 # %% ../nbs/01_data.ipynb #d20190ad
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 _FULL = {
@@ -286,12 +430,6 @@ _PLAIN = {
     "rel": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<middle>"[^"]*")?,(?P<centre_idx>[0-9]*),(?P<t_ms>{_NUMBER}),(?P<sixth>[0-9]+)(?:,(?P<seventh>[0-9]+))?$',
     "abs": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<t_ms>{_NUMBER}),(?P<epoch_ms>[0-9]+)$',
 }
-PX_LIMIT = 1e6  # px; gaze leaves the screen by far when the face is half lost
-T_LIMIT = 1e8  # ms on one page: more than a day
-IDX_LIMIT = 100_000  # characters
-EPOCH_MS = 1_577_836_800_000, 2_524_608_000_000  # 2020-01-01 and 2050-01-01
-
-
 def _fields(lines: pl.LazyFrame, kind: str) -> pl.LazyFrame:
     """Split lines into text fields, null where a line is not of the kind."""
     lines = lines.with_columns(pl.col("line").str.extract_groups(_PLAIN[kind]).alias("plain"))
@@ -359,7 +497,33 @@ def parse_abs(lines: pl.LazyFrame) -> pl.LazyFrame:
     off = (pl.col("x") == -1) & (pl.col("y") == -1)
     return _numbers(_fields(lines, "abs"), "abs").with_columns(pl.when(~off).then(pl.col("x", "y")))
 
-# %% ../nbs/01_data.ipynb #3325675d
+# %% ../nbs/01_data.ipynb #0653c871
+REASONS = {  # reason -> the rule; the first group loses rows, the second loses nothing
+    "empty_line": "a line without a character",
+    "field_count": "fewer fields than the shortest known line, or more than the longest",
+    "not_a_number": "a position, index, timer or clock that is no number",
+    "non_finite": "NaN or infinity where a number belongs",
+    "out_of_range": "a number that cannot be: clock outside 2020..2050, timer negative or over a day, position over a million px",
+    "flag_out_of_range": "a camera flag other than 0 and 1",
+    "no_key": "a table's row without a question, participant or task number",
+    "duplicate": "a table's row superseded by a later one of the same key (time of registration or of finishing)",
+    "unknown_file": "a file that the layout does not know",
+    "off_element": "\N{MINUS SIGN}1,\N{MINUS SIGN}1: the point is off the answer; position null",
+    "no_position": "\N{MINUS SIGN}1,\N{MINUS SIGN}1 on the page: no position known; position null",
+    "six_columns": "an early line without the camera flag; flag null",
+    "no_snippet": "on the answer, but the browser found no text under the point; snippet null",
+    "quotes_inside": "quotes inside the snippet that are not escaped; the line is anchored on its numbers, the snippet keeps them",
+    "unquoted_snippet": "a snippet without its closing or both quotes; kept as it stands",
+    "quoted_whole": "a quote at the line's end, left by a writer that quoted the line as a whole; removed, nothing is lost",
+    "carriage_return": "CR LF: as a line end dropped, inside a text turned into LF",
+    "repeated_time": "the clock stands still from one row to the next (questions: from one of a participant's to another); rows stay in the file's order",
+    "backward_time": "the clock goes back, because batches were sent asynchronously; rows stay in the file's order, with their line numbers",
+    "html_escape": "an HTML escape such as &quot; in a table's text; resolved",
+    "model_name_cleaned": "a line break inside a model's name; removed",
+    "api_error": "a provider's error message stored as an answer; kept and flagged",
+    "impossible_time": "a question dated 0000-00-00; its time is null, its turn follows from its id",
+    "out_of_scale": "a rating or preference outside its scale; null",
+}
 NOTES = {
     "rel": {
         "off_element": ~pl.col("on_element"),
@@ -376,6 +540,10 @@ _COLUMNS = {
     "rel": ["task", "modality", "side", "x", "y", "on_element", "window", "centre_idx", "t_ms", "flag", "epoch_ms", "row"],
     "abs": ["task", "modality", "x", "y", "t_ms", "epoch_ms", "row"],
 }
+
+
+_COUNTED = {"file": pl.String, "kind": pl.String, "carriage_return": pl.UInt32, "rows_total": pl.UInt32, "rows_parsed": pl.UInt32, "text_rows": pl.UInt32,
+            "minutes": pl.Float64}
 
 
 def _read_lines(paths: list[str]) -> pl.DataFrame:
@@ -501,6 +669,7 @@ def read_queries(folder: Path, names: dict[str, str], excluded=()) -> tuple[pl.D
     counts |= {
         "model_name_cleaned": int((table.select(pl.sum_horizontal(pl.col("llm_name_1", "llm_name_2").str.contains(r"\s").fill_null(False))).to_series() > 0).sum()),
         "api_error": queries.filter(pl.col("error_1") | pl.col("error_2")).height,
+        "repeated_time": queries.height - queries.filter(pl.struct("worker", "asked_ms").is_first_distinct() | pl.col("asked_ms").is_null()).height,
         "impossible_time": given("query_timestamp") - queries["asked_ms"].is_not_null().sum(),
         "out_of_scale": sum(given(name) - queries[name].is_not_null().sum() for name in ("likert_1", "likert_2", "preference")),
     }
@@ -594,36 +763,61 @@ def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: Qua
     """
     folder = dataset_folder(raw)
     files = behaviour_files(folder)
-    ids = set(files["id"]).union(*(read_table(folder, name)["user_id"].drop_nulls() for name in TABLES))
+    ids = set(files["id"].drop_nulls()).union(*(read_table(folder, name)["user_id"].drop_nulls() for name in TABLES))
     names = pseudonyms(ids)
     files = files.with_columns(worker=pl.col("id").replace_strict(names, return_dtype=pl.String)).with_columns(
-        file=pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/"))
+        file=pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/", ignore_nulls=True))
+    files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
     counts, quarantine = [], []
     for (worker,), own in progress(files.group_by("worker", maintain_order=True), "parse", total=files["worker"].n_unique()):
-        for kind, sink in (("rel", rel_sink), ("abs", abs_sink)):
+        for kind, sink, model in (("rel", rel_sink, SamplesRel), ("abs", abs_sink, SamplesAbs)):
             samples, refused, counted = parse_files(own.filter(kind=kind), kind)
-            sink.write(worker, samples)
+            sink.write(worker, validated(samples, model))
             quarantine.append(refused)
             counts.append(counted.with_columns(worker=pl.lit(worker), task=own.filter(kind=kind)["task"]))
     queries, query_counts = read_queries(folder, names, excluded)
     tasks, task_counts = read_tasks(folder, names)
     workers, worker_counts = read_workers(folder, names, excluded)
     refused = pl.concat([pl.DataFrame(schema={"file": pl.String, "row": pl.UInt32, "reason": pl.String, "line": pl.String}), *quarantine])
-    counted = pl.concat(counts, how="diagonal") if counts else pl.DataFrame(schema={"file": pl.String, "kind": pl.String, "worker": pl.String, "task": pl.Int64, "rows_total": pl.UInt32, "text_rows": pl.UInt32, "minutes": pl.Float64, "rows_parsed": pl.UInt32})
-    reasons = pl.concat([
-        _long(counted, refused), _table_reasons(dict(zip(TABLES, (query_counts, task_counts, worker_counts))))])
+    counted = pl.concat([pl.DataFrame(schema=_COUNTED), *counts], how="diagonal")
+    unknown = others.select("file", "kind", outcome=pl.lit("quarantined"), reason=pl.lit("unknown_file"),
+                            rows=pl.Series([len(Path(path).read_bytes().splitlines()) for path in others["path"]], dtype=pl.Int64))
+    reasons = pl.concat([_long(counted, refused), unknown, _table_reasons(dict(zip(TABLES, (query_counts, task_counts, worker_counts))))])
     total = lambda outcome: pl.col("rows").filter(outcome=outcome).sum()
     ledger = (reasons.group_by("file", "kind", maintain_order=True).agg(rows_parsed=total("parsed"), rows_quarantined=total("quarantined"))
               .select("file", "kind", pl.sum_horizontal("rows_parsed", "rows_quarantined").alias("rows_total"), "rows_parsed", "rows_quarantined"))
     workers = workers.join(rule.measure(counted.filter(kind="rel")), on="worker", how="left", maintain_order="left")
-    return Release(queries, tasks, workers, ledger, reasons, refused)
+    return Release(validated(queries, Queries), validated(tasks, Tasks), validated(workers, Workers), validated(ledger, Ledger), reasons, refused)
+
+
+class _Memory:
+    """A sink that keeps what is written to it."""
+
+    def __init__(self):
+        self.frames = []
+
+    def write(self, worker: str, frame: pl.DataFrame) -> None:
+        self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all()))
+
+
+def load(raw: str | Path, **options) -> Release:
+    """Parse a dataset folder into memory (the whole release needs about 3 GB); options as for `parse_release`.
+
+    Examples
+    --------
+    >>> release = load(fetch())  # doctest: +SKIP
+    >>> release.queries, release.samples_rel  # doctest: +SKIP
+    """
+    rel, abs_ = _Memory(), _Memory()
+    release = parse_release(raw, rel, abs_, **options)
+    return replace(release, samples_rel=pl.concat(rel.frames) if rel.frames else None, samples_abs=pl.concat(abs_.frames) if abs_.frames else None)
 
 
 def _long(counted: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
-    notes = [name for name in counted.columns if name not in ("file", "kind", "worker", "task", "rows_total", "rows_parsed", "text_rows", "minutes")]
+    notes = ["carriage_return", *(name for name in counted.columns if name not in {*_COUNTED, "worker", "task"})]
     long = lambda columns, outcome: counted.unpivot(columns, index=["file", "kind"], variable_name="reason", value_name="rows").with_columns(outcome=pl.lit(outcome))
     why = refused.group_by("file", "reason").agg(rows=pl.len()).join(counted.select("file", "kind"), on="file").with_columns(outcome=pl.lit("quarantined"))
-    parts = [long(["rows_parsed"], "parsed").with_columns(reason=pl.lit("parsed")), why, *([long(notes, "noted").filter(pl.col("rows") > 0)] if notes else [])]
+    parts = [long(["rows_parsed"], "parsed").with_columns(reason=pl.lit("parsed")), why, long(notes, "noted").filter(pl.col("rows") > 0)]
     return pl.concat([part.select("file", "kind", "outcome", "reason", pl.col("rows").cast(pl.Int64)) for part in parts]).sort("file", "outcome", "reason")
 
 
@@ -635,3 +829,45 @@ def _table_reasons(counts: dict[str, dict[str, int]]) -> pl.DataFrame:
         rows += [(file, "table", "quarantined", reason, number) for reason, number in lost.items() if number]
         rows += [(file, "table", "noted", reason, number) for reason, number in count.items() if number and reason not in {"rows_total", *lost}]
     return pl.DataFrame(rows, schema={"file": pl.String, "kind": pl.String, "outcome": pl.String, "reason": pl.String, "rows": pl.Int64}, orient="row")
+
+# %% ../nbs/01_data.ipynb #0c52e0e1
+def ledger_summary(reasons: pl.DataFrame) -> pl.DataFrame:
+    """Sum the ledger over files: one row a rule of `REASONS`, also where no row met it.
+
+    Parameters
+    ----------
+    reasons : `Release.reasons`
+
+    Returns
+    -------
+    polars.DataFrame
+        outcome ("lost" or "kept"), reason, rule, rel, abs, table (rows; null where the rule is not looked for), files
+    """
+    lost = list(REASONS).index("unknown_file")
+    frame = pl.DataFrame({"reason": list(REASONS), "rule": list(REASONS.values())}).with_row_index().with_columns(
+        outcome=pl.when(pl.col("index") <= lost).then(pl.lit("lost")).otherwise(pl.lit("kept")))
+    rows = lambda kind: pl.col("rows").filter(pl.col("kind").is_in(kind)).sum()
+    sums = reasons.group_by("reason").agg(rel=rows(["rel"]), abs=rows(["abs"]), table=rows(["table", "other"]), files=pl.col("file").filter(pl.col("rows") > 0).n_unique())
+    return frame.join(sums, on="reason", how="left", maintain_order="left").select("outcome", "reason", "rule", pl.col("rel", "abs", "table", "files").fill_null(0))
+
+
+def exclusion_table(workers: pl.DataFrame, rule: QualityRule = QualityRule()) -> pl.DataFrame:
+    """Set the rule beside the published list, participant by participant.
+
+    Parameters
+    ----------
+    workers : a `Workers` frame
+    rule : the thresholds, to say which measure falls short
+
+    Returns
+    -------
+    polars.DataFrame
+        worker, rows, text_rows, minutes, text_share, short_of (measures below the threshold), rule, list ("out" or "in"), agree; participants with behaviour,
+        those on whom the two differ first
+    """
+    short = [pl.when(pl.col(name) < least).then(pl.lit(label)) for name, least, label in (
+        ("rel_rows", rule.min_rows, "rows"), ("text_rows", rule.min_text_rows, "text rows"), ("minutes", rule.min_minutes, "minutes"), ("text_share", rule.min_text_share, "text share"))]
+    word = lambda name: pl.when(pl.col(name)).then(pl.lit("out")).otherwise(pl.lit("in"))
+    return workers.filter(pl.col("rel_rows").is_not_null()).select(
+        "worker", rows="rel_rows", text_rows="text_rows", minutes="minutes", text_share="text_share", short_of=pl.concat_str(short, separator=", ", ignore_nulls=True),
+        rule=word("rule_excluded"), list=word("excluded")).with_columns(agree=pl.col("rule") == pl.col("list")).sort("agree", "list", "worker", descending=[False, True, False])
