@@ -119,7 +119,8 @@ def suppress(counts: Mapping[str, int], minimum: int = 5) -> dict[str, int]:
         merged += cells.pop()[1]
     if 0 < merged < minimum:
         return {}
-    return dict(cells) | ({"other": merged} if merged else {})
+    shown = dict(cells)
+    return shown | ({"other": merged + shown.pop("other", 0)} if merged else {})
 
 # %% ../nbs/04_collection.ipynb #2519c6d1
 def demographics(workers: pl.DataFrame, minimum: int = 5) -> pl.DataFrame:
