@@ -1,0 +1,364 @@
+"""Whole sessions in Chromium with a fake camera; what is exported is checked against what stood on the page."""
+import asyncio
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from study_site import PASSWORD, ServerProcess, live
+
+from ifllm.data import parse_release
+from ifllm.features import extract_features
+from ifllm.study.config import load_study
+from ifllm.study.export import export_study
+from ifllm.trajectories import add_phases, match_samples, windows
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("IFLLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: scripts/install-browser.sh installs it, IFLLM_CHROMIUM names another")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
+# what the models say: everything that has ever broken a snippet
+TEXTS = ["Volcanoes: \"mountains\" that open, said one; others say 'vents'. <img src=x onerror=\"window.pwned=1\"> is no lava, \U0001f30b is. " * 2
+         + "\n\n- first, ash & gas\n- second, lava\n\n" + "Slow words follow so that the panel has to be scrolled before the last line can be read at all. " * 6,
+         "Caf\u00e9s on slopes \u2014 \U0001f469\u200d\U0001f52c study them. A supercalifragilisticexpialidociously-long-word-that-wraps-somewhere-in-the-middle-of-itself stands here. "
+         + "Short lines help, \"quotes\" too, and a comma, or 1,2,3. " * 8]
+
+
+def model_endpoint():
+    """An OpenAI-compatible endpoint; the model's name picks the text, and each answer says which turn it is."""
+    async def complete(request):
+        body = await request.json()
+        turn = sum(m["role"] == "user" for m in body["messages"])
+        text = f"Answer {turn}. " + TEXTS[int(body["model"][-1])]
+
+        async def stream():
+            for piece in re.findall(r"\S+\s*", text):
+                yield "data: " + json.dumps({"choices": [{"delta": {"content": piece}}]}) + "\n\n"
+                await asyncio.sleep(0.002)
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A browser window at the study, watched: other hosts, refused scripts, errors of our own."""
+
+    def __init__(self, browser, url: str, **context):
+        self.url, self.trouble, self.requests = url, [], []
+        self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
+        self.page = page = self.context.new_page()
+        page.set_default_timeout(20_000)
+        page.add_init_script("window.gazeAt = null; window.ifllmScript = () => window.gazeAt;")
+        page.on("console", lambda m: self.trouble.append(m.text) if "Content Security Policy" in m.text else None)
+        page.on("pageerror", lambda e: self.trouble.append(str(e)))
+        page.on("websocket", lambda ws: self.trouble.append(f"socket to {ws.url}"))
+        page.on("request", lambda r: self.requests.append((r.url, r.post_data)))
+
+    def open(self, link: str):
+        self.page.goto(link)
+        self.page.wait_for_selector("h1")
+
+    def press(self, name: str):
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def enter(self):
+        """Consent, facts, instructions."""
+        page = self.page
+        self.press("Take part")
+        assert "tick that you agree" in page.locator(".error").inner_text()
+        page.get_by_role("checkbox").check()
+        self.press("Take part")
+        page.get_by_label("Age").fill("33")
+        page.get_by_label("Where do you live?").fill("here")
+        for label in ("Master", "White", "Female"):
+            page.get_by_label(label, exact=True).check()
+        self.press("Continue")
+        self.press("I have read this")
+
+    def calibrate(self):
+        """Nine dots, looked at and clicked."""
+        page = self.page
+        page.get_by_role("heading", name="Camera").wait_for()
+        self.press("Start the camera")
+        page.wait_for_selector(".dot")
+        page.evaluate("window.gazeAt = {x: innerWidth / 2 + 20, y: innerHeight / 2}")
+        for _ in range(9):
+            page.locator(".dot:not(:disabled)").first.click()
+        page.get_by_role("heading", name="Task").wait_for()
+
+    def begin(self) -> str:
+        self.page.locator('[name="before"][value="2"]').check()
+        self.press("Start the task")
+        self.page.get_by_label("Your question").wait_for()
+        return "pairwise" if self.page.locator(".panel").count() == 2 else "pointwise"
+
+    def ask(self, text: str):
+        self.page.get_by_label("Your question").fill(text)
+        self.press("Ask")
+        self.page.locator(".asked").get_by_text(text, exact=True).wait_for()
+        self.page.wait_for_selector(".ratings:not([hidden])")
+
+    def rate(self):
+        for name, value in (("likert_1", "4"), ("likert_2", "2"), ("preference", "tie")):
+            control = self.page.locator(f'[name="{name}"][value="{value}"]')
+            if control.count():
+                control.check()
+
+    def rows(self) -> int:
+        return int(self.page.locator("#status").get_attribute("data-rows"))
+
+    def close_task(self):
+        """Finish, look once more, say what was learnt; returns rows recorded and the code."""
+        self.press("Finish the task")
+        self.page.get_by_role("heading", name=re.compile("A short check|What did you learn")).wait_for()
+        status = self.page.locator("#status")
+        rows, acknowledged = int(status.get_attribute("data-rows")), int(status.get_attribute("data-acknowledged"))
+        if self.page.get_by_role("heading", name="A short check").count():
+            self.page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+            self.press("Continue")
+        self.page.get_by_label("In one or two sentences").fill("Much.")
+        self.page.locator('[name="after"][value="4"]').check()
+        self.page.get_by_label("Paste the sentence").fill("A sentence.")
+        self.press("Finish this task")
+        return rows, acknowledged, self.page.locator(".code").inner_text()
+
+
+# where each character of an answer stands, by the browser's own layout: the truth that the recorder is held to
+LAYOUT = """side => {
+  const box = document.querySelector(`[data-box="${side}"]`), node = box.querySelector('p').firstChild, range = document.createRange(), edge = box.getBoundingClientRect();
+  const chars = [];
+  for (let i = 0; i < node.data.length; i++) {
+    range.setStart(node, i); range.setEnd(node, i + 1);
+    const r = range.getClientRects()[0];
+    chars.push(r ? [r.left, r.top, r.right, r.bottom] : null);
+  }
+  return { text: node.data, chars, box: [edge.left, edge.top, edge.right, edge.bottom], scroll: box.scrollTop };
+}"""
+
+
+def utf16(text: str) -> list[str]:
+    raw = text.encode("utf-16-le")
+    return [raw[i:i + 2] for i in range(0, len(raw), 2)]
+
+
+def point_at(visit: Visit, side: str, unit: int, seen: list, hold_s: float = 0.35):
+    """Put gaze and mouse on the left half of a character for a while, and note what has to be recorded."""
+    place = visit.page.evaluate(LAYOUT, side)
+    left, top, right, bottom = place["chars"][unit]
+    x, y = left + (right - left) * 0.3, (top + bottom) / 2
+    assert place["box"][1] < y < place["box"][3], "the character is in view"
+    visit.page.evaluate("p => { window.gazeAt = p; }", {"x": x, "y": y})
+    visit.page.mouse.move(x, y)
+    time.sleep(0.2)  # frames, and a prediction every 33 ms
+    start = visit.page.evaluate("Date.now()")
+    time.sleep(hold_s)
+    # the snippet: ten units on either side, no further than the visual line
+    units, line = utf16(place["text"]), place["chars"][unit][1]
+    same = lambda i: 0 <= i < len(units) and place["chars"][i] and abs(place["chars"][i][1] - line) < 1
+    start_at, end_at = unit, unit
+    while unit - start_at < 10 and same(start_at - 1):
+        start_at -= 1
+    while end_at - unit < 10 and same(end_at):
+        end_at += 1
+    window = b"".join(units[start_at:end_at]).decode("utf-16-le", "ignore").replace("\ufffd", "").strip()
+    code_points = len(b"".join(units[:unit]).decode("utf-16-le"))
+    seen.append({"side": side, "index": code_points, "window": window, "rel_x": x - place["box"][0], "rel_y": y - place["box"][1] + place["scroll"], "x": x, "y": y,
+                 "start": start, "end": visit.page.evaluate("Date.now()")})
+
+
+def point_off(visit: Visit, x: float, y: float, seen: list):
+    visit.page.evaluate("p => { window.gazeAt = p; }", {"x": x, "y": y})
+    visit.page.mouse.move(x, y)
+    time.sleep(0.2)
+    start = visit.page.evaluate("Date.now()")
+    time.sleep(0.3)
+    seen.append({"side": None, "index": None, "window": None, "rel_x": None, "rel_y": None, "x": x, "y": y, "start": start, "end": visit.page.evaluate("Date.now()")})
+
+
+def check_points(samples: pl.DataFrame, seen: list[dict]):
+    for p in seen:
+        rows = samples.filter(pl.col("epoch_ms").is_between(p["start"], p["end"]))
+        for modality in ("gaze", "mouse") if "gaze" in samples["modality"] else ("mouse",):
+            own = rows.filter(modality=modality)
+            assert own.height >= 4, (p, modality)
+            for row in own.iter_rows(named=True):
+                assert (row["side"], row["index"], row["window"]) == (p["side"], p["index"], p["window"]), (p, row)
+                assert (row["rel_x"], row["rel_y"]) == (pytest.approx(p["rel_x"], abs=1.01), pytest.approx(p["rel_y"], abs=1.01)), (p, row)  # the mouse stands on whole pixels
+
+
+class Keep:
+    def __init__(self):
+        self.by = {}
+
+    def write(self, worker, frame):
+        self.by[worker] = frame.with_columns(worker=pl.lit(worker))
+
+
+def to_features(folder: Path):
+    """The pipeline from the exported folder to features."""
+    rel, abs_ = Keep(), Keep()
+    release = parse_release(folder, rel, abs_)
+    assert release.quarantine.height == 0
+    matched, cuts = [], []
+    for worker, samples in rel.by.items():
+        m = add_phases(match_samples(samples, release.queries))
+        matched.append(m)
+        cuts.append(windows(m, abs_.by[worker], release.queries))
+    matched, cuts = pl.concat(matched), pl.concat(cuts)
+    return release, matched, extract_features(matched, release.queries, cuts)
+
+
+def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
+    with live(model_endpoint()) as models:
+        responders = [{"name": f"model-{i}", "kind": "openai", "base_url": f"{models}/v1", "model": f"m-{i}"} for i in (0, 1)]
+        (tmp_path / "study").mkdir()
+        server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"}, responders=responders, tasks={"bullets": 0})
+        try:
+            server.start()
+            visit = Visit(browser, server.url)
+            page = visit.page
+            visit.open(server.links()[0])
+            assert page.url == server.url + "/", "the link is not left in the address bar"
+            visit.enter()
+            visit.calibrate()
+            recorded, points, codes, modes, off, blind = [], [], [], [], [], []
+            for task in range(2):
+                mode = visit.begin()
+                modes.append(mode)
+                sides = ["left", "right"] if mode == "pairwise" else ["single"]
+                visit.ask('What is <b>a volcano</b>, "really"?')
+                for side in sides:
+                    text = page.evaluate(LAYOUT, side)["text"]
+                    for mark in ("Volcanoes: \"moun", "<img src", "\U0001f30b is.") if "Volcanoes" in text else ("Caf\u00e9s", "\U0001f469", "expialidocious"):
+                        unit = len(text[:text.index(mark)].encode("utf-16-le")) // 2 if mark in text else 0
+                        point_at(visit, side, unit, points)
+                # the same characters after the panel was scrolled
+                page.locator(f'[data-box="{sides[0]}"]').evaluate("box => box.scrollTop = 140")
+                page.mouse.move(5, 5)
+                time.sleep(0.3)
+                place = page.evaluate(LAYOUT, sides[0])
+                visible = next(i for i, c in enumerate(place["chars"]) if c and c[1] > place["box"][1] + 150)
+                point_at(visit, sides[0], visible + 3, points)
+                box = place["box"]
+                point_off(visit, box[2] - 3, 8, off)  # above the panel
+                point_off(visit, 700, 60, off)
+                # no face
+                page.evaluate("window.gazeAt = null")
+                time.sleep(0.35)
+                blind.append([page.evaluate("Date.now()"), None])
+                time.sleep(0.4)
+                blind[-1][1] = page.evaluate("Date.now()")
+                page.evaluate("window.gazeAt = {x: 400, y: 500}")
+                visit.rate()
+                if task == 0:
+                    visit.context.set_offline(True)  # the connection goes, recording goes on
+                    time.sleep(1.2)
+                    visit.context.set_offline(False)
+                else:
+                    page.evaluate("addEventListener('pagehide', () => { localStorage.rows = document.querySelector('#status').dataset.rows; })")
+                    page.reload()
+                    page.wait_for_selector(".ratings:not([hidden])")
+                    recorded.append(int(page.evaluate("localStorage.rows")))
+                    assert page.locator('[name="likert_1"][value="4"]').is_checked(), "what was rated is still there"
+                visit.ask("And islands?")
+                visit.rate()
+                rows, acknowledged, code = visit.close_task()
+                assert acknowledged >= rows, "every row was acknowledged before the task was over"
+                recorded.append(rows)
+                codes.append(code)
+                visit.press("Next task" if task == 0 else "Finish")
+            page.get_by_role("heading", name="Thank you").wait_for()
+            assert sorted(modes) == ["pairwise", "pointwise"] and len(set(codes)) == 2
+            assert page.evaluate("window.pwned") is None and not visit.trouble, visit.trouble
+            assert {httpx.URL(url).host for url, _ in visit.requests} == {"127.0.0.1"}, "nothing is fetched from or sent to anywhere else"
+            for url, body in visit.requests:
+                assert not body or (json.loads(body) is not None and len(body) < 60_000), "JSON only, and never a picture"
+            data = httpx.get(server.url + "/progress/data", auth=("r", PASSWORD)).json()["participants"][0]
+            assert data["step"] == "done" and data["codes"] == codes and data["missing"] == 0 and data["gaze_hz"] > 8
+        finally:
+            server.stop()
+        counts = export_study(load_study(server.folder), tmp_path / "out")
+
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert counts["samples"] == samples.height == sum(recorded), "as many rows out as went in"
+    check_points(samples, points + off)
+    steps = samples.sort("worker", "task", "page", "modality", "t_ms").with_columns(gap=pl.col("t_ms").diff().over("task", "page", "modality"))
+    assert steps["gap"].drop_nulls().is_in([50.0]).mean() > 0.98 and (steps["t_ms"] % 50 == 0).all(), "rows stand on the grid"
+    assert (samples["raw_t_ms"].drop_nulls() <= samples.filter(pl.col("raw_t_ms").is_not_null())["t_ms"]).all(), "measured before it was stamped"
+    for start, end in blind:
+        rows = samples.filter(pl.col("epoch_ms").is_between(start, end), modality="gaze")
+        assert rows.height >= 6 and (rows["face"] == 0).all() and rows["x"].is_null().all() and (rows["flag"] == 0).all(), "no face is a row, not a gap"
+    events = pl.read_parquet(tmp_path / "out/parquet/events.parquet")
+    assert {"viewport", "box", "scroll", "rating", "offline", "online", "resumed"} <= set(events["kind"])
+    assert set(events.filter(kind="viewport")["width"]) == {1280.0} and set(events.filter(kind="rating")["name"]) == {"likert_1", "likert_2", "preference"}
+    calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
+    assert calibrations["kind"].to_list() == ["calibration", "drift", "drift"] and calibrations["accuracy"][0] == 95
+
+    release, matched, features = to_features(tmp_path / "out")
+    assert set(release.queries["mode"]) == {"pairwise", "pointwise"} and release.queries.height == 4
+    on_text = matched.filter(pl.col("char").is_not_null())
+    truth = samples.filter(pl.col("index").is_not_null())
+    assert on_text.height >= 0.95 * truth.height > 100, "the pipeline finds the answers that were looked at"
+    assert features.height >= release.queries.height and set(features["query"]) == set(release.queries["query"])
+    first = release.queries.filter(turn=1)["query"]
+    reached = [c for c in features.columns if "max" in c and "char" in c and "gaze" in c]
+    assert reached and features.filter(pl.col("query").is_in(first.implode()), window="full").select(pl.any_horizontal(pl.col(reached) > 0)).to_series().all()
+
+
+def test_mouse_only_through_a_killed_server(browser, tmp_path):
+    (tmp_path / "study").mkdir()
+    server = ServerProcess(tmp_path / "study", tasks={"per_participant": 1, "conditions": {"pairwise": 0}, "order": "complete"})
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        page = visit.page
+        page.add_init_script("navigator.mediaDevices.getUserMedia = () => { window.cameraAsked = true; return Promise.reject(new Error('no')); }")
+        visit.open(server.links()[0])
+        visit.enter()
+        assert visit.begin() == "pointwise"
+        points = []
+        visit.ask("What is tea?")
+        point_at(visit, "single", 12, points)
+        server.kill()
+        lost_since = visit.rows()
+        point_at(visit, "single", 30, points)
+        visit.rate()  # while nobody listens
+        time.sleep(1.5)
+        assert "No connection" in page.locator("#status").inner_text()
+        assert visit.rows() > lost_since + 15, "recording goes on"
+        server.start()
+        visit.ask("And coffee?")
+        point_at(visit, "single", 12, points)
+        visit.rate()
+        rows, acknowledged, code = visit.close_task()
+        assert re.fullmatch(r"[A-Z2-7]{4}(-[A-Z2-7]{4}){2}", code) and acknowledged == rows
+        assert page.evaluate("window.cameraAsked") is None and page.locator("video").count() == 0, "no camera is asked for"
+        assert not visit.trouble, visit.trouble
+    finally:
+        server.stop()
+    counts = export_study(load_study(server.folder), tmp_path / "out")
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert counts["samples"] == rows == samples.height and set(samples["modality"]) == {"mouse"}
+    check_points(samples, points)
+    _, matched, features = to_features(tmp_path / "out")
+    assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
