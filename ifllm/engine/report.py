@@ -85,13 +85,12 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     if block.png:
         return f'<figure class="ifllm-figure"{own}>\n<img class="ifllm-drawn" src="figures/{key}.png" alt="{alt}" loading="lazy">\n{figcaption}</figure>'
     height = int(block.plot["layout"].get("height") or 420)
-    picture = f'<img class="ifllm-static" src="figures/{key}.png" alt="" loading="lazy">' if key in static else ""
-    without = f'<noscript><img src="figures/{key}.png" alt="{alt}"></noscript>' if key in static else "<noscript>This plot needs JavaScript; its data are linked below.</noscript>"
-    plot = f'<div class="ifllm-plot" data-figure="{key}" role="img" aria-label="{alt}" style="height:{height}px"></div>'
+    inside = (f'<img class="ifllm-static" src="figures/{key}.png" alt="{alt}" loading="lazy">' if key in static else
+              "<noscript>This plot needs JavaScript; its data are linked below.</noscript>")
+    plot = f'<div class="ifllm-plot" data-figure="{key}" style="height:{height}px">{inside}<div role="group" aria-label="{alt}"></div></div>'
     if _columns(block.plot["layout"]) > 1:  # panels side by side keep their width on a phone and scroll
         plot = f'<div class="ifllm-wide" tabindex="0" role="region" aria-label="{html.escape(block.label or "Plot")}">{plot}</div>'
-    return (f'<figure class="ifllm-figure"{own}>\n{plot}\n'
-            f"{picture}{without}\n{figcaption}</figure>")
+    return f'<figure class="ifllm-figure"{own}>\n{plot}\n{figcaption}</figure>'
 
 
 def _columns(layout: Mapping) -> int:
@@ -540,7 +539,7 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
                 try:
                     height = int(plots[key]["layout"].get("height") or 420)
                     url = page.evaluate(_DRAW, [plots[key], height])
-                    write_bytes(place[key], base64.b64decode(url.split(",", 1)[1]))
+                    write_bytes(place[key], _few_colours(base64.b64decode(url.split(",", 1)[1])))
                 except Error as fault:
                     failed.append(f"{key} ({str(fault).splitlines()[0]})")
             chromium.close()
@@ -550,6 +549,17 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
     for key in drawn:
         shutil.copy(place[key], out / f"{key}.png")
     return drawn, f"not drawn: {', '.join(failed)}" if failed else ""
+
+
+
+def _few_colours(png: bytes) -> bytes:
+    """A plot has few colours; a palette of them makes its picture a third of the size."""
+    import io
+
+    from PIL import Image
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 # %% ../../nbs/engine/report.ipynb #8a68dcd3
 def find_quarto() -> str | None:
@@ -694,12 +704,14 @@ def print_page(site: Path, names: list[str]) -> str:
     for name in names:
         soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         main = soup.find("main")
-        for waste in main.select("details, nav, noscript, script, .ifllm-plot, .ifllm-links, .ifllm-filter, .ifllm-about-page, #TOC, [id=sec-library], .code-copy-button, .anchorjs-link"):
+        for waste in main.select("details, nav, noscript, script, .ifllm-plot > div, .ifllm-links, .ifllm-filter, .ifllm-about-page, #TOC, [id=sec-library], .code-copy-button, .anchorjs-link"):
             waste.decompose()
         if name != where and (cited := main.find(id="references")) is not None:
             cited.decompose()  # all works are listed once, at the end
         for image in main.select("img"):
             image["loading"] = "eager"
+        for box in main.select(".ifllm-plot"):
+            del box["style"]
         for element in main.find_all(id=True):
             element["id"] = f"{name}--{element['id']}"
         for link in main.find_all("a", href=True):

@@ -42,16 +42,20 @@
     }
     return { data, layout, frames };
   };
-  const draw = async (place) => {
+  // A plot in view on opening waits, as its picture, until the reader does anything at all: opening a page costs no more than the page.
+  const awake = new Promise((done) => ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, done, { once: true, passive: true })));
+  const draw = async (box) => {
+    const place = box.querySelector(":scope > div");
     try {
-      await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${place.dataset.figure}.js`)]);
-      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(place.dataset.figure), narrow);
+      if (box.querySelector("img")) await awake;
+      await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${box.dataset.figure}.js`)]);
+      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(box.dataset.figure), narrow);
       const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
       place.replaceChildren();
       await Plotly.newPlot(place, { data, layout, frames, config });
-      place.classList.add("is-drawn");
+      box.classList.add("is-drawn");
     } catch (fault) {
-      place.classList.add("is-broken");
+      box.classList.add("is-broken");
     }
   };
   const places = [...document.querySelectorAll(".ifllm-plot")];

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Install what the browser tests, the static pictures and the printed PDF need: Chromium with a font for formulas, and axe-core for the
+# accessibility test. What is there already is left alone; where nothing can be installed this says so, and the tests that need it skip.
+#   scripts/install-browser.sh
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+browser() {
+  [ -n "${IFLLM_BROWSER:-}" ] && return 0
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge; do
+    command -v "$name" >/dev/null 2>&1 && return 0
+  done
+  return 1
+}
+
+if ! browser; then
+  if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "install-browser: chromium, by apt-get"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update >/dev/null && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core fonts-stix >/dev/null ||
+      echo "install-browser: apt-get could not install chromium; browser tests will be skipped" >&2
+  else
+    echo "install-browser: no Chromium here, and no right to install one: as root on Debian run apt-get install chromium; browser tests will be skipped" >&2
+  fi
+fi
+
+# axe-core is a test's tool, not a part of the package: it lies in an ignored folder
+axe=4.14.1
+folder=node_modules/axe-core
+if [ ! -f "$folder/axe.min.js" ]; then
+  if command -v npm >/dev/null 2>&1; then
+    echo "install-browser: axe-core $axe, by npm"
+    npm install --silent --no-save --no-package-lock --prefix . "axe-core@$axe" >/dev/null 2>&1 ||
+      echo "install-browser: npm could not install axe-core; the accessibility test will be skipped" >&2
+  elif command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    apt-get -qq install -y --no-install-recommends npm >/dev/null && exec "$0"
+    echo "install-browser: npm is not here; the accessibility test will be skipped" >&2
+  else
+    echo "install-browser: npm is not here; the accessibility test will be skipped" >&2
+  fi
+fi
+exit 0
