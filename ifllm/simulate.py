@@ -2,17 +2,18 @@
 
 # %% auto #0
 __all__ = ['CUES', 'NOTICE', 'MODELS', 'CHAR_PX', 'LINE_PX', 'TOP_PX', 'LEFT_PX', 'STYLES', 'MOUSE_STYLES', 'ERAS', 'READING',
-           'RATING', 'COMPOSING', 'QUERY_COLUMNS', 'TASK_COLUMNS', 'RECORD_COLUMNS', 'Links', 'topic', 'write_question',
-           'write_answer', 'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate', 'Page', 'sample_times',
-           'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run',
-           'describe_samples', 'describe_queries', 'compare_studies', 'count_cues', 'pair_features', 'hits', 'Design',
-           'power_curve', 'workers_needed', 'power_figure']
+           'RATING', 'COMPOSING', 'TRUTH', 'QUERY_COLUMNS', 'TASK_COLUMNS', 'RECORD_COLUMNS', 'Links', 'topic',
+           'write_question', 'write_answer', 'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate',
+           'Page', 'sample_times', 'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate',
+           'simulate_for_run', 'describe_samples', 'describe_queries', 'compare_studies', 'count_cues', 'pair_features',
+           'hits', 'Design', 'power_curve', 'workers_needed', 'power_figure', 'judge_studies', 'side_auc']
 
 # %% ../nbs/02_simulate.ipynb #35a6f0fa
 import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from html import escape
@@ -24,7 +25,8 @@ from scipy.signal import lfilter
 from scipy.stats import ks_2samp
 from sklearn.linear_model import LogisticRegression
 
-from .evaluation import interval, worker_counts
+from .engine.store import InputError, atomic_path, progress
+from .evaluation import interval, score, worker_counts
 
 # %% ../nbs/02_simulate.ipynb #906f88da
 @dataclass(frozen=True)
@@ -647,6 +649,9 @@ def _task_row(rng, task, queries, finished, end_ms) -> dict:
     return row
 
 
+TRUTH = {"query_ID": pl.Int64, "user_id": pl.String, "task": pl.Int64, "turn": pl.Int64} | dict.fromkeys(
+    ["utility_1", "utility_2", "value_1", "value_2", "asked_t_ms", "rating_t_ms", "rated_t_ms", *(f"{c}_{s}" for s in (1, 2) for c in CUES)], pl.Float64
+)  # truth/queries.parquet: utility and perceived value of each answer, when reading began and ended and rating ended, the answers' cues
 QUERY_COLUMNS = ["query_ID", "user_id", "task_id", "user_query", "llm_response_1", "llm_response_2", "llm_name_1", "llm_name_2", "likert_1", "likert_2", "preference", "adjustment", "query_timestamp"]
 TASK_COLUMNS = ["user_id", "task_id", "copy_sentence", "summary", "feedback", "understand_before", "understand_after", "query_copy", "llm_response_copy", "accuracy", "finished", "domain"]
 RECORD_COLUMNS = ["user_id", "consent", "age", "location", "education", "race", "gender", "inserted_at"]
@@ -804,7 +809,10 @@ class _Table:
     def write(self, **row):
         self.writer.writerow(row)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
         self.file.close()
 
 
@@ -857,47 +865,55 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
     """
     links = Links(**links)
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; name a new folder, or remove it")
-    if workers < 1:
-        raise ValueError(f"workers = {workers}; at least 1 is needed")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; name a new folder, or remove it")
+    if workers < 1 or max_tasks < 1:
+        raise InputError(f"workers = {workers}, max_tasks = {max_tasks}: at least 1 of each is needed")
+    with atomic_path(out) as made:
+        return _write_study(made, workers, seed, max_tasks, links)
+
+
+def _write_study(out: Path, workers: int, seed: int, max_tasks: int, links: Links) -> dict:
     (out / "user_behavior").mkdir(parents=True)
     (out / "truth" / "positions").mkdir(parents=True)
-    tables = [_Table(out / f"{name}.csv", columns) for name, columns in (("query_logs_table", QUERY_COLUMNS), ("task_table", TASK_COLUMNS), ("record_info_table", RECORD_COLUMNS))]
-    query_table, task_table, record_table = tables
-    truth, people = [], []
-    query_id, rows = 0, 0
-    for index in range(workers):
-        worker, tasks = simulate_worker(seed, index, links, max_tasks)
-        rng = np.random.default_rng([seed, index, 1])
-        recorded = rng.random() > 1 / 11
-        people.append(asdict(worker) | {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)})
-        record_table.write(**_demographics(rng, worker.name, worker.start_ms))
-        if rng.random() < 0.01:  # came back and was entered twice
-            record_table.write(**_demographics(rng, worker.name, worker.start_ms + 86_400_000))
-        for _ in range(rng.poisson(1.5)):  # signed up, ticked a topic or two, never started
-            other = f"worker_{rng.integers(1 << 32):08x}"
-            record_table.write(**_demographics(rng, other, worker.start_ms + int(rng.integers(86_400_000)), complete=bool(rng.random() < 0.7)))
-            for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
-                task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
-        positions = []
-        for task in tasks:
-            task_table.write(**task.row | {"user_id": worker.name})
-            for query, known in zip(task.queries, task.truth):
-                query_id += 1 + int(rng.random() < 0.15)
-                query_table.write(query_ID=query_id, user_id=worker.name, **query)
-                truth.append({"query_ID": query_id, "user_id": worker.name} | known)
-            if recorded:
-                rows += write_task(task, out / "user_behavior" / worker.name / str(task.task), flag=ERAS[worker.era][3])
-                positions.append(task.positions())
-        if positions:
-            pl.concat(positions).write_parquet(out / "truth" / "positions" / f"{worker.name}.parquet")
-    for table in tables:
-        table.close()
-    pl.DataFrame(truth, infer_schema_length=None).write_parquet(out / "truth" / "queries.parquet")
+    with ExitStack() as stack:
+        query_table, task_table, record_table = (
+            stack.enter_context(_Table(out / f"{name}.csv", columns))
+            for name, columns in (("query_logs_table", QUERY_COLUMNS), ("task_table", TASK_COLUMNS), ("record_info_table", RECORD_COLUMNS))
+        )
+        truth, people, query_id, rows = [], [], 0, 0
+        for index in progress(range(workers), "simulate workers"):
+            worker, tasks = simulate_worker(seed, index, links, max_tasks)
+            rng = np.random.default_rng([seed, index, 1])
+            recorded = rng.random() > 1 / 11
+            people.append(asdict(worker) | {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)})
+            record_table.write(**_demographics(rng, worker.name, worker.start_ms))
+            if rng.random() < 0.01:  # came back and was entered twice
+                record_table.write(**_demographics(rng, worker.name, worker.start_ms + 86_400_000))
+            for _ in range(rng.poisson(1.5)):  # signed up, ticked a topic or two, never started
+                other = f"worker_{rng.integers(1 << 32):08x}"
+                record_table.write(**_demographics(rng, other, worker.start_ms + int(rng.integers(86_400_000)), complete=bool(rng.random() < 0.7)))
+                for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
+                    task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
+            positions, known = [], []
+            for task in tasks:
+                task_table.write(**task.row | {"user_id": worker.name})
+                for query, what in zip(task.queries, task.truth):
+                    query_id += 1 + int(rng.random() < 0.15)
+                    query_table.write(query_ID=query_id, user_id=worker.name, **query)
+                    known.append({"query_ID": query_id, "user_id": worker.name} | what)
+                if recorded and len(task.samples["order"][0]):
+                    rows += write_task(task, out / "user_behavior" / worker.name / str(task.task), flag=ERAS[worker.era][3])
+                    positions.append(task.positions())
+            truth.append(pl.DataFrame(known, schema=TRUTH))
+            if positions:
+                pl.concat(positions).write_parquet(out / "truth" / "positions" / f"{worker.name}.parquet")
+    truth = pl.concat(truth)
+    truth.write_parquet(out / "truth" / "queries.parquet")
     pl.DataFrame(people).write_parquet(out / "truth" / "workers.parquet")
-    (out / "truth" / "settings.json").write_text(json.dumps({"workers": workers, "seed": seed, "links": asdict(links)}, indent=1) + "\n")
-    return {"workers": workers, "queries": len(truth), "rows": rows}
+    (out / "truth" / "settings.json").write_text(json.dumps({"workers": workers, "seed": seed, "max_tasks": max_tasks, "links": asdict(links)}, indent=1) + "\n")
+    return {"workers": workers, "queries": truth.height, "rows": rows}
+
 
 def simulate_for_run(out: Path, settings: dict) -> dict:
     """Make a run's data from its settings: `seed`, `sim_workers`, `sim_max_tasks`, and `sim_` before each field of `Links`."""
@@ -1178,3 +1194,43 @@ def power_figure(curve: pl.DataFrame, power: float = 0.8):
     fig.update_yaxes(range=[0, 1.02], tickformat=".0%")
     fig.update_yaxes(title_text="power", col=1)
     return fig.update_layout(height=420)
+
+# %% ../nbs/02_simulate.ipynb #801d0922
+def judge_studies(pool: pl.DataFrame, size: int, n_bootstrap: int = 400, level: float = 0.95, seed: int = 0) -> pl.DataFrame:
+    """Cut a pool of workers into studies of `size` and ask each whether behaviour adds to text.
+
+    Parameters
+    ----------
+    pool
+        From `pair_features`.
+    size
+        Workers of a study; workers left over are not used.
+    n_bootstrap, level, seed
+        As in `power_curve`.
+
+    Returns
+    -------
+    pl.DataFrame
+        study, pairs, gain (paired, accuracy), low, high (bootstrap over workers), claimed (low > 0).
+    """
+    people = pool["worker"].unique().sort().to_numpy()
+    counts = worker_counts(size, n_bootstrap, seed)[1:]
+    rows = []
+    for number in range(len(people) // size):
+        scored = hits(pool.filter(pl.col("worker").is_between(people[number * size], people[number * size + size - 1])), seed=seed + number)
+        by = scored.group_by("worker").agg(pl.len(), d=(pl.col("fusion") - pl.col("text")).cast(pl.Int64).sum())
+        n, d = np.zeros(size), np.zeros(size)
+        n[: by.height], d[: by.height] = by["len"], by["d"]
+        low, high = interval((counts @ d) / (counts @ n), size, level)
+        rows.append({"study": number, "pairs": scored.height, "gain": d.sum() / n.sum(), "low": low, "high": high, "claimed": low > 0})
+    return pl.DataFrame(rows)
+
+
+def side_auc(pairs: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pl.DataFrame:
+    """How well time on a side tells the preferred side: modality, auc, low, high (bootstrap over workers)."""
+    rows = []
+    for modality in ("gaze", "mouse"):
+        oof = pairs.select("query", "worker", "y", p=(pl.col(modality) + 1) / 2, repeat=pl.lit(0))
+        found = score(oof, ("auc",), n_bootstrap, seed).row(0, named=True)
+        rows.append({"modality": modality, "auc": found["value"], "low": found["ci_low"], "high": found["ci_high"], "pairs": found["n"]})
+    return pl.DataFrame(rows)
