@@ -100,7 +100,7 @@ def draw_flow(stages: pl.DataFrame) -> go.Figure:
                     text=[f"\N{MINUS SIGN}{n}  {why}" if n else "" for n, why in zip(lost, part["why"])], textposition="auto", insidetextanchor="start",
                     textfont=dict(size=11, color=GREY), cliponaxis=False, hovertemplate="%{x} lost: %{customdata}<extra></extra>", showlegend=False)
         fig.update_yaxes(autorange="reversed", row=row, col=1)
-        fig.update_xaxes(range=[0, part["reached"].max() * 1.25], row=row, col=1)
+        fig.update_xaxes(range=[0, part["reached"].max() * 1.62], row=row, col=1)
     fig.update_layout(barmode="stack", height=130 + 34 * stages.height + 40 * len(units), margin=dict(l=8))
     return fig
 
