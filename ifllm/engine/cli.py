@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'run', 'job', 'report', 'compare', 'lab', 'fetch', 'doctor', 'study_needs',
-           'study_init', 'study_check', 'study_invite', 'study_serve', 'study_export', 'main']
+           'study_init', 'study_check', 'study_invite', 'study_serve', 'study_export', 'simulate', 'power', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #782e6e63
 import os
@@ -175,6 +175,61 @@ def study_export(out: Annotated[Path, typer.Argument(help="folder to make")], st
     from ifllm.study.export import export_study
     counts = export_study(load_study(study), out)
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
+
+# %% ../../nbs/engine/cli.ipynb #66920f92
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="folder to make, in the release's layout; the truth is in its `truth/`")],
+    workers: Annotated[int, typer.Option(help="participants who ask at least one question")] = 60,
+    seed: Annotated[int, typer.Option(help="one seed, the same bytes")] = 0,
+    max_tasks: Annotated[int, typer.Option(help="most tasks of one participant")] = 73,
+    gaze: Annotated[float, typer.Option(help="link from utility to gaze; 0 cuts it")] = 1.0,
+    mouse: Annotated[float, typer.Option(help="link from utility to mouse")] = 1.0,
+    text: Annotated[float, typer.Option(help="link from utility to words")] = 1.0,
+    position: Annotated[float, typer.Option(help="bias towards the left answer, units of utility")] = 0.0,
+    heterogeneity: Annotated[float, typer.Option(help="how unlike participants are")] = 1.0,
+    noise: Annotated[float, typer.Option(help="label noise")] = 1.0,
+    rating_clicks: Annotated[float, typer.Option(help="leak: share of turns in which the cursor presses the buttons really chosen")] = 1.0,
+) -> None:
+    """Write a study of simulated participants, as files like the release's."""
+    from ifllm.simulate import simulate as write
+    made = write(out, workers, seed, max_tasks, gaze=gaze, mouse=mouse, text=text, position=position, heterogeneity=heterogeneity, noise=noise, rating_clicks=rating_clicks)
+    print(f"{out}: {made['workers']} workers, {made['queries']} questions, {made['rows']} behaviour rows")
+
+
+@app.command()
+def power(
+    gain: Annotated[Optional[list[float]], typer.Option(help="true gain in points of 100, e.g. 3; repeat for more; 2, 3, 5 and 8 when not given")] = None,
+    pairs: Annotated[Optional[list[int]], typer.Option(help="strict pairs of each worker; repeat for more; 5, 15 and 40 when not given")] = None,
+    workers: Annotated[Optional[list[int]], typer.Option(help="sizes of study to try; repeat for more; 20 to 400 when not given")] = None,
+    target: Annotated[float, typer.Option(help="power wanted")] = 0.8,
+    discordance: Annotated[float, typer.Option(help="share of pairs about which exactly one of the two models is right")] = 0.25,
+    worker_sd: Annotated[float, typer.Option(help="standard deviation over workers of the true gain, points of 100")] = 5.0,
+    uneven: Annotated[float, typer.Option(help="coefficient of variation of pairs per worker")] = 0.0,
+    simulations: Annotated[int, typer.Option(help="studies drawn for each point")] = 400,
+    seed: Annotated[int, typer.Option()] = 0,
+    plot: Annotated[Optional[Path], typer.Option(help="write the curves to this HTML file")] = None,
+) -> None:
+    """Say how many workers and questions it takes to detect a gain over text."""
+    from ifllm.simulate import Design, power_curve, power_figure, workers_needed
+    gains, asked = [g / 100 for g in gain or (2.0, 3.0, 5.0, 8.0)], pairs or [5, 15, 40]
+    sizes = sorted(workers or (20, 40, 60, 100, 150, 250, 400))
+    if not (0 < target < 1 and min(gains) > 0 and max(gains) < 1 and min(asked) > 0 and min(sizes) > 1 and simulations > 0 and 0 < discordance <= 1 and min(worker_sd, uneven) >= 0):
+        raise InputError("power: target and discordance lie between 0 and 1, gains between 0 and 100 points, pairs from 1, workers from 2; correct what does not")
+    curve = power_curve(gains, sizes, asked, Design(discordance, worker_sd / 100, uneven), n_simulations=simulations, seed=seed)
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=f"workers for {target:.0%} power, and power by number of workers")
+    for name in ("gain, points", "pairs each", "workers", *map(str, sizes)):
+        table.add_column(name, justify="right")
+    for row in workers_needed(curve, target).iter_rows(named=True):
+        part = curve.filter(gain=row["gain"], pairs=row["pairs"]).sort("workers")
+        table.add_row(f"{100 * row['gain']:g}", str(row["pairs"]), str(row["workers"] or f"> {sizes[-1]}"), *(f"{p:.0%}" for p in part["power"]))
+    Console().print(table)
+    if plot:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        power_figure(curve, target).write_html(plot, include_plotlyjs=True)
+        print(plot)
 
 # %% ../../nbs/engine/cli.ipynb #682afcd2
 def main() -> None:
