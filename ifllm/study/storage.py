@@ -4,7 +4,7 @@
 __all__ = ['Ms', 'Px', 'PageMs', 'EpochMs', 'Bit', 'TurnNumber', 'Name', 'AnyEvent', 'LATE_MS', 'ROWS_MAX', 'Base', 'Participant',
            'Assignment', 'Turn', 'Batch', 'Calibration', 'Call', 'now_ms', 'Database', 'Sample', 'ViewportEvent',
            'BoxEvent', 'ScrollEvent', 'RatingEvent', 'PageEvent', 'SampleBatch', 'Refused', 'BatchWriter',
-           'read_payload', 'withdraw']
+           'write_payload', 'read_payload', 'withdraw']
 
 # %% ../../nbs/study/storage.ipynb #ea407ba9
 import json
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Annotated, Iterator, Literal, NamedTuple, Union
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Integer, LargeBinary, String, Text, create_engine, event
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Integer, LargeBinary, String, Text, bindparam, create_engine, event, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -342,45 +342,68 @@ class BatchWriter:
                 return
 
     def _store(self, items: list[_Item]):
-        answers: list[tuple[Future, object]] = []
+        answers: list = []
         try:
             with self.db.write() as session:
-                answers = [(item.done, self._one(session, item)) for item in items]
+                answers = self._all(session, items)
         except Exception as error:  # nothing was committed: nobody is told otherwise
-            answers = [(item.done, error) for item in items]
-        for done, answer in answers:
-            if done.cancelled():
-                continue
-            done.set_exception(answer) if isinstance(answer, Exception) else done.set_result(answer)
+            answers = [error] * len(items)
+        for item, answer in zip(items, answers):
+            if not item.done.cancelled():
+                item.done.set_exception(answer) if isinstance(answer, Exception) else item.done.set_result(answer)
 
-    def _one(self, session: Session, item: _Item) -> dict | Refused:
-        a = session.get(Assignment, item.assignment, with_for_update=True)
-        if a is None or a.participant != item.participant:
-            return Refused(404, "no such task")
-        now = now_ms()
-        if a.started_ms is None or (a.finished_ms is not None and now > a.finished_ms + LATE_MS):
-            return Refused(409, "this task is not open")
-        samples, events = item.batch.samples, item.batch.events
-        if a.rows + len(samples) > self.rows_max:
-            return Refused(409, "this task holds as many rows as it may")
-        payload = zlib.compress(json.dumps([samples, [e.model_dump() for e in events]], ensure_ascii=False, separators=(",", ":")).encode(), 1)
-        stored = session.connection().execute(
-            self.db.insert(Batch).values(assignment=a.id, page=item.batch.page, number=item.batch.number, received_ms=now, rows=len(samples), payload=payload)
-            .on_conflict_do_nothing())
-        if stored.rowcount:
-            gaze = [s for s in samples if s.modality == "gaze"]
-            a.batches, a.rows, a.last_ms = a.batches + 1, a.rows + len(samples), now
-            a.gaze_rows += len(gaze)
-            a.face_rows += sum(s.face == 1 for s in gaze)
-            a.measured += len({s.raw_t_ms for s in gaze if s.face == 1})
-            a.text_rows += sum(s.index is not None for s in samples)
-        return {"rows": len(samples), "duplicate": not stored.rowcount}
+    def _all(self, session: Session, items: list[_Item]) -> list:
+        """Store a group of batches in one transaction; an answer for each."""
+        now, a = now_ms(), Assignment
+        names = {item.assignment for item in items}
+        # the lock keeps another process from storing the same batch between our look and our insert
+        tasks = {t.id: t for t in session.execute(select(a.id, a.participant, a.started_ms, a.finished_ms, a.rows).where(a.id.in_(names)).order_by(a.id).with_for_update())}
+        rows = {id: t.rows for id, t in tasks.items()}
+        pages = {item.batch.page for item in items}
+        have = set(session.execute(select(Batch.assignment, Batch.page, Batch.number).where(Batch.assignment.in_(names), Batch.page.in_(pages),
+                                                                                           Batch.number.in_({item.batch.number for item in items}))).tuples())
+        answers, new = [], []
+        for item in items:
+            task, batch, key = tasks.get(item.assignment), item.batch, (item.assignment, item.batch.page, item.batch.number)
+            if task is None or task.participant != item.participant:
+                answers.append(Refused(404, "no such task"))
+            elif task.started_ms is None or (task.finished_ms is not None and now > task.finished_ms + LATE_MS):
+                answers.append(Refused(409, "this task is not open"))
+            elif key not in have and rows[task.id] + len(batch.samples) > self.rows_max:
+                answers.append(Refused(409, "this task holds as many rows as it may"))
+            else:
+                answers.append({"rows": len(batch.samples), "duplicate": key in have})
+                if key not in have:
+                    have.add(key)
+                    rows[task.id] += len(batch.samples)
+                    new.append((task.id, batch))
+        if new:
+            session.execute(insert(Batch), [{"assignment": id, "page": b.page, "number": b.number, "received_ms": now, "rows": len(b.samples), "payload": write_payload(b)} for id, b in new])
+            count = update(a).where(a.id == bindparam("task")).values(last_ms=now, **{name: getattr(a, name) + bindparam(f"more_{name}") for name in _COUNTS})
+            session.connection().execute(count, [{"task": id, **_counts(b)} for id, b in new])
+        return answers
+
+
+_COUNTS = ("batches", "rows", "gaze_rows", "face_rows", "measured", "text_rows")
+
+
+def _counts(batch: SampleBatch) -> dict[str, int]:
+    """What the progress page shows of a batch."""
+    gaze = [s for s in batch.samples if s.modality == "gaze"]
+    seen = [s.raw_t_ms for s in gaze if s.face == 1]
+    numbers = (1, len(batch.samples), len(gaze), len(seen), len(set(seen)), sum(s.index is not None for s in batch.samples))
+    return {f"more_{name}": number for name, number in zip(_COUNTS, numbers)}
+
+
+def write_payload(batch: SampleBatch) -> bytes:
+    """Samples and events of a batch as stored: JSON, compressed."""
+    return zlib.compress(batch.model_dump_json(include={"samples", "events"}).encode(), 1)
 
 
 def read_payload(payload: bytes) -> tuple[list[Sample], list[dict]]:
     """Samples and events of a stored batch."""
-    samples, events = json.loads(zlib.decompress(payload))
-    return [Sample(*s) for s in samples], events
+    content = json.loads(zlib.decompress(payload))
+    return [Sample(*s) for s in content["samples"]], content["events"]
 
 # %% ../../nbs/study/storage.ipynb #808d0c4d
 def withdraw(session: Session, participant: str) -> None:

@@ -1,0 +1,152 @@
+"""Load on the collection site: simulated participants at 20 Hz for gaze and mouse, over loopback, for a bounded time.
+
+    python benchmarks/study.py [--participants 200] [--seconds 30] [--batch-s 2] [--database URL]
+
+The site runs as `ifllm study serve` runs it, in a process of its own; the participants are requests as the browser sends them, evenly spread in
+time. One batch in fifty is sent twice. Exit code 1 when a row is lost, or the 99th percentile or the memory is out of bounds.
+"""
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+from sqlalchemy import func, select
+
+from ifllm.study.config import init_study, load_study
+from ifllm.study.security import Signer
+from ifllm.study.storage import Assignment, Batch, Database, Participant, now_ms
+
+SECRET = "a secret that is only for the benchmark, forty"
+P99_MS, GROWTH_MIB = 250, 32
+
+
+def prepare(folder: Path, participants: int, port: int):
+    """A study with tasks already begun; returns the study and (assignment, cookie, token) of each participant."""
+    init_study(folder, gaze=False)
+    text = (folder / "study.yaml").read_text().replace(":8600", f":{port}")
+    (folder / "study.yaml").write_text(text)
+    study, signer, people = load_study(folder), Signer(SECRET), []
+    db = Database(study.database_url)
+    with db.write() as session:
+        for i in range(participants):
+            worker, task = f"worker_{i:012x}", f"{i:032x}"
+            session.add(Participant(id=worker, created_ms=now_ms(), consent_ms=now_ms(), instructed_ms=now_ms(), demographics={}, gaze="webgazer"))
+            session.flush()
+            session.add(Assignment(id=task, participant=worker, position=0, mode="pairwise", topic=1, responders=["offline-brief", "offline-thorough"], bullets=[False] * 12, started_ms=now_ms()))
+            token = signer.session(worker)
+            people.append((task, token, signer.csrf(token)))
+    db.close()
+    return study, people
+
+
+def body(number: int, seconds: float, page: str) -> bytes:
+    """A batch as a browser sends it: 20 Hz, gaze and mouse, every second row on the text."""
+    rows, start = [], now_ms()
+    for k in range(round(seconds * 20)):
+        t = (number * round(seconds * 20) + k) * 50.0
+        on = ["left", 123.45, 678.9, 345, "eruptions are rare an", 1] if k % 2 else [None, None, None, None, None, 1]
+        rows.append(["gaze", t, t, start + 50 * k, 512.3456789, 433.9876543, 1, 1, *on])
+        rows.append(["mouse", t, t, start + 50 * k, 640, 480, None, 1, *on])
+    return json.dumps({"page": page, "number": number, "samples": rows, "events": []}).encode()
+
+
+async def one(client: httpx.AsyncClient, i: int, person, end: float, seconds: float, times: list, sent: list, late: list):
+    task, cookie, token = person
+    headers = {"Cookie": f"ifllm={cookie}", "X-CSRF-Token": token, "Content-Type": "application/json"}
+    rng, page, number = np.random.default_rng(i), f"{i:08x}", 0
+    due = time.perf_counter() + rng.uniform(0, seconds)
+    while due < end:
+        await asyncio.sleep(max(0, due - time.perf_counter()))
+        late.append(time.perf_counter() - due)
+        content = body(number, seconds, page)
+        for _ in range(2 if rng.random() < 0.02 else 1):
+            while True:
+                began = time.perf_counter()
+                reply = await client.post(f"/api/assignments/{task}/batches", content=content, headers=headers)
+                times.append(time.perf_counter() - began)
+                if reply.status_code == 200:
+                    break
+                assert reply.status_code == 429, (reply.status_code, reply.text)
+                await asyncio.sleep(1)
+        sent.append(round(seconds * 20) * 2)
+        number, due = number + 1, due + seconds
+
+
+def rss_mib(pid: int) -> float:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+async def load(url: str, pid: int, people: list, duration: float, seconds: float):
+    times, sent, late, memory = [], [], [], []
+    limits = httpx.Limits(max_connections=len(people), max_keepalive_connections=len(people))
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as client:
+        end = time.perf_counter() + duration
+
+        async def watch():
+            while time.perf_counter() < end:
+                memory.append(rss_mib(pid))
+                await asyncio.sleep(0.5)
+
+        began = time.perf_counter()
+        await asyncio.gather(watch(), *(one(client, i, p, end, seconds, times, sent, late) for i, p in enumerate(people)))
+        took = time.perf_counter() - began
+    return np.array(times) * 1000, sum(sent), took, np.array(memory), np.array(late) * 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--participants", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--batch-s", type=float, default=2)
+    parser.add_argument("--database", help="a database URL; a new SQLite file when not given")
+    given = parser.parse_args()
+    if given.database:
+        os.environ["IFLLM_STUDY_DATABASE"] = given.database
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as home:
+        study, people = prepare(Path(home) / "study", given.participants, port)
+        server = subprocess.Popen([sys.executable, "-m", "ifllm.engine.cli", "study", "serve", str(study.folder), "--port", str(port)],
+                                  env={**os.environ, "IFLLM_STUDY_SECRET": SECRET}, stderr=subprocess.DEVNULL)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                try:
+                    httpx.get(url + "/healthz")
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.1)
+            times, sent, took, memory, late = asyncio.run(load(url, server.pid, people, given.seconds, given.batch_s))
+        finally:
+            server.terminate()
+            server.wait()
+        db = Database(study.database_url)
+        with db.read() as session:
+            stored, batches = session.execute(select(func.sum(Batch.rows), func.count())).one()
+            counted = session.scalar(select(func.sum(Assignment.rows)))
+        db.close()
+    half = len(memory) // 2
+    growth = float(np.median(memory[-max(1, half // 2):]) - np.median(memory[half // 2:half])) if half > 1 else 0.0
+    p50, p99 = np.percentile(times, [50, 99])
+    lost = sent - stored
+    for name, value in (("participants held", f"{given.participants}"), ("requests", f"{len(times)}  ({len(times) / took:.0f}/s)"), ("batches stored", f"{batches}"),
+                        ("rows sent", f"{sent}  ({sent / took:.0f}/s)"), ("rows stored", f"{stored}"), ("rows lost", f"{lost}"),
+                        ("request p50", f"{p50:.1f} ms"), ("request p99", f"{p99:.1f} ms  (bound {P99_MS})"), ("request longest", f"{times.max():.1f} ms"),
+                        ("server memory", f"{memory[0]:.0f} -> {memory[-1]:.0f} MiB, {growth:+.1f} MiB from the second to the last quarter (bound {GROWTH_MIB})"),
+                        ("generator late p99", f"{np.percentile(late, 99):.1f} ms")):
+        print(f"{name:20} {value}")
+    return int(lost != 0 or counted != stored or p99 > P99_MS or growth > GROWTH_MIB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
