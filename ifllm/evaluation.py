@@ -252,17 +252,16 @@ def _mean_draws(counts, worker, values):
     return total[:, 0] / total[:, 1]
 
 
-def _auc_draws(counts, worker, p, y):
-    n_workers, positive = counts.shape[1], y > 0.5
-    if positive.all() or not positive.any():
-        return np.full(len(counts), np.nan)
-    wins = np.sign(p[positive][:, None] - p[~positive][None, :]) / 2 + 0.5
-    concordant = _by_worker(worker[positive], n_workers, wins)
-    concordant = _by_worker(worker[~positive], n_workers, concordant.T).T
-    of_positive = np.bincount(worker[positive], minlength=n_workers)
-    of_negative = np.bincount(worker[~positive], minlength=n_workers)
+def _auc_draws(counts, worker, p, y, fold):
+    n_workers, won, pairs = counts.shape[1], 0.0, 0.0
+    for number in np.unique(fold):
+        good, bad = (fold == number) & (y > 0.5), (fold == number) & (y <= 0.5)
+        wins = np.sign(p[good][:, None] - p[bad][None, :]) / 2 + 0.5
+        concordant = _by_worker(worker[bad], n_workers, _by_worker(worker[good], n_workers, wins).T).T
+        won = won + ((counts @ concordant) * counts).sum(axis=1)
+        pairs = pairs + (counts @ np.bincount(worker[good], minlength=n_workers)) * (counts @ np.bincount(worker[bad], minlength=n_workers))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return ((counts @ concordant) * counts).sum(axis=1) / ((counts @ of_positive) * (counts @ of_negative))
+        return won / pairs
 
 
 def _ece_draws(counts, worker, p, y, n_bins=10):
@@ -278,17 +277,22 @@ def _equal_bins(p, n_bins):
     return np.searchsorted(edges, p, side="right")
 
 
-def _spearman_draws(counts, worker, p, y):
-    a, b = stats.rankdata(p), stats.rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    sums = _by_worker(worker, counts.shape[1], np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b]))
-    n, sa, sb, saa, sbb, sab = (counts @ sums).T
+def _spearman_draws(counts, worker, p, y, fold):
+    covariance, spread_p, spread_y = 0.0, 0.0, 0.0
+    for number in np.unique(fold):
+        rows = fold == number
+        a, b = (stats.rankdata(v[rows]) / rows.sum() for v in (p, y))
+        sums = _by_worker(worker[rows], counts.shape[1], np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b]))
+        n, sa, sb, saa, sbb, sab = (counts @ sums).T
+        n = np.maximum(n, 1)
+        covariance, spread_p, spread_y = covariance + sab - sa * sb / n, spread_p + saa - sa**2 / n, spread_y + sbb - sb**2 / n
+    constant = (spread_p < 1e-9) | (spread_y < 1e-9)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (sab - sa * sb / n) / np.sqrt((saa - sa**2 / n) * (sbb - sb**2 / n))
+        return np.where(constant, np.nan, covariance / np.sqrt(spread_p * spread_y))
 
 
 def metric_draws(
-    oof: pl.DataFrame,  # worker, repeat, p, y
+    oof: pl.DataFrame,  # worker, repeat, fold, p, y
     metric: str,  # one of PAIRWISE_METRICS or RATING_METRICS
     counts: np.ndarray,  # from `worker_counts`, columns in sorted order of the workers
 ) -> np.ndarray:
@@ -301,13 +305,15 @@ def metric_draws(
             draws.append(_mean_draws(counts, worker, np.where(p == 0.5, 0.5, (p > 0.5) == (y > 0.5))))
         elif metric in ("brier", "mse"):
             draws.append(_mean_draws(counts, worker, (p - y) ** 2))
+        elif metric == "ece":
+            draws.append(_ece_draws(counts, worker, p, y))
         else:
-            draws.append({"auc": _auc_draws, "ece": _ece_draws, "spearman": _spearman_draws}[metric](counts, worker, p, y))
+            draws.append({"auc": _auc_draws, "spearman": _spearman_draws}[metric](counts, worker, p, y, part["fold"].to_numpy()))
     return np.mean(draws, axis=0)
 
 
 def score(
-    oof: pl.DataFrame,  # one model, window and split: worker, repeat, p, y
+    oof: pl.DataFrame,  # one model, window and split: query, worker, repeat, fold, p, y
     metrics: Sequence[str] = PAIRWISE_METRICS,
     n_bootstrap: int = 1000,
     seed: int = 0,

@@ -116,7 +116,7 @@ def test_regressor_predicts_values(data):
 
 
 def test_metrics_are_those_of_scikit_learn(oof):
-    one = oof.filter(pl.col("repeat") == 0)
+    one = oof.filter((pl.col("repeat") == 0) & (pl.col("fold") == 1))
     y, p = one["y"].to_numpy(), one["p"].to_numpy()
     found = dict(zip(*ev.score(one, ("accuracy", "auc", "brier", "mse", "spearman"), 10).select("metric", "value").get_columns()))
     assert found["accuracy"] == pytest.approx(np.mean((p > 0.5) == y))
@@ -139,11 +139,20 @@ def test_count_matrix_is_the_bootstrap(oof, metric):
 
 
 def test_ties_and_degenerate_cases():
-    base = pl.DataFrame({"query": [1, 2], "worker": ["a", "b"], "repeat": [0, 0], "p": [0.5, 0.5], "y": [1.0, 1.0]})
+    base = pl.DataFrame({"query": [1, 2], "worker": ["a", "b"], "repeat": [0, 0], "fold": [0, 0], "p": [0.5, 0.5], "y": [1.0, 1.0]})
     found = ev.score(base, ("accuracy", "auc"), 20)
     assert found["value"][0] == 0.5 and np.isnan(found["value"][1])
     single = base.with_columns(worker=pl.lit("a"))
     assert np.isnan(ev.score(single, ("accuracy",), 20)["ci_low"][0])
+
+
+def test_knowing_nothing_is_not_worse_than_chance():
+    """Pooled over folds a constant model ranks backwards; within folds it does not."""
+    data = ev.toy(n_workers=12, effect=0.0, seed=8)
+    oof = ev.out_of_fold(data, ev.make_folds(data, 6), "unseen_worker", DummyClassifier(strategy="prior"), ["x0"], name="prior")
+    assert roc_auc_score(oof["y"], oof["p"]) < 0.45
+    found = ev.score(oof, ["auc", "spearman"], 10)["value"]
+    assert found[0] == 0.5 and np.isnan(found[1])
 
 
 def test_comparison_is_paired_and_antisymmetric(oof, data):
@@ -163,7 +172,7 @@ def test_row_order_changes_nothing(oof):
 
 def test_calibration_curve_of_true_probabilities():
     data = ev.toy(n_workers=200, seed=5)
-    oof = data.select("query", "worker", "y", pl.col("truth").alias("p"), pl.lit(0).alias("repeat"))
+    oof = data.select("query", "worker", "y", pl.col("truth").alias("p"), pl.lit(0).alias("repeat"), pl.lit(0).alias("fold"))
     curve = ev.calibration_curve(oof, 8, 300)
     inside = ((curve["ci_low"] <= curve["p"]) & (curve["p"] <= curve["ci_high"])).sum()
     assert inside >= 7 and ev.score(oof, ["ece"], 10)["value"][0] < 0.03
