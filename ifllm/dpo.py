@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -511,16 +511,38 @@ def quietly():
             os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
 
 
+def _world() -> tuple[int, int]:
+    """Number of processes that train together, and which this one is."""
+    return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+
+
 def _train(trainer, folder: Path, label: str):
-    """Train, from the last checkpoint in `folder` if an interrupted run left one; LoRA adapters are merged."""
+    """Train, from the last checkpoint in `folder` if an interrupted run left one.
+
+    LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it, through `folder`.
+    """
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressLines(label))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    if _world()[0] > 1:
+        trainer.save_model(str(folder / "whole"))
+        trainer.accelerator.wait_for_everyone()
+        return AutoModelForCausalLM.from_pretrained(folder / "whole").to(trainer.accelerator.device)
     model = trainer.accelerator.unwrap_model(trainer.model)
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _save(folder: Path, model, tokenizer, **texts) -> None:
+    """Write a trained model, its tokenizer and JSON files, from one process only."""
+    if _world()[1] == 0:
+        with quietly():
+            model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        for name, value in texts.items():
+            (folder / f"{name}.json").write_text(json.dumps(value))
 
 
 def _steps(rows: int, batch: int, epochs: float) -> int:
@@ -680,14 +702,15 @@ def cached_folder(cache: Path, name: str):
 
     cache.mkdir(parents=True, exist_ok=True)
     folder, mark = cache / name, cache / name / "done"
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-    with FileLock(cache / f"{name}.lock") if alone else contextlib.nullcontext():
+    world, rank = _world()
+    with FileLock(cache / f"{name}.lock") if world == 1 else contextlib.nullcontext():
         if mark.exists():
             yield folder, True
             return
         folder.mkdir(exist_ok=True)
         yield folder, False
-        if int(os.environ.get("RANK", 0)) == 0:
+        if rank == 0:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             mark.touch()
 
 
@@ -698,24 +721,25 @@ def fine_tuned(preferences: pl.DataFrame, prompts: pl.DataFrame, key: str, sourc
     unlike = dict(beta=0, alpha=0, nll="sum", max_noise=0, learning_rate=0, batch_size=1, epochs=0, precompute_reference=False, pairs=0)
     name = "sft-" + content_hash(key, asdict(recipe) | unlike, texts.rows(), prompts.rows(), seed, code, transformers.__version__, torch.__version__)
     with cached_folder(cache, name) as (folder, done):
-        if not done:
+        if done:
+            tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+            log, answers = (json.loads((folder / f"{part}.json").read_text()) for part in ("log", "answers"))
+        else:
             model, tokenizer = load_model(key, recipe, [*texts["answer"], *texts["prompt"].unique(maintain_order=True)], seed)
             both = texts.select("prompt", chosen="answer", rejected="answer", noise_rate=pl.lit(0.0))
             rows = tokenise_pairs(both, tokenizer, recipe.max_length, recipe.max_prompt_length, recipe.template)
             rows = [{"prompt_ids": row["prompt_ids"], "answer_ids": row["chosen_ids"]} for row in rows]
             model, log = train_sft(model, tokenizer, rows, key, recipe, folder / "checkpoints", seed)
             answers = sample_answers(model, tokenizer, prompts["prompt"].to_list(), recipe, seed)
-            with quietly():
-                model.save_pretrained(folder / "model")
-            tokenizer.save_pretrained(folder / "model")
-            (folder / "log.json").write_text(json.dumps(log))
-            (folder / "answers.json").write_text(json.dumps(answers))
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            _save(folder, model, tokenizer, log=log, answers=answers)
+        if not done and _world()[0] > 1:
+            torch.distributed.barrier()
+
     def load():
         with quietly():
             return AutoModelForCausalLM.from_pretrained(folder / "model")
 
-    return load, AutoTokenizer.from_pretrained(folder / "model"), json.loads((folder / "log.json").read_text()), json.loads((folder / "answers.json").read_text())
+    return load, tokenizer, log, answers
 
 
 def run_job(preferences: pl.DataFrame, prompts: pl.DataFrame, key: str, source: str, recipe: Recipe, cache: Path, seed: int) -> Outcome:
@@ -740,29 +764,33 @@ def run_job(preferences: pl.DataFrame, prompts: pl.DataFrame, key: str, source: 
     test = preferences.filter((pl.col("source") == "explicit") & (pl.col("fold") == "test")).sort("query")
     if train.is_empty():
         return _failed(key, source, f"no training pairs of source {source!r}; the run has {', '.join(preferences['source'].unique().sort())}")
+    if recipe.method == "lora" and _world()[0] > 1:
+        return _failed(key, source, "dpo_method = lora trains on one GPU; launch it without FSDP, or set dpo_method = full")
     if recipe.pairs:
         train = train.sample(min(recipe.pairs, len(train)), shuffle=True, seed=seed)
     code = [inspect.getsource(f) for f in (train_dpo, RobustDPOTrainer, answer_logprobs, fine_tuned)]
     name = "dpo-" + content_hash(key, source, asdict(recipe), train.rows(), test.rows(), sft_texts(preferences, source, recipe).rows(), prompts.rows(), seed, code)
+    parts = ("log", "heldout", "answers")
     try:
         with cached_folder(cache, name) as (folder, done):
-            if not done:
-                load, tokenizer, sft_log, sft_answers = fine_tuned(preferences, prompts, key, source, recipe, cache, seed)
-                tokens = lambda pairs: tokenise_pairs(pairs, tokenizer, recipe.max_length, recipe.max_prompt_length, recipe.template)
-                reference = load()
-                shared = recipe.method == "lora" or recipe.precompute_reference
-                model, log = train_dpo(load(), None if shared else reference, tokenizer, tokens(train), key, recipe, folder / "checkpoints", seed)
-                outcome = _outcome(key, source, recipe, model, reference.to(next(model.parameters()).device), tokenizer, tokens(test), test, prompts,
-                                   sft_log, log, sft_answers, seed)
-                for part in ("log", "heldout", "answers"):
+            if done:
+                return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in parts))
+            load, tokenizer, sft_log, sft_answers = fine_tuned(preferences, prompts, key, source, recipe, cache, seed)
+            tokens = lambda pairs: tokenise_pairs(pairs, tokenizer, recipe.max_length, recipe.max_prompt_length, recipe.template)
+            reference = load()
+            if _world()[0] > 1:  # processes do not share the file in which precomputed log-probabilities are kept
+                recipe = replace(recipe, precompute_reference=False)
+            own = None if recipe.method == "lora" or recipe.precompute_reference else load()
+            model, log = train_dpo(load(), own, tokenizer, tokens(train), key, recipe, folder / "checkpoints", seed)
+            outcome = _outcome(key, source, recipe, model, reference.to(next(model.parameters()).device), tokenizer, tokens(test), test, prompts,
+                               sft_log, log, sft_answers, seed)
+            _save(folder, model, tokenizer)
+            if _world()[1] == 0:
+                for part in parts:
                     getattr(outcome, part).write_parquet(folder / f"{part}.parquet")
-                with quietly():
-                    model.save_pretrained(folder / "model")
-                tokenizer.save_pretrained(folder / "model")
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            return outcome
     except InputError as error:
         return _failed(key, source, str(error))
-    return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in ("log", "heldout", "answers")))
 
 
 def _outcome(key, source, recipe, model, reference, tokenizer, rows, test, prompts, sft_log, log, sft_answers, seed) -> Outcome:
