@@ -49,7 +49,7 @@ def _inline_parser():
 
 def inline(text: str) -> str:
     """One line of Markdown, such as a caption, as HTML."""
-    return _inline_parser().renderInline(" ".join(text.split()))
+    return _inline_parser().renderInline(re.sub(r"[ \t\n]+", " ", text.strip()))
 
 # %% ../../nbs/engine/report.ipynb #de70a6ab
 def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], home: str | None = None) -> str:

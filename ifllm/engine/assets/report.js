@@ -98,6 +98,14 @@
     });
   }
 
+  // ---- code that scrolls sideways must be reached by the keyboard
+  const reachable = () => document.querySelectorAll("main pre").forEach((pre) => {
+    if (pre.scrollWidth > pre.clientWidth) pre.tabIndex = 0; else if (!pre.classList.contains("ifllm-output")) pre.removeAttribute("tabindex");
+  });
+  document.addEventListener("toggle", reachable, true);
+  window.addEventListener("resize", reachable);
+  reachable();
+
   // ---- a figure or code that a link points into a fold must be seen
   const reveal = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
