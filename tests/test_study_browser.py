@@ -362,3 +362,125 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
     check_points(samples, points)
     _, matched, features = to_features(tmp_path / "out")
     assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
+
+
+# The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on where window.gazeAt is, as real ones do.
+EYES = """
+;(() => {
+  const patch = (gaze, phase) => {
+    const image = new ImageData(20, 12);
+    for (let i = 0; i < 240; i++) {
+      const x = (i % 20) / 20, y = Math.floor(i / 20) / 12;
+      const dark = Math.exp(-((x - 0.2 - 0.6 * gaze.x / innerWidth) ** 2 + (y - 0.2 - 0.6 * gaze.y / innerHeight) ** 2) / 0.04);
+      const value = 235 - 200 * dark + 3 * Math.sin(i + phase);
+      image.data.set([value, value, value, 255], 4 * i);
+    }
+    return image;
+  };
+  webgazer.getTracker().getEyePatches = async () => {
+    if (!window.gazeAt) return false;
+    const n = performance.now() / 100, eye = x => ({ patch: patch(window.gazeAt, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
+    await new Promise(done => setTimeout(done, 15));
+    return { left: eye(280), right: eye(340) };
+  };
+  window.learnt = () => webgazer.getRegression().map(r => [r.getData().length, r.trailTimes.data.filter(Boolean).length]);
+})();
+"""
+
+
+@pytest.fixture
+def webgazer() -> str:
+    """WebGazer's script, where npm has put it."""
+    given = os.environ.get("IFLLM_WEBGAZER")
+    if not given:
+        pytest.skip("WebGazer is not here: npm install webgazer@3.3.0, then set IFLLM_WEBGAZER to its dist/webgazer.js")
+    return Path(given).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("learning", ["never", "both"])
+def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webgazer, learning):
+    script = tmp_path / "study/node_modules/webgazer/dist/webgazer.js"
+    script.parent.mkdir(parents=True)
+    script.write_text(webgazer + EYES, encoding="utf-8")
+    server = ServerProcess(tmp_path / "study", gaze={"source": "webgazer", "learning": learning, "clicks": 2, "threshold": 60, "fixation_s": 1}, tasks={"per_participant": 1, "conditions": {"pairwise": 0}})
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        page = visit.page
+        page.route("**/tfhub.dev/**", lambda route: route.abort())
+        visit.open(server.links()[0])
+        visit.enter()
+        page.evaluate("window.gazeAt = {x: 10, y: 10}")
+        visit.press("Start the camera")
+        page.wait_for_selector(".dot")
+        for _ in range(9):
+            dot = page.locator(".dot:not(:disabled)").first
+            box = dot.bounding_box()
+            page.evaluate("p => { window.gazeAt = p; }", {"x": box["x"] + 15, "y": box["y"] + 15})
+            time.sleep(0.3)
+            for _ in range(2):
+                dot.click()
+        page.wait_for_selector(".fixate")
+        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+        page.get_by_role("heading", name="Task 1").wait_for()
+        assert page.evaluate("learnt().map(l => l[0])") == [18] * (2 if learning == "both" else 1), "each click, and nothing else, was learnt from"
+        visit.begin()
+        visit.ask("What is tea?")
+        page.evaluate("window.gazeAt = {x: 300, y: 420}")
+        for i in range(15):
+            page.mouse.move(200 + 40 * i, 300 + 10 * i)
+            time.sleep(0.06)
+        visit.rate()
+        clicks = page.evaluate("learnt()")
+        assert clicks[0] == [18, 0], "the fixed model learns neither from clicks nor from moves"
+        if learning == "both":
+            assert clicks[1][1] > 3, "the other one does, beside it"
+        time.sleep(0.5)
+        page.evaluate("window.gazeAt = null")
+        time.sleep(0.6)
+        page.reload()
+        page.evaluate("window.gazeAt = {x: 300, y: 420}")
+        page.wait_for_selector(".ratings:not([hidden])")
+        assert page.evaluate("learnt()[0][0]") == 18, "calibration outlives a reload"
+        time.sleep(0.5)
+        visit.ask("And coffee?")
+        visit.rate()
+        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+        visit.close_task()
+        visit.press("Finish")
+        page.get_by_role("heading", name="Thank you").wait_for()
+        assert page.locator("video").count() == 0, "the camera is switched off at the end"
+        hosts = {httpx.URL(url).host for url, _ in visit.requests if url.startswith("http")}
+        assert hosts <= {"127.0.0.1", "tfhub.dev"} and all(not body or len(body) < 60_000 for _, body in visit.requests)
+        assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
+    finally:
+        server.stop()
+    export_study(load_study(server.folder), tmp_path / "out")
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert set(samples["modality"]) == {"mouse", "gaze", *(["gaze_learning"] if learning == "both" else [])}
+    gaze = samples.filter(modality="gaze")
+    near = gaze.filter(pl.col("x").is_between(100, 500), pl.col("y").is_between(220, 620))
+    assert near.height > 10, "looked at, and found"
+    assert gaze.filter(pl.col("face") == 0).height > 5, "no face is a row"
+    calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
+    assert calibrations["passed"][0] and calibrations["error_px"][0] < 150
+
+
+def test_a_camera_that_cannot_be_used_is_no_dead_end(browser, tmp_path):
+    (tmp_path / "study").mkdir()
+    server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"})
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        visit.page.add_init_script("navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));")
+        visit.open(server.links()[0])
+        visit.enter()
+        visit.press("Start the camera")
+        visit.page.get_by_text("The camera could not be used").wait_for()
+        visit.press("Go on without the camera")
+        visit.page.get_by_role("heading", name="Task 1").wait_for()
+        visit.press("Withdraw and delete my data")
+        visit.press("Delete my data")
+        visit.page.get_by_role("heading", name="Your data have been deleted").wait_for()
+    finally:
+        server.stop()
