@@ -11,7 +11,7 @@ import httpx
 import polars as pl
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from study_site import PASSWORD, ServerProcess, live
 
@@ -36,8 +36,15 @@ TEXTS = ["Volcanoes: \"mountains\" that open, said one; others say 'vents'. <img
 
 def model_endpoint():
     """An OpenAI-compatible endpoint; the model's name picks the text, and each answer says which turn it is."""
+    failed = set()
+
     async def complete(request):
+        nonlocal failed
         body = await request.json()
+        if "fail once" in body["messages"][-1]["content"]:
+            failed ^= {body["model"]}  # every other time
+        if body["model"] in failed:
+            return JSONResponse({"error": "out of credit: sk-1234"}, 500)
         turn = sum(m["role"] == "user" for m in body["messages"])
         text = f"Answer {turn}. " + TEXTS[int(body["model"][-1])]
 
@@ -230,7 +237,7 @@ def to_features(folder: Path):
 
 def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
     with live(model_endpoint()) as models:
-        responders = [{"name": f"model-{i}", "kind": "openai", "base_url": f"{models}/v1", "model": f"m-{i}"} for i in (0, 1)]
+        responders = [{"name": f"model-{i}", "kind": "openai", "base_url": f"{models}/v1", "model": f"m-{i}", "retries": 0} for i in (0, 1)]
         (tmp_path / "study").mkdir()
         server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"}, responders=responders, tasks={"bullets": 0})
         try:
@@ -280,7 +287,12 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
                     page.wait_for_selector(".ratings:not([hidden])")
                     recorded.append(int(page.evaluate("localStorage.rows")))
                     assert page.locator('[name="likert_1"][value="4"]').is_checked(), "what was rated is still there"
-                visit.ask("And islands?")
+                page.get_by_label("Your question").fill("Will it fail once?")
+                visit.press("Ask")
+                page.get_by_text("The answer could not be loaded").first.wait_for()
+                assert "sk-1234" not in page.content() and page.locator(".ratings").is_hidden()
+                visit.press("Try again")
+                page.wait_for_selector(".ratings:not([hidden])")
                 visit.rate()
                 rows, acknowledged, code = visit.close_task()
                 assert acknowledged >= rows, "every row was acknowledged before the task was over"
@@ -325,6 +337,12 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
     assert reached and features.filter(pl.col("query").is_in(first.implode()), window="full").select(pl.any_horizontal(pl.col(reached) > 0)).to_series().all()
 
 
+HIDE = """hidden => {
+  Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
 def test_mouse_only_through_a_killed_server(browser, tmp_path):
     (tmp_path / "study").mkdir()
     server = ServerProcess(tmp_path / "study", tasks={"per_participant": 1, "conditions": {"pairwise": 0}, "order": "complete"})
@@ -347,6 +365,11 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
         assert "No connection" in page.locator("#status").inner_text()
         assert visit.rows() > lost_since + 15, "recording goes on"
         server.start()
+        page.evaluate(HIDE, True)
+        away = [page.evaluate("Date.now()")]
+        time.sleep(1)
+        away.append(page.evaluate("Date.now()"))
+        page.evaluate(HIDE, False)
         visit.ask("And coffee?")
         point_at(visit, "single", 12, points)
         visit.rate()
@@ -359,6 +382,9 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
     counts = export_study(load_study(server.folder), tmp_path / "out")
     samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
     assert counts["samples"] == rows == samples.height and set(samples["modality"]) == {"mouse"}
+    assert samples.filter(pl.col("epoch_ms").is_between(away[0] + 60, away[1])).is_empty(), "nothing is recorded while the page is hidden"
+    assert samples.sort("t_ms")["t_ms"].diff().max() <= 100, "and that time does not count on the page's clock"
+    assert {"hidden", "visible"} <= set(pl.read_parquet(tmp_path / "out/parquet/events.parquet")["kind"])
     check_points(samples, points)
     _, matched, features = to_features(tmp_path / "out")
     assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
