@@ -64,8 +64,9 @@ class Links:
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name != "position" and not value >= 0:
-                raise ValueError(f"link {f.name} = {value} is negative; a strength starts at 0")
+            low, high = (-np.inf if f.name == "position" else 0), (1 if f.name == "rating_clicks" else np.inf)
+            if not (low <= value <= high and np.isfinite(value)):
+                raise InputError(f"link {f.name} = {value}: must be a number from {low} to {high}")
 
     @classmethod
     def none(cls, **kept) -> "Links":
@@ -447,17 +448,17 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
 
     seconds = (line.now - start) / 1000
     if away:
-        line.rest(start + 500, page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
+        line.rest(start + 0.05 * (line.now - start), page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
     elif worker.mouse_style == "resting":
         likes = grip * _PULL["hand"] * max(u.max(), -2) if sides == 1 else 0.0
         for t in np.sort(rng.uniform(start, line.now, sides - 1 + rng.poisson(seconds / 5 * np.exp(0.5 * likes)))):
             settle(t, hand())
     elif worker.mouse_style == "parked" and rng.random() < 0.3 * sides:
-        settle(start + rng.uniform(300, 3000), hand())
+        settle(start + 0.2 * rng.random() * (line.now - start), hand())
         if rng.random() < 0.6:
-            settle(rng.uniform(start + 3000, max(line.now, start + 4000)), hand())
+            settle(start + rng.uniform(0.3, 1) * (line.now - start), hand())
     elif rng.random() < 0.6:
-        line.rest(start + 500, page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
+        line.rest(start + 0.05 * (line.now - start), page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
 
 
 def _rate_turn(rng, line, links, page, likert, choice):
@@ -469,19 +470,21 @@ def _rate_turn(rng, line, links, page, likert, choice):
     if choice:
         stops.append(page.button(len(stops), _CHOICES[choice - 1]))
     for x, y in stops:
-        line.rest(line.now + rng.uniform(300, 900), x + rng.normal(0, 6), y + rng.normal(0, 5))
+        start = line.now
         line.look(rng, x, y, rng.uniform(900, 2600))
+        line.rest(start + rng.uniform(0.2, 0.5) * (line.now - start), x + rng.normal(0, 6), y + rng.normal(0, 5))
 
 
 def _compose_turn(rng, line, page):
     """Composing the next question at the top of the page, then waiting for its answer, eyes anywhere."""
     line.phase, line.scroll = COMPOSING if line.turn else 0, 0.0
     width, height = page.panel
-    if rng.random() < 0.8:
-        line.rest(line.now + 500, page.width * rng.uniform(0.3, 0.6), 268 + rng.normal(0, 6))
+    start = line.now
     ms = 1000 * line.pace * np.exp(rng.normal(2.55, 0.9))
     line.look(rng, page.width * 0.4, 265, 0.4 * ms)
     line.look(rng, page.width * 0.5, 1.15 * page.height, 0.6 * ms)  # the keyboard
+    if rng.random() < 0.8:
+        line.rest(start + 0.1 * (line.now - start), page.width * rng.uniform(0.3, 0.6), 268 + rng.normal(0, 6))
     if rng.random() < 0.2:
         line.rest(line.now + 300, page.width * rng.uniform(0.05, 0.95), TOP_PX + height * rng.uniform(0.05, 0.95))
     _wait(rng, line, page, 1000 * np.exp(rng.normal(2.1, 0.6)))
