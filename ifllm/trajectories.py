@@ -364,13 +364,15 @@ def _fixations_of(x: np.ndarray, y: np.ndarray, time: np.ndarray, method: str, m
         warnings.simplefilter("ignore", RuntimeWarning)  # windows without any sample
         xy = np.stack([np.bincount(cell, v, minlength=grid.size) / count for v in (x, y)], axis=1)  # NaN where no sample fell
         if grid.size < 3:
-            return pl.DataFrame(schema={"onset": pl.Int64, "offset": pl.Int64})
+            return pl.DataFrame(schema={"onset": pl.Int64, "end": pl.Int64})
         steps = grid * GRID_MS
         if method == "idt":
             found = idt(xy, timesteps=steps, minimum_duration=min_ms, dispersion_threshold=dispersion_px)
         else:
             found = ivt(np.gradient(xy, axis=0) * (1000 / GRID_MS), timesteps=steps, minimum_duration=min_ms, velocity_threshold=velocity_px_s)
-    return found.frame.select(pl.col("onset", "offset").cast(pl.Int64))
+    # I-DT's offset is the sample that broke the fixation (the last one at the recording's end), I-VT's the last within it
+    last = (pl.col("offset") < int(steps[-1])) & (method == "idt")
+    return found.frame.select(pl.col("onset").cast(pl.Int64), end=(pl.col("offset") + pl.when(last).then(0).otherwise(GRID_MS)).cast(pl.Int64))
 
 
 def fixations(matched: pl.DataFrame, page: pl.DataFrame, windows: pl.DataFrame, queries: pl.DataFrame, *, method: str = "ivt", min_ms: int = 200,
@@ -402,20 +404,20 @@ def fixations(matched: pl.DataFrame, page: pl.DataFrame, windows: pl.DataFrame, 
     near = near.with_columns(stretch=((pl.col("epoch_ms").diff() > 3 * GRID_MS) | (pl.col("query") != pl.col("query").shift())).fill_null(True).cum_sum())
     found = [_fixations_of(*(part[c].to_numpy() for c in ("x", "y", "epoch_ms")), method, min_ms, dispersion_px, velocity_px_s).with_columns(query=pl.lit(part["query"][0]))
              for part in near.partition_by("stretch", maintain_order=True) if part["epoch_ms"][-1] - part["epoch_ms"][0] >= min_ms]
-    schema = {"onset": pl.Int64, "offset": pl.Int64, "query": pl.Int64}
+    schema = {"onset": pl.Int64, "end": pl.Int64, "query": pl.Int64}
     fix = (pl.concat(found) if found else pl.DataFrame(schema=schema)).cast(schema).sort("query", "onset").with_row_index("fixation")
 
     def within(samples: pl.DataFrame) -> pl.DataFrame:
         return samples.sort("epoch_ms").join_asof(fix.sort("onset"), left_on="epoch_ms", right_on="onset", by="query",
-                                                  check_sortedness=False).filter(pl.col("epoch_ms") < pl.col("offset") + GRID_MS)
+                                                  check_sortedness=False).filter(pl.col("epoch_ms") < pl.col("end"))
     where = within(gaze.select("query", "epoch_ms", "x", "y")).group_by("fixation").agg(pl.col("x", "y").mean())
     text = within(seen).group_by("fixation").agg(
         response=pl.col("response").mode().min(), char=pl.col("char").median().cast(pl.Int32))
     fix = fix.join(where, on="fixation", how="left").join(text, on="fixation", how="left")
     aoi = sentences(queries.join(fix.select("query").unique(), on="query", how="semi")).select("query", "response", "sentence", "start").sort("start")
     fix = fix.sort("char").join_asof(aoi, left_on="char", right_on="start", by=["query", "response"], check_sortedness=False).sort("fixation")
-    fix = fix.select("query", pl.lit(f"fixation_{method}").alias("name"), onset_ms="onset", offset_ms=pl.col("offset") + GRID_MS,
-                     duration_ms=pl.col("offset") + GRID_MS - pl.col("onset"), x="x", y="y", amplitude_px=pl.lit(None, pl.Float64),
+    fix = fix.select("query", pl.lit(f"fixation_{method}").alias("name"), onset_ms="onset", offset_ms="end",
+                     duration_ms=pl.col("end") - pl.col("onset"), x="x", y="y", amplitude_px=pl.lit(None, pl.Float64),
                      response=pl.col("response").cast(pl.Int8), char="char", sentence="sentence")
     jump = fix.with_columns(start=pl.col("offset_ms").shift().over("query"), far=((pl.col("x") - pl.col("x").shift()) ** 2 + (pl.col("y") - pl.col("y").shift()) ** 2).sqrt().over("query"))
     sac = jump.filter(pl.col("onset_ms") - pl.col("start") < 1000).select(
