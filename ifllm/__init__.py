@@ -1,3 +1,27 @@
-"""What users' eyes and mice say about LLM answers: a research compendium on implicit feedback."""
+"""What users' eyes and mice say about LLM answers: a research compendium on implicit feedback.
+
+The names that most projects need are at hand here, each loaded when first used:
+
+>>> import ifllm
+>>> study = ifllm.load(ifllm.fetch())  # doctest: +SKIP
+>>> matched = ifllm.match_samples(study.samples_rel, study.queries)  # doctest: +SKIP
+"""
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "engine.store", "Study": "engine.store", "fetch": "data", "load": "data", "match_samples": "trajectories", "windows": "trajectories",
+    "extract_features": "features", "registry_frame": "features", "RewardModel": "text_reward",
+}  # public name -> the module that defines it
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        from importlib import import_module
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_HOME])
