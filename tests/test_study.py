@@ -2,8 +2,6 @@
 import asyncio
 import csv
 import json
-import random
-import string
 import subprocess
 import sys
 import threading
@@ -13,7 +11,6 @@ from collections import Counter
 import httpx
 import polars as pl
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
@@ -28,8 +25,7 @@ from ifllm.study.config import Responder, load_study
 from ifllm.study.export import CodePoints, export_study
 from ifllm.study.flow import accuracy, draw_tasks
 from ifllm.study.responders import Answer, Tidy, answer
-from ifllm.study.security import RateLimiter
-from ifllm.study.storage import Assignment, Batch, BatchWriter, Calibration, Call, Database, Participant, Refused, SampleBatch, Turn, now_ms, read_payload
+from ifllm.study.storage import Assignment, Batch, BatchWriter, Calibration, Database, Participant, Refused, SampleBatch, Turn, now_ms
 
 
 # ---- study file

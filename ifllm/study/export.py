@@ -13,7 +13,6 @@ from bisect import bisect_right
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator
 
 import polars as pl
 from sqlalchemy import select

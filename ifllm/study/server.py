@@ -30,7 +30,7 @@ from typing import Annotated, AsyncIterator, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
