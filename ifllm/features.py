@@ -524,13 +524,13 @@ def _our_answers(rows: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]
 
 
 def _our_phases(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    # each moment is a row in the file of either side: take the left one for the clock, both for the text
-    clock = pl.col("side") != "right"
+    # each moment of a pairwise task is a row in the file of either side, and counts half in each
+    clock = _dwell * pl.when(pl.col("side") == "single").then(1.0).otherwise(0.5)
     spent = {"review_s": "reviewing", "idle_s": "idle", "compose_s": "composing"}
     text = _dwell.filter(pl.col("char").is_not_null()).sum() / 1000
     found = rows.group_by(*_KEY, "modality").agg(
-        text_s=text, text_share=pl.when(_dwell.filter(clock).sum() > 0).then(1000 * text / _dwell.filter(clock).sum()).clip(upper_bound=1.0),
-        **{name: _dwell.filter(clock & (pl.col("phase") == phase)).sum() / 1000 for name, phase in spent.items()})
+        text_s=text, text_share=pl.when(clock.sum() > 0).then(1000 * text / clock.sum()).clip(upper_bound=1.0),
+        **{name: clock.filter(pl.col("phase") == phase).sum() / 1000 for name, phase in spent.items()})
     flag = rows.filter(pl.col("modality") == "gaze").group_by(_KEY).agg(gaze_head_ok_share=pl.col("flag").mean())
     return [flag] + [part.select(*_KEY, **{f"{modality}_{stem}": pl.col(stem) for stem in ("text_s", "text_share", *spent)})
                      for (modality,), part in found.partition_by(["modality"], as_dict=True).items()]

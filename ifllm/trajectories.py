@@ -175,16 +175,14 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
     polars.DataFrame
         The same rows with ``phase``: "reviewing", "idle" or "composing"; null for samples of no query.
     """
-    on_text = pl.col("char").is_not_null()
     by = ["task", "modality", "query"]
-    seen = pl.when(on_text).then(pl.col("epoch_ms"))
-    matched = matched.sort("epoch_ms", "side", "row")
-    last_seen = seen.forward_fill().over(by)
-    next_seen = seen.backward_fill().over(by)
-    phase = (pl.when(pl.col("query").is_null()).then(None)
-             .when((last_seen.is_null() | next_seen.is_null())).then(pl.lit("composing"))
-             .when(~on_text & (next_seen - last_seen > inactivity_ms)).then(pl.lit("idle")).otherwise(pl.lit("reviewing")))
-    return matched.with_columns(phase=phase).sort(_FILE, maintain_order=True)
+    seen = matched.filter(pl.col("char").is_not_null()).select(*by, "epoch_ms").unique().sort("epoch_ms")
+    rows = matched.sort("epoch_ms", maintain_order=True)
+    for strategy, name in (("backward", "last_seen"), ("forward", "next_seen")):
+        rows = rows.join_asof(seen.with_columns(pl.col("epoch_ms").alias(name)), on="epoch_ms", by=by, strategy=strategy, check_sortedness=False)
+    phase = (pl.when(pl.col("query").is_null()).then(None).when(pl.col("last_seen").is_null() | pl.col("next_seen").is_null()).then(pl.lit("composing"))
+             .when(pl.col("next_seen") - pl.col("last_seen") > inactivity_ms).then(pl.lit("idle")).otherwise(pl.lit("reviewing")))
+    return rows.with_columns(phase=phase).drop("last_seen", "next_seen").sort(_FILE, maintain_order=True)
 
 # %% ../nbs/03_trajectories.ipynb #c3a36571
 LIKERT = (0.375, 0.4583, 0.5417, 0.625, 0.7083)  # centres of the satisfaction buttons, share of the window's width
