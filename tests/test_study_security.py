@@ -78,6 +78,19 @@ def test_a_code_needs_the_finished_task_and_belongs_to_it(app_client):
     assert signer.code(task["id"]) != Signer("another secret, just as long as the real one").code(task["id"])
 
 
+def test_a_code_is_not_had_early_by_way_of_another_task(app_client):
+    app, client = app_client
+    someone = Person(client, app)
+    task = someone.prepare()
+    someone.converse(task)
+    someone.must(f"/api/assignments/{task['id']}/finish", {"sent": {}})
+    with app.state.site.db.read() as session:
+        second = session.scalars(select(Assignment).where(Assignment.position == 1)).one().id
+    assert someone.send(f"/api/assignments/{second}/after", {"understand_after": 4, "summary": "s", "copy_sentence": "c"}).status_code == 409
+    assert someone.send(f"/api/assignments/{second}/finish", {"sent": {}}).status_code == 409
+    assert someone.state()["codes"] == []
+
+
 def test_a_code_is_the_same_when_asked_for_twice(app_client):
     app, client = app_client
     someone = Person(client, app)

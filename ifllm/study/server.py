@@ -85,7 +85,7 @@ class Visitor:
     session: str
 
 
-def the_site(request: Request) -> Site:
+async def the_site(request: Request) -> Site:  # a coroutine, so that it needs no thread
     return request.app.state.site
 
 
@@ -698,8 +698,8 @@ def leave(form: Withdrawal, who: Writer, site: TheSite, request: Request) -> dic
     site.db.scrub()
     return {}
 
-# %% ../../nbs/study/server.ipynb #bcfea006
-def researcher(request: Request, site: TheSite) -> None:
+# %% ../../nbs/study/server.ipynb #2a11e4fd
+async def researcher(request: Request, site: TheSite) -> None:
     if not site.admin:
         raise HTTPException(404)
     _limit(site, "admin", _address(request))
@@ -814,4 +814,4 @@ def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scr
     import uvicorn
     app = create_app(study, allow_scripted=allow_scripted)
     # no access log: it would hold the invitation links
-    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", timeout_graceful_shutdown=5, server_header=False)
+    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", timeout_graceful_shutdown=5, timeout_keep_alive=75, server_header=False)
