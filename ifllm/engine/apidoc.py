@@ -93,6 +93,7 @@ def api_pages(package: Path, chapters: Collection[str] = ()) -> tuple[dict[str, 
         members = [module.members[name] for name in exports if name in module.members and not module.members[name].is_alias]
         if not members:
             continue
+        members.sort(key=lambda member: not (member.is_function or member.is_class))  # constants last
         short = module.path.removeprefix(f"{package.name}.")
         first = module.docstring.value.strip().split("\n")[0] if module.docstring else ""
         where = _notebook_of(module)
@@ -102,8 +103,8 @@ def api_pages(package: Path, chapters: Collection[str] = ()) -> tuple[dict[str, 
             places.setdefault(member.name, []).append(f"api/{short}.html#{member.name}")
         pages[short] = f'---\ntitle: "{module.path}"\ndescription: {json.dumps(first, ensure_ascii=False)}\n---\n\n' + "\n\n".join(part for part in body if part) + "\n"
         names = ", ".join(f"[`{m.name}`]({short}.html#{m.name})" for m in members if m.is_function or m.is_class)
-        summary.append(f"[`{module.path}`]({short}.html)\n:   {_escape(first) or '&nbsp;'}\n\n    {names}")
-    pages["index"] = ('---\ntitle: "API reference"\ndescription: "Each module is exported from the notebook of the same name."\n---\n\n' + "\n\n".join(summary) + "\n")
+        summary.append((where.count("/"), where, f"[`{module.path}`]({short}.html)\n:   {_escape(first) or '&nbsp;'}\n\n    {names}"))
+    pages["index"] = ('---\ntitle: "API reference"\ndescription: "Each module is exported from the notebook of the same name."\n---\n\n' + "\n\n".join(text for *_, text in sorted(summary)) + "\n")
     symbols = {name: where[0] for name, where in places.items() if len(where) == 1 and re.search(r"._.|[a-z][A-Z]", name)}
     return pages, symbols
 

@@ -139,12 +139,13 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
     cells = _take_title(page, cells)
     start = next((i for i, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if start is None:
-        page.blocks = _blocks(cells, page, analysis=not any("export" in directives(_source(c))[0] for c in cells if c["cell_type"] == "code"))
+        page.blocks = _blocks([cell for cell in cells if "injected-parameters" not in _tags(cell)], page, analysis=bool(page.chapter))
         return page
     while start and cells[start - 1]["cell_type"] == "markdown":  # a heading right before the parameters opens the analysis
         start -= 1
     body = next((i for i, cell in enumerate(cells[:start]) if _opens_library(cell)), start)
-    page.blocks = _blocks(cells[:body], page, analysis=True) + _blocks(cells[start:], page, analysis=True)
+    chapter = bool(page.chapter)  # a how-to's code is what its reader came for
+    page.blocks = _without_empty_sections(_blocks(cells[:body], page, chapter) + _blocks(cells[start:], page, chapter))
     library = _blocks(cells[body:start], page, analysis=False)
     if library:
         page.blocks.append(Block("markdown", "## The library behind this chapter {#sec-library}\n\nWhat follows is the code of the chapter, as it is "
@@ -186,7 +187,7 @@ def _take_title(page: Page, cells: list[dict]) -> list[dict]:
 
 
 def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
-    """Blocks of some cells. In the analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
+    """Blocks of some cells. In a chapter's analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
     out: list[Block] = []
     waiting: list[str] = []
     last: list[Block] = []
@@ -225,6 +226,13 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         out += shown if "hide_output" not in found else []
     fold(end=True)
     return [block for block in out + last if block.text.strip() or block.plot or block.png]
+
+
+def _without_empty_sections(blocks: list[Block]) -> list[Block]:
+    """Drop a lone heading that the next heading of its level follows at once, such as the one over the parameters cell."""
+    level = lambda block: len(match[0]) if block.kind == "markdown" and (match := re.match(r"#+(?= )", block.text)) else 0
+    lone = lambda block: level(block) and "\n" not in block.text.strip()
+    return [block for block, after in zip(blocks, [*blocks[1:], Block("")]) if not (lone(block) and 0 < level(after) <= level(block))]
 
 
 def _only_imports(code: str) -> bool:

@@ -141,10 +141,10 @@ def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], title
             unit = "" if r.get("unit") is None else html.escape(str(r["unit"]))
             count = "" if r.get("n") is None else f"{r['n']:,}"
             rows.append(f'<tr id="{html.escape(r["id"])}"><th scope="row"><code>{_breakable(r["id"])}</code></th><td class="n">{shown_value(r["value"])}</td>'
-                        f'<td class="n">{interval}</td><td class="n">{count}</td><td>{unit}</td><td>{html.escape(r.get("protocol") or "")}</td>'
-                        f'<td>{html.escape(r["data"])}</td><td>{where}</td></tr>')
+                        f'<td class="n">{interval}</td><td class="n">{count}</td><td>{unit}</td>'
+                        f'<td>{html.escape(", ".join(filter(None, [r.get("protocol"), r["data"]])))}</td><td>{where}</td></tr>')
         head = "<tr>" + "".join(f'<th scope="col"{c}>{t}</th>' for t, c in (("Number", ""), ("Value", ' class="n"'), ("Interval", ' class="n"'), ("n", ' class="n"'), ("Unit", ""),
-                                                                            ("Protocol", ""), ("Data", ""), ("Told in", ""))) + "</tr>"
+                                                                            ("Protocol, data", ""), ("Told in", ""))) + "</tr>"
         out += [f"## {title} {{#group-{group}}}",
                 raw(f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="{html.escape(title)}"><table class="ifllm-results"><thead>{head}</thead><tbody>\n'
                     + "\n".join(rows) + "\n</tbody></table></div>")]
@@ -288,7 +288,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
         for page in sorted(pages, key=lambda page: page is index):  # chapters first: a number is told there before the first page repeats it
             writer.write(page)
         writer.write(Page("results", "Results", "Every number of the report, with its interval, its n, and where it is told.",
-                          [Block("markdown", results_page(records, resolver.told, titles))]), meta=False)
+                          [Block("markdown", results_page(records, resolver.told, titles))]), meta=False, wide=True)
         writer.write(Page("provenance", "Provenance", "What ran, on which data, with which versions, for how long.",
                           [Block("markdown", provenance_page(manifest, pages, len(keys)))]), meta=False)
         if writer.cited:
@@ -408,8 +408,8 @@ class _Writer:
         return raw('<aside class="ifllm-simulated" aria-label="Simulated data"><strong>Simulated data.</strong> The participants in this report were made by a program. '
                    "No number here says anything about real people.</aside>") + "\n\n"
 
-    def write(self, page: Page, meta: bool = True) -> None:
-        """Write one page, its references resolved."""
+    def write(self, page: Page, meta: bool = True, wide: bool = False) -> None:
+        """Write one page, its references resolved; `meta` adds the line of facts under the title, `wide` lets tables take the window's width."""
         cited: list[str] = []
 
         def resolve(text: str) -> str:
@@ -440,7 +440,7 @@ class _Writer:
         if cited:
             self.cited += cited
             parts += ["## References {#references}", raw(self.resolver.bibliography.html(cited))]
-        front = {"title": page.title, **({"description": page.description} if page.description else {})}
+        front = {"title": page.title, **({"description": page.description} if page.description else {}), **({"page-layout": "full"} if wide else {})}
         text = _front(front) + self.banner() + (self._about(page) if meta else "") + "\n\n".join(parts) + "\n"
         (self.folder / f"{page.name}.qmd").write_text(text, encoding="utf-8")
 
@@ -683,10 +683,18 @@ def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
 
 
 def _searchable_offline(site: Path) -> None:
-    """Both engines fetch search.json, which a browser refuses on a page opened from a folder; as a script it may be read."""
+    """Both engines fetch search.json, which a browser refuses on a page opened from a folder; as a script it may be read.
+
+    A match in a chapter's heading comes before one in the API reference, whose headings become text.
+    """
     if (site / "search.json").exists():
-        entries = (site / "search.json").read_text(encoding="utf-8")
-        (site / "search.js").write_text(f"window.ifllmSearchIndex = {entries};\n", encoding="utf-8")
+        entries = json.loads((site / "search.json").read_text(encoding="utf-8"))
+        for entry in entries:
+            if entry["href"].startswith("api/"):
+                entry["text"], entry["section"] = f"{entry['section']} {entry['text']}".strip(), ""
+        text = json.dumps(entries, ensure_ascii=False)
+        (site / "search.json").write_text(text, encoding="utf-8")
+        (site / "search.js").write_text(f"window.ifllmSearchIndex = {text};\n", encoding="utf-8")
 
 # %% ../../nbs/engine/report.ipynb #0a72c8e2
 def print_page(site: Path, names: list[str]) -> str:
