@@ -472,7 +472,9 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _log_loss(logits, y):
-    return float(np.mean(np.logaddexp(0, np.where(np.asarray(y) > 0.5, -1.0, 1.0) * logits)))
+    # Platt's targets: never quite 0 or 1, so that separable choices do not ask for an infinite slope
+    target = np.where(y > 0.5, (len(y) + 1) / (len(y) + 2), 1 / (len(y) + 2))
+    return float(np.mean(target * np.logaddexp(0, -logits) + (1 - target) * np.logaddexp(0, logits)))
 
 
 @dataclass(frozen=True)
@@ -637,11 +639,11 @@ def tuned_out_of_fold(
         Of early fusion, from `reading_features`; none for text alone.
     """
     texts = data["question"].to_list() + data["response_1"].to_list() + data["response_2"].to_list()
-    features = features or {}
+    features, worker = features or {}, data["worker"].to_numpy()
     columns = list(dict.fromkeys(["question", "response_1", "response_2", "y", *features, *filter(None, features.values())]))
     parts = []
     for repeat, number, train, test in iter_splits(data, folds.filter(pl.col("repeat") == 0), split):
-        held = group_folds(data["worker"].to_numpy()[train], 5, np.random.default_rng(seed)) == 0
+        held = group_folds(worker[train], min(5, len(np.unique(worker[train]))), np.random.default_rng(seed)) == 0
         fit, hold = train[~held], train[held]
         recipe = [encoder, asdict(settings), list(features.items()), seed, split, *(data[rows].select(columns).write_csv() for rows in (fit, hold, test))]
         digest = hashlib.sha256(json.dumps(recipe).encode() + start.tobytes()).hexdigest()[:16]
