@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'run', 'job', 'report', 'compare', 'lab', 'fetch', 'doctor',
            'study_needs', 'study_init', 'study_check', 'study_invite', 'study_serve', 'study_export', 'simulate',
-           'power', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'main']
+           'power', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'main']
 
-# %% ../../nbs/engine/cli.ipynb #782e6e63
+# %% ../../nbs/engine/cli.ipynb #5a40a2fe
+import json
 import os
 import sys
 from pathlib import Path
@@ -237,8 +238,6 @@ RunPath = Annotated[Path, typer.Option(help="run folder")]
 
 
 def _study_of(run: Path, notebook: str):
-    import json
-
     from ifllm.engine.store import Study
     if not (run / "settings.json").exists():
         raise InputError(f"{run}: no run there; `ifllm run` makes one")
@@ -335,6 +334,35 @@ def ratings_analyse(run: RunPath = Path("runs/quick")) -> None:
         raise InputError(f"{run}/ratings/sheet.csv: not there, or nothing filled in; `ifllm ratings export --run {run}` writes it")
     print(analyse_ratings(read_ratings(study.path / "ratings" / "sheet.csv", study.path / "ratings" / "key.csv")))
     _refresh(run, "12_judge")
+
+# %% ../../nbs/engine/cli.ipynb #d1919929
+@app.command()
+def preferences(
+    source: Annotated[str, typer.Option(help="label source: explicit, text, fusion, implicit, implicit_no_mouse, implicit_no_gaze")],
+    out: Annotated[Path, typer.Option(help="folder to make; `datasets.load_dataset(FOLDER)` reads it, and TRL's DPOTrainer takes it as it is")],
+    run: RunPath = Path("runs/quick"),
+    template: Annotated[str, typer.Option(help="prompts as plain dialogue (plain, the study), as messages (chat) or bare (none)")] = "plain",
+) -> None:
+    """Write one source's preference set as a data set folder."""
+    from ifllm.preferences import write_preferences
+    study = _study_of(run, "10_preferences")
+    data = json.loads((run / "source.json").read_text())["source"]
+    sets = study.read("preferences")
+    folder = write_preferences(sets, source, out, template, {"data": f"{data} data"})
+    counts = dict(sets.filter(source=source).group_by("fold").len().iter_rows())
+    print(f"{folder}: {counts.get('train', 0)} pairs to train on, {counts.get('test', 0)} to test on")
+
+
+@app.command()
+def score(
+    prompt: Annotated[str, typer.Argument(help="the question")],
+    response_a: Annotated[str, typer.Argument(help="one answer")],
+    response_b: Annotated[str, typer.Argument(help="another answer")],
+    model: Annotated[Path, typer.Option(help="folder of a saved reward model")] = Path("runs/quick/artefacts/text_reward/model"),
+) -> None:
+    """Say how probably a reader prefers response a, by a run's reward model, from the text alone."""
+    from ifllm.text_reward import RewardModel
+    print(f"{RewardModel.load(model).score(prompt, response_a, response_b):.3f}")
 
 # %% ../../nbs/engine/cli.ipynb #682afcd2
 def main() -> None:
