@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'run', 'job', 'report', 'compare', 'lab', 'fetch', 'doctor',
            'study_needs', 'study_init', 'study_check', 'study_invite', 'study_serve', 'study_export', 'simulate',
-           'power', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'main']
+           'power', 'replay', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import json
@@ -232,6 +232,34 @@ def power(
         plot.parent.mkdir(parents=True, exist_ok=True)
         power_figure(curve, target).write_html(plot, include_plotlyjs=True)
         print(plot)
+
+# %% ../../nbs/engine/cli.ipynb #2ee89b90
+@app.command()
+def replay(
+    query: Annotated[int, typer.Argument(help="number of the query, as in the query log")],
+    run: Annotated[Path, typer.Option(help="a run folder whose stage 03_trajectories is done")] = Path("runs/quick"),
+    out: Annotated[Optional[Path], typer.Option(help="HTML file to write; replay-QUERY.html when not given")] = None,
+    window: Annotated[str, typer.Option(help="reading, rating or full")] = "reading",
+) -> None:
+    """Draw how a person read the answers to one query, with a slider for time, into one HTML file that works offline."""
+    import polars as pl
+    from ifllm.features import WINDOWS, replay as draw
+    if window not in WINDOWS:
+        raise InputError(f"window {window}: there is {', '.join(WINDOWS)}")
+    study = _study_of(run, "replay")
+    queries = study.read("queries")
+    about = queries.filter(pl.col("query") == query)
+    if about.is_empty():
+        raise InputError(f"query {query}: not among the {queries.height} queries of {run}; take a number from its query log")
+    worker = about["worker"].item()
+    if worker not in study.workers("matched"):
+        raise InputError(f"query {query}: nothing was recorded of its participant; choose another one")
+    span = study.read("windows").filter((pl.col("query") == query) & (pl.col("window") == window)).select("start_ms", "end_ms")
+    figure = draw(study.read("matched", worker=worker), queries, query, span.row(0) if span.height else None)
+    out = out or Path(f"replay-{query}.html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_html(out, include_plotlyjs=True, auto_play=False)
+    print(out)
 
 # %% ../../nbs/engine/cli.ipynb #26d384ed
 RunPath = Annotated[Path, typer.Option(help="run folder")]
