@@ -428,6 +428,10 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webga
     script = tmp_path / "study/node_modules/webgazer/dist/webgazer.js"
     script.parent.mkdir(parents=True)
     script.write_text(webgazer + EYES, encoding="utf-8")
+    own_models = learning == "both"  # a copy of the face model in the study folder: then nothing at all comes from elsewhere
+    for name in ("blazeface", "facemesh", "iris") if own_models else ():
+        (tmp_path / "study/models" / name).mkdir(parents=True)
+        (tmp_path / "study/models" / name / "model.json").write_text("{}")
     server = ServerProcess(tmp_path / "study", gaze={"source": "webgazer", "learning": learning, "clicks": 2, "threshold": 60, "fixation_s": 1}, tasks={"per_participant": 1, "conditions": {"pairwise": 0}})
     try:
         server.start()
@@ -477,7 +481,9 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webga
         page.get_by_role("heading", name="Thank you").wait_for()
         assert page.locator("video").count() == 0, "the camera is switched off at the end"
         hosts = {httpx.URL(url).host for url, _ in visit.requests if url.startswith("http")}
-        assert hosts <= {"127.0.0.1", "tfhub.dev"} and all(not body or len(body) < 60_000 for _, body in visit.requests)
+        assert hosts == ({"127.0.0.1"} if own_models else {"127.0.0.1", "tfhub.dev"})
+        assert own_models == any("/vendor/models/facemesh/model.json" in url for url, _ in visit.requests)
+        assert all(not body or len(body) < 60_000 for _, body in visit.requests)
         assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
     finally:
         server.stop()
