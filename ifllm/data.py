@@ -7,13 +7,14 @@ __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_
            'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'dataset_folder', 'pseudonyms',
            'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch',
            'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated',
-           'parse_rel', 'parse_abs', 'parse_files', 'read_table', 'read_queries', 'read_tasks', 'read_workers',
-           'QualityRule', 'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table']
+           'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'read_table', 'read_queries', 'read_tasks',
+           'read_workers', 'QualityRule', 'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table']
 
 # %% ../nbs/01_data.ipynb #78c7945e
 import gzip
 import hashlib
 import html
+import json
 import http.client
 import os
 import tarfile
@@ -21,6 +22,8 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -78,7 +81,7 @@ def behaviour_files(folder: Path) -> pl.DataFrame:
         id, task and the order of `BEHAVIOUR`.
     """
     rows, order, top = [], list(BEHAVIOUR), folder / "user_behavior"
-    for path in sorted(path for path in top.rglob("*") if path.is_file()):
+    for path in sorted(Path(place, name) for place, _, names in os.walk(top, followlinks=True) for name in names):
         parts = path.relative_to(top).parts
         known = len(parts) == 3 and parts[1].isdecimal() and parts[2] in BEHAVIOUR
         what = BEHAVIOUR[path.name] if known else ("other", None, None)
@@ -559,13 +562,20 @@ def _read_lines(paths: list[str]) -> pl.DataFrame:
     return lines.with_columns(row=pl.col("row") - pl.col("row").min().over("path") + 1)
 
 
-def parse_files(files: pl.DataFrame, kind: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def quotes_doubled(folder: Path) -> bool:
+    """Whether the behaviour files double the quotes inside a snippet, as CSV asks: our collection site does and says so in `export.json`, the release does not."""
+    note = folder / "export.json"
+    return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("quoting") == "rfc4180"
+
+
+def parse_files(files: pl.DataFrame, kind: str, doubled: bool = False) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Parse behaviour files of one kind.
 
     Parameters
     ----------
     files : rows of `behaviour_files`, all of this kind, with a column `file` for the ledger
     kind : "rel" or "abs"
+    doubled : quotes inside a snippet are doubled, see `quotes_doubled`
 
     Returns
     -------
@@ -576,6 +586,8 @@ def parse_files(files: pl.DataFrame, kind: str) -> tuple[pl.DataFrame, pl.DataFr
     paths = files["path"].to_list()
     parse = {"rel": parse_rel, "abs": parse_abs}[kind]
     lines = parse(_read_lines(paths).lazy().join(files.lazy().select("path", "file", "task", "modality", "side"), on="path", maintain_order="left")).collect()
+    if doubled and kind == "rel":
+        lines = lines.with_columns(pl.col("window").str.replace_all('""', '"', literal=True))
     good = pl.col("reason").is_null()
     kept = lines.filter(good)
     notes = NOTES[kind] | _TIME
@@ -757,6 +769,19 @@ class Release:
     samples_abs: pl.DataFrame | None = None
 
 
+def _ahead(function, items, threads: int = min(4, pl.thread_pool_size())):
+    """Yield (item, function(item)) in order, the next few computed meanwhile in threads; never more than a few results wait, so memory stays small."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > threads:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
 def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: QualityRule = QualityRule()) -> Release:
     """Parse a dataset folder, streaming the samples participant by participant.
 
@@ -773,19 +798,20 @@ def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: Qua
         A file or column is missing, or a file is none of the layout's.
     """
     folder = dataset_folder(raw)
-    files = behaviour_files(folder)
+    files, doubled = behaviour_files(folder), quotes_doubled(folder)
     ids = set(files["id"].drop_nulls()).union(*(read_table(folder, name)["user_id"].drop_nulls() for name in TABLES))
     names = pseudonyms(ids)
     files = files.with_columns(worker=pl.col("id").replace_strict(names, return_dtype=pl.String)).with_columns(
         file=pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/", ignore_nulls=True))
     files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
     counts, quarantine = [], []
-    for (worker,), own in progress(files.group_by("worker", maintain_order=True), "parse", total=files["worker"].n_unique()):
-        for kind, sink, model in (("rel", rel_sink, SamplesRel), ("abs", abs_sink, SamplesAbs)):
-            samples, refused, counted = parse_files(own.filter(kind=kind), kind)
-            sink.write(worker, validated(samples, model))
-            quarantine.append(refused)
-            counts.append(counted.with_columns(worker=pl.lit(worker), task=own.filter(kind=kind)["task"]))
+    sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
+    parts = [(worker, kind, own.filter(kind=kind)) for (worker,), own in files.group_by("worker", maintain_order=True) for kind in sinks]
+    for (worker, kind, own), (samples, refused, counted) in progress(_ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)):
+        sink, model = sinks[kind]
+        sink.write(worker, validated(samples, model))
+        quarantine.append(refused)
+        counts.append(counted.with_columns(worker=pl.lit(worker), task=own["task"]))
     queries, query_counts = read_queries(folder, names, excluded)
     tasks, task_counts = read_tasks(folder, names)
     workers, worker_counts = read_workers(folder, names, excluded)
