@@ -423,24 +423,25 @@ def learning_curve(
     split: str,
     model: BaseEstimator,
     features: Sequence[str],
-    sizes: Sequence[int],  # numbers of training workers
+    sizes: Sequence[int],  # numbers of training workers, or queries
     *,
+    unit: str = "worker",  # or "query": what is drawn
     grid: Mapping | None = None,
     n_draws: int = 3,  # training subsets for each fold and size
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions by models that saw only so many workers: an out-of-fold frame with `size`; draws take the place of repeats."""
+    """Out-of-fold predictions by models that saw only so many workers or queries: an out-of-fold frame with `size`; draws take the place of repeats."""
     x, rng, parts = data.select(features).to_numpy().astype(float), np.random.default_rng(seed), []
-    worker = data["worker"].to_numpy()
+    drawn = data[unit].to_numpy()
     for repeat, fold, train, test in iter_splits(data, folds, split):
-        names = np.unique(worker[train])
+        names = np.unique(drawn[train])
         for draw in range(n_draws):
             order = rng.permutation(names)
             for size in sizes:
-                rows = train[np.isin(worker[train], order[:size])]
+                rows = train[np.isin(drawn[train], order[:size])]
                 if size > len(names) or len(np.unique(data["y"].to_numpy()[rows])) < 2:
                     continue
-                fitted = fit_nested(model, x[rows], data[rows], split if size >= 6 else "random", grid, seed)
+                fitted = fit_nested(model, x[rows], data[rows], split if unit == "query" or size >= 6 else "random", grid, seed)
                 part = oof_frame(data, test, predict(fitted, x[test]), repeat * n_draws + draw, fold)
                 parts.append(part.with_columns(pl.lit(size).alias("size")))
     return pl.concat(parts)
