@@ -514,5 +514,9 @@ def test_a_camera_that_cannot_be_used_is_no_dead_end(browser, tmp_path):
         visit.press("Withdraw and delete my data")
         visit.press("Delete my data")
         visit.page.get_by_role("heading", name="Your data have been deleted").wait_for()
+        researcher = Visit(browser, server.url, http_credentials={"username": "researcher", "password": PASSWORD})
+        researcher.open(server.url + "/progress")
+        researcher.page.locator("td .tag", has_text="withdrawn").wait_for()
+        assert not researcher.trouble and not visit.trouble
     finally:
         server.stop()

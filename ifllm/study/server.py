@@ -466,6 +466,8 @@ def ask(id: AssignmentId, form: Ask, who: Asker, site: TheSite) -> dict:
         turn = next((t for t in turns if t.turn == form.turn), None)
         if turn is not None and (turn.state == "answered" or (turn.state == "asked" and turn.question == form.question)):
             return _turn_view(turn)
+        if turn is not None and turn.id in site.running:
+            raise HTTPException(409, "The answer to your question is on its way.")
         if turn is None and (form.turn != len(turns) + 1 or form.turn > site.study.tasks.maximum_turns):
             raise HTTPException(409, "No further question can be asked in this task.")
         before = [t for t in turns if t.turn < form.turn]
@@ -555,6 +557,8 @@ def _store_answers(site: Site, turn_id: int, names: list[str], results: list[Ans
                              seconds=r.seconds, tokens_in=r.tokens_in, tokens_out=r.tokens_out, usd=r.usd(by_name[name]), error=r.error, at_ms=now_ms()))
         if turn is None:  # withdrawn meanwhile
             return "failed"
+        if turn.state != "asked":
+            return turn.state
         turn.state = "failed" if any(r.error for r in results) else "answered"
         if turn.state == "answered":
             turn.response_1, turn.response_2 = results[0].text, results[1].text if len(results) > 1 else None
@@ -565,8 +569,9 @@ def _store_answers(site: Site, turn_id: int, names: list[str], results: list[Ans
 @router.post("/api/turns/{id}/stream", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}})
 async def stream(id: TurnId, form: Empty, who: Asker, site: TheSite):
     """The answers as lines of JSON: {"side", "text"} as they arrive, last {"done": "answered" or "failed"}."""
-    turn = await asyncio.to_thread(_readable, site, who, id)
     generation = site.running.get(id)
+    turn = await asyncio.to_thread(_readable, site, who, id)
+    generation = generation or site.running.get(id)
     if generation is None:
         generation = Generation()
         if turn.state == "asked":
