@@ -1238,7 +1238,7 @@ def side_auc(pairs: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pl.
     """How well time on a side tells the preferred side: modality, auc, low, high (bootstrap over workers)."""
     rows = []
     for modality in ("gaze", "mouse"):
-        oof = pairs.select("query", "worker", "y", p=(pl.col(modality) + 1) / 2, repeat=pl.lit(0))
+        oof = pairs.select("query", "worker", "y", p=(pl.col(modality) + 1) / 2, repeat=pl.lit(0), fold=pl.lit(0))
         found = score(oof, ("auc",), n_bootstrap, seed).row(0, named=True)
         rows.append({"modality": modality, "auc": found["value"], "low": found["ci_low"], "high": found["ci_high"], "pairs": found["n"]})
     return pl.DataFrame(rows)
