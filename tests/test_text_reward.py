@@ -190,7 +190,7 @@ def test_unknown_calibration_is_named():
 
 @pytest.fixture(scope="module")
 def world():
-    data = toy(n_workers=16, seed=5)
+    data = toy(n_workers=12, n_tasks=4, seed=5)
     return data, make_folds(data, 4, 1, seed=2)
 
 
@@ -200,7 +200,7 @@ SOURCES = {"good": tr.Source(("x0",)), "noise": tr.Source(("x1", "x2"))}
 def test_labels_of_a_fold_change_nothing_in_it(world):
     """Neither a prediction, a stack's weights nor a calibration map of a fold may know the fold's labels."""
     data, folds = world
-    for split in ("random", "unseen_worker", "unseen_worker_and_question"):
+    for split in ("unseen_worker", "unseen_worker_and_question"):
         _, _, _, test = next(iter_splits(data, folds, split))
         wrong = data.with_columns(y=pl.when(pl.col("query").is_in(data["query"][test].implode())).then(1 - pl.col("y")).otherwise("y"))
         parts = []
@@ -348,3 +348,42 @@ def test_confidence_is_of_the_predicted_side(values):
     left = labels["predicted_side"] == 1
     assert np.allclose(np.where(left, labels["confidence"], 1 - labels["confidence"]), values)
     assert labels["agrees"].to_list() == [(p >= 0.5) == (i % 2 == 1) for i, p in enumerate(values)]
+
+
+# -- raw samples, and the study's own recipe
+
+
+def read_side(text, side, worker="P001", start_ms=1_700_000_000_000):
+    """Gaze that goes through the first 60 characters of one answer; as recorded, there are rows off the other one too."""
+    chars = list(range(10, 60, 2))
+    n = len(chars)
+    on = pl.DataFrame({
+        "worker": [worker] * n, "task": [1] * n, "modality": ["gaze"] * n, "side": [side] * n, "x": [float(c) for c in chars], "y": [10.0] * n, "on_element": [True] * n,
+        "window": [text[c - 10:c + 10] for c in chars], "centre_idx": chars, "t_ms": [80.0 * i for i in range(n)], "flag": [True] * n,
+        "epoch_ms": [start_ms + 80 * i for i in range(n)], "row": list(range(1, n + 1))},
+        schema_overrides={"centre_idx": pl.Int32, "row": pl.UInt32})
+    off = on.with_columns(side=pl.lit("right" if side == "left" else "left"), on_element=False, x=pl.lit(None, pl.Float64), y=pl.lit(None, pl.Float64),
+                          window=pl.lit(None, pl.String), centre_idx=pl.lit(None, pl.Int32))
+    return pl.concat([on, off])
+
+
+def test_raw_samples_become_features_and_move_the_score(saved):
+    fitted, _, _ = saved
+    a = "A heron is a long-legged wading bird that hunts for fish in shallow water near reeds."
+    b = "Some other birds live near the coast and eat what the sea brings them in the winter."
+    left, right = tr.reading_of(read_side(a, "left"), "q", a, b), tr.reading_of(read_side(b, "right"), "q", a, b)
+    assert left.height == 1 and left["response_A_gaze_data_points"][0] == 25 and right["response_B_gaze_data_points"][0] == 25
+    assert left["gaze_comparison_reviewing_time_diff"][0] == -right["gaze_comparison_reviewing_time_diff"][0] > 0
+    one = replace(fitted, behaviour=tr.Behaviour(("gaze_comparison_reviewing_time_diff",), ("",), (0.0,), (1.0,), (1.0,)))
+    assert one.score("q", a, b, read_side(a, "left")) > one.score("q", a, b, read_side(b, "right"))
+    with pytest.raises(InputError, match="2 values of worker"):
+        tr.reading_of(pl.concat([read_side(a, "left"), read_side(b, "right", worker="P002")]), "q", a, b)
+
+
+def test_study_recipe_runs_and_is_kept(tmp_path):
+    data = make_choices(30)
+    recipe = replace(tr.encoder_settings("tiny-distilbert"), epochs=1)
+    first = tr.study_out_of_fold(data, "tiny-distilbert", recipe, tmp_path, name="study_fusion", window="full", features=["left"])
+    assert first["query"].n_unique() == 30 and first["fold"].n_unique() == 5 and first["p"].is_between(0, 1).all()
+    assert first.equals(tr.study_out_of_fold(data, "tiny-distilbert", recipe, tmp_path, name="study_fusion", window="full", features=["left"]))
+    assert not list(tmp_path.glob("training-*"))
