@@ -57,6 +57,24 @@ def test_unknown_references_are_named_with_their_page(tmp_path):
     assert "1" in text and "results.html" not in text
 
 
+def test_every_work_that_a_notebook_cites_is_in_the_bibliography():
+    works = Bibliography(ROOT / "nbs" / "references.bib")
+    resolver = Resolver({}, {}, works)
+    cited = set()
+    for path in [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs").glob("*/*.ipynb")]:
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "markdown":
+                cited |= set(resolver.page(path.stem, "".join(cell["source"]))[1])
+    missing = [problem for problem in resolver.problems if "references.bib" in problem]
+    assert missing == [] and "chang2026" in works
+
+
+def test_a_bibliography_with_a_fault_is_named_in_one_line(tmp_path):
+    (tmp_path / "references.bib").write_text("@misc{a, title={A}}\n@misc{a, title={B}}\n")
+    with pytest.raises(InputError, match="references.bib: repeated bibliography entry: a"):
+        Bibliography(tmp_path / "references.bib")
+
+
 # -- pages
 
 def test_outputs_for_jupyter_only_do_not_reach_the_page():

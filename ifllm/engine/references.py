@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .store import InputError
+
 # %% ../../nbs/engine/references.ipynb #795c3919
 _CODE = re.compile(r"^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)`*[ \t]*$|(?<!`)(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`)|<!--.*?-->", re.M | re.S)
 
@@ -48,11 +50,20 @@ class Bibliography:
     Parameters
     ----------
     path : a BibTeX file; a missing one is an empty bibliography
+
+    Raises
+    ------
+    InputError
+        The file is not BibTeX, or names a key twice.
     """
 
     def __init__(self, path: str | Path):
         from pybtex.database import parse_file
-        self.entries = dict(parse_file(str(path), bib_format="bibtex").entries) if Path(path).exists() else {}
+        from pybtex.exceptions import PybtexError
+        try:
+            self.entries = dict(parse_file(str(path), bib_format="bibtex").entries) if Path(path).exists() else {}
+        except PybtexError as fault:
+            raise InputError(f"{Path(path).name}: {fault}; correct the entry") from fault
 
     def __contains__(self, key: str) -> bool:
         return key in self.entries

@@ -263,6 +263,8 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     if index is None and (root / "nbs" / "index.ipynb").exists():
         index = read_notebook(root / "nbs" / "index.ipynb")
         pages.insert(0, index)
+    guide = root / "nbs" / "study" / "guide.ipynb"  # opens no run, so no run has executed it
+    pages += [read_notebook(guide, "howto-run_a_study")] if guide.exists() else []
     if index is None:
         index = Page("index", "IFLLM", blocks=[Block("markdown", "<!-- report: findings -->\n\n## Chapters\n\n<!-- report: chapters -->")])
         pages.insert(0, index)
