@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTICE', 'LIKERT', 'PREFERENCE', 'GRID_MS', 'NEAR_MS', 'answers', 'display_times', 'match_samples', 'add_phases',
-           'page_width', 'rests', 'rating_onset', 'windows', 'to_pymovements', 'sentences', 'fixations',
+           'page_width', 'rests', 'rating_onset', 'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations',
            'reading_measures']
 
 # %% ../nbs/03_trajectories.ipynb #c1018258
@@ -128,7 +128,7 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
         A row occurs twice (same task, modality, side and row number).
     """
     _check_rows(samples)
-    own = queries.filter(pl.col("worker").is_in(samples["worker"].head(1)))
+    own = queries.filter(pl.col("worker") == samples["worker"].first())
     texts = answers(own)
     keys, several = _look_up(samples, texts, context)
     rows = samples.sort(*_FILE, "row").join(keys, on=_SNIPPET, how="left", maintain_order="left")
@@ -301,7 +301,7 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button", "text" or "none"),
         offset_ms (logged clock - samples' clock). A query whose time on display was not recorded has no row.
     """
-    own = queries.filter(pl.col("worker").is_in(matched["worker"].head(1)))
+    own = queries.filter(pl.col("worker") == matched["worker"].first())
     times = display_times(matched.filter(pl.col("how") == "exact"), own)
     end = pl.concat([matched.select("task", "epoch_ms"), page.select("task", "epoch_ms")]).group_by("task").agg(last_ms=pl.col("epoch_ms").max() + 1)
     spans = times.join(end, on="task").select("query", "offset_ms", start=pl.col("shown_ms"), end=pl.coalesce("until_ms", "last_ms")).filter(pl.col("end") > pl.col("start"))
@@ -312,6 +312,32 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         how=pl.coalesce("how", pl.when(pl.col("text_ms").is_not_null()).then(pl.lit("text")), pl.lit("none")))
     cut = {"reading": ("start", "onset"), "full": ("start", "end"), "rating": ("onset", "end")}
     return pl.concat([spans.select("query", pl.lit(name).alias("window"), start_ms=a, end_ms=b, onset="how", offset_ms="offset_ms") for name, (a, b) in cut.items()]).sort("query", "window")
+
+# %% ../nbs/03_trajectories.ipynb #cb1f940a
+def press_rule(path: pl.DataFrame, cuts: pl.DataFrame, queries: pl.DataFrame, tolerance: float = 0.012, press_ms: float = 100.0) -> pl.DataFrame:
+    """Guess each verdict from the last rest of the mouse near a button: what a leak can tell.
+
+    Parameters
+    ----------
+    path : frame from `rests`, any number of workers
+    cuts : frame from `windows`
+    queries : frame of the `Queries` schema
+
+    Returns
+    -------
+    polars.DataFrame
+        query, worker, mode, window, right (the guess is the verdict; null where no rest was near). Pairwise: which preference button. Pointwise: the
+        fourth or the fifth satisfaction button, for ratings of 4 or 5.
+    """
+    pairwise = pl.col("mode") == "pairwise"
+    verdict = pl.when(pairwise).then(pl.when(pl.col("preference").is_in([1, 2])).then("preference")).otherwise(pl.when(pl.col("likert_1") >= 4).then(pl.col("likert_1") - 3))
+    asked = queries.filter(~pl.col("excluded")).select("query", "worker", "mode", verdict=verdict).drop_nulls("verdict").join(cuts.select("query", "window", "start_ms", "end_ms"), on="query")
+    buttons = pl.when(pairwise).then(pl.struct(first=pl.lit(PREFERENCE[0]), second=pl.lit(PREFERENCE[1]))).otherwise(pl.struct(first=pl.lit(LIKERT[3]), second=pl.lit(LIKERT[4])))
+    press = path.filter(~pl.col("on_text") & (pl.col("end_ms") - pl.col("start_ms") >= press_ms)).with_columns(buttons.alias("place")).unnest("place").with_columns(
+        guess=pl.when((pl.col("share") - pl.col("first")).abs() <= tolerance).then(1).when((pl.col("share") - pl.col("second")).abs() <= tolerance).then(2)).drop_nulls("guess")
+    press = press.select("query", "guess", at="start_ms").join(asked, on="query").filter((pl.col("at") >= pl.col("start_ms")) & (pl.col("at") < pl.col("end_ms"))).sort("at")
+    last = press.group_by("query", "window").agg(pl.col("guess").last())
+    return asked.join(last, on=["query", "window"], how="left").select("query", "worker", "mode", "window", right=pl.col("guess") == pl.col("verdict")).sort("query", "window")
 
 # %% ../nbs/03_trajectories.ipynb #36270637
 GRID_MS = 100  # a little slower than the recording, so that few cells are empty
