@@ -38,7 +38,7 @@ class Links:
     Parameters
     ----------
     gaze
-        Utility -> gaze: time per side, reading depth, re-reading and the last look (the gaze cascade of Shimojo et al. 2003).
+        Utility -> gaze: time per side, reading depth, re-reading and the last look (the gaze cascade, Shimojo et al. 2003).
     mouse
         Utility -> mouse: the panel where the cursor rests while reading.
     text
