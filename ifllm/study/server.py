@@ -15,6 +15,7 @@ __all__ = ['log', 'ASSETS', 'TYPES', 'RATES', 'Token', 'Reader', 'Writer', 'Aske
 import asyncio
 import base64
 import binascii
+import gc
 import hmac
 import json
 import logging
@@ -818,5 +819,8 @@ def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scr
     """Run the site until it is interrupted. One process; what comes in is committed before it is acknowledged."""
     import uvicorn
     app = create_app(study, allow_scripted=allow_scripted)
+    # what was imported stays: the collector need not walk through it again and again while requests wait
+    gc.collect()
+    gc.freeze()
     # no access log: it would hold the invitation links
     uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", timeout_graceful_shutdown=5, timeout_keep_alive=75, server_header=False)
