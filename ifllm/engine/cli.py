@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'run', 'job', 'report', 'compare', 'lab', 'fetch', 'doctor',
            'study_needs', 'study_init', 'study_check', 'study_invite', 'study_serve', 'study_export', 'simulate',
-           'power', 'replay', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'main']
+           'power', 'replay', 'dpo', 'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'readme',
+           'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import json
@@ -391,6 +392,16 @@ def score(
     """Say how probably a reader prefers response a, by a run's reward model, from the text alone."""
     from ifllm.text_reward import RewardModel
     print(f"{RewardModel.load(model).score(prompt, response_a, response_b):.3f}")
+
+# %% ../../nbs/engine/cli.ipynb #123dffef
+@app.command(hidden=True)
+def readme(run: Annotated[Path, typer.Argument(help="a finished run, whose findings are told")] = Path("runs/quick")) -> None:
+    """Write README.md from the index notebook and the findings of a run; for who maintains the project."""
+    from ifllm.engine.readme import readme as text
+    from ifllm.engine.run import project_root
+    from ifllm.engine.store import write_bytes
+    root = project_root()
+    write_bytes(root / "README.md", text(root, run).encode())
 
 # %% ../../nbs/engine/cli.ipynb #682afcd2
 def main() -> None:
