@@ -7,7 +7,7 @@ __all__ = ['PAGE', 'MODELS', 'STEPS', 'FOREST', 'PAPER_SEED', 'PAPER_PAIRWISE', 
            'within_worker', 'text_measures', 'model_indicators', 'tables', 'SignedLogistic', 'SymmetricBoosting',
            'estimator', 'chance', 'ablation', 'stacked', 'nested_choice', 'sentence_spans', 'embed_texts',
            'reading_maps', 'map_texts', 'filter_styles', 'fit_styles', 'personalise', 'study_table', 'paper_folds',
-           'paper_forest', 'click_rule', 'permutation_importance', 'partial_dependence', 'ablation_plan', 'gains']
+           'paper_forest', 'permutation_importance', 'partial_dependence', 'ablation_plan', 'gains']
 
 # %% ../nbs/08_reward.ipynb #c0db725b
 import hashlib
@@ -57,7 +57,7 @@ def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.Dat
         name, mirror = row["name"], row["mirror"]
         if row["signed"]:
             expr = pl.col(name)
-        elif mirror not in (None, name) and mirror in features.columns and mirror not in done:
+        elif mirror not in (None, name) and mirror in features.columns and mirror not in done and f"{name.removesuffix('_left')}_diff" not in features.columns:
             expr = (pl.col(name) - pl.col(mirror)).alias(name)
         else:
             continue
@@ -198,7 +198,7 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
             gradient = z.T @ (w * (p - y)) + beta / self.C
             step = np.linalg.solve((z * (w * p * (1 - p))[:, None]).T @ z + penalty, gradient)
             beta -= step
-            if np.abs(step).max() < 1e-6:
+            if np.abs(step).max() < 1e-5:
                 break
         self.coef_ = beta
         return self
@@ -247,9 +247,9 @@ def estimator(target: str, blocks: Mapping[str, list[str]], sources: Sequence[st
         trusted = [s for s in sources if s in ("length", "text")]
         if not trusted or len(sources) == len(trusted):
             return SignedLogistic(), {"C": [0.003, 0.03, 0.3]}, columns
-        return SignedLogistic(n_first=sum(len(blocks[s]) for s in trusted)), {"C": [0.03, 0.3], "scale": [0.0, 0.1, 0.3, 1.0]}, columns
+        return SignedLogistic(n_first=sum(len(blocks[s]) for s in trusted)), {"C": [0.1], "scale": [0.0, 0.1, 0.3, 1.0]}, columns
     columns = columns or ["turn"]
-    scale = [SimpleImputer(strategy="constant", fill_value=0.0), StandardScaler()]
+    scale = [SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True), StandardScaler()]
     if target == "pointwise":
         return make_pipeline(*scale, Ridge()), {"ridge__alpha": [30.0, 300.0, 3000.0, 30000.0]}, columns
     return make_pipeline(*scale, LogisticRegression(solver="newton-cholesky")), {"logisticregression__C": [0.0003, 0.003, 0.03]}, columns
@@ -356,7 +356,7 @@ def sentence_spans(text: str, least: int = 20) -> list[tuple[int, int]]:
 def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int = 96, batch: int = 64) -> np.ndarray:
     """Unit-length sentence embeddings (n, 384) by the packaged MiniLM encoder [@reimers2019].
 
-    Batches are made by length. With `cache`, a folder, a result is kept there under a hash of the texts and never computed twice.
+    Batches are made by length, sums are taken in bfloat16. With `cache`, a folder, a result is kept there under a hash of the texts and never computed twice.
     """
     file = cache / f"minilm-{max_tokens}-{hashlib.sha256(repr(list(texts)).encode()).hexdigest()[:16]}.npy" if cache else None
     if file and file.exists():
@@ -368,13 +368,13 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
     tokenizer, model = AutoTokenizer.from_pretrained(get_model_path()), AutoModel.from_pretrained(get_model_path()).eval()
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             tokens = tokenizer([texts[i] for i in rows], truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
             mask = tokens["attention_mask"].unsqueeze(-1)
             hidden = (model(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)
-            out[rows] = torch.nn.functional.normalize(hidden, dim=1).numpy()
+            out[rows] = torch.nn.functional.normalize(hidden.float(), dim=1).numpy()
     if file:
         with atomic_path(file) as tmp, open(tmp, "wb") as handle:
             np.save(handle, out.astype(np.float16))
@@ -579,22 +579,6 @@ def paper_forest(
 def _top(forest, k: int = 50):
     return np.argsort(-forest.feature_importances_, kind="stable")[:k]
 
-# %% ../nbs/08_reward.ipynb #0c6bca89
-def click_rule(
-    path: pl.DataFrame,  # from `ifllm.trajectories.rests`
-    cuts: pl.DataFrame,  # windows: query, window, start_ms, end_ms
-    places: tuple[float, float],  # centres of the left and the right preference button, shares of the window's width
-    tolerance: float = 0.012,
-    least_ms: float = 100.0,
-) -> pl.DataFrame:
-    """What the last rest at a preference button says: `query`, `window`, `p` (1 left, 0 right, 0.5 no such rest)."""
-    near = [(pl.col("share") - place).abs() <= tolerance for place in places]
-    rests = path.filter(~pl.col("on_text") & (near[0] | near[1]) & (pl.col("end_ms") - pl.col("start_ms") >= least_ms))
-    seen = cuts.join(rests.select("query", begin="start_ms", left=near[0]), on="query").filter(
-        (pl.col("begin") >= pl.col("start_ms")) & (pl.col("begin") < pl.col("end_ms")))
-    last = seen.sort("begin").group_by("query", "window").agg(p=pl.col("left").last().cast(pl.Float64))
-    return cuts.select("query", "window").join(last, on=["query", "window"], how="left").with_columns(pl.col("p").fill_null(0.5))
-
 # %% ../nbs/08_reward.ipynb #3e7c8116
 def permutation_importance(
     data: pl.DataFrame,
@@ -674,12 +658,14 @@ def partial_dependence(
 
 # %% ../nbs/08_reward.ipynb #2fce6c17
 def ablation_plan(windows: Sequence[str] = ("reading", "full"), leak: str = "rating") -> list[tuple[str, str, str, str]]:
-    """Which models run where: every split in the window before rating; after it only what shows the difference."""
+    """Which models run where: all splits in the first window (before rating); in the others only what shows the difference."""
     plan, static = [], ("chance", "length", "model", "text")
     for target in ("pairwise", "pointwise", "pointwise_better"):
         for model in MODELS:
             for window in windows[:1] if model in static else windows:
-                plan += [(target, model, window, split) for split in SPLITS if window == windows[0] or target == "pairwise" or split in ("random", "unseen_worker")]
+                later = window != windows[0]
+                if not (later and target != "pairwise" and model not in ("mouse_gaze", "all")):
+                    plan += [(target, model, window, split) for split in SPLITS if not later or split in ("random", "unseen_worker")]
     return plan + [("pairwise", model, leak, "unseen_worker") for model in ("mouse", "gaze", "mouse_gaze", "all")]
 
 

@@ -228,12 +228,6 @@ def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
     assert accuracy(outside) > 0.6 > accuracy(inside)
 
 
-def test_click_rule_reads_the_last_press_of_its_window():
-    path = pl.DataFrame({"query": [1, 1, 2, 3], "share": [0.5, 0.6667, 0.5, 0.5], "start_ms": [10, 500, 10, 10], "end_ms": [200, 900, 20, 300], "on_text": [False, False, False, True]})
-    cuts = pl.DataFrame({"query": [1, 1, 2, 3], "window": ["reading", "full", "full", "full"], "start_ms": [0] * 4, "end_ms": [400, 1000, 1000, 1000]})
-    assert rw.click_rule(path, cuts, (0.5, 0.6667)).sort("query", "window", descending=[False, True])["p"].to_list() == [1.0, 0.0, 0.5, 0.5]
-
-
 # -- reading maps
 
 
