@@ -8,7 +8,7 @@ __all__ = ['in_prose', 'mathml', 'resolve_math', 'Bibliography', 'Resolver', 'de
 # %% ../../nbs/engine/references.ipynb #51f93ea0
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from .store import InputError
@@ -83,8 +83,9 @@ class Bibliography:
 
     def html(self, keys: list[str]) -> str:
         """The list of references for the cited `keys`, by author and year, each with the id `ref-KEY`."""
-        from pybtex.plugin import find_plugin
-        style, backend = find_plugin("pybtex.style.formatting", "unsrt")(), find_plugin("pybtex.backends", "html")()
+        from pybtex.backends.html import Backend
+        from pybtex.style.formatting.unsrt import Style
+        style, backend = Style(), Backend()
         order = sorted(set(keys), key=lambda key: (self.author(key).lower(), self.year(key)))
         texts = {e.key: e.text.render(backend) for e in style.format_entries([self.entries[key] for key in order])}
         items = "\n".join(f'<li id="ref-{html.escape(key)}">{texts[key]}</li>' for key in order)
@@ -93,7 +94,7 @@ class Bibliography:
 
 def _plain_tex(text: str) -> str:
     from pybtex.richtext import Text
-    return Text.from_latex(text).render_as("text")
+    return str(Text.from_latex(text))
 
 # %% ../../nbs/engine/references.ipynb #73af1b67
 _KEY = r"[A-Za-z0-9](?:[\w:/+-]*\w)?"
@@ -101,7 +102,7 @@ _CROSS = re.compile(r"(?<![\w@/.\\])\[?@((?:fig|tbl|sec)-[\w-]*\w)\]?", re.I)
 _GROUP = re.compile(rf"\[((?:[^\[\]@]*-?@{_KEY}[^\[\]@]*)+)\](?![(\[])")
 _INLINE = re.compile(rf"(?<![\w@/.\\])@({_KEY})")
 _NUMBER = re.compile(r"\[((?:\\.|[^\[\]\\])+)\]\(results\.html#([^)\s]+)\)")
-_NOTEBOOK_LINK = re.compile(r"(\]\()(?:\.\./|\./|nbs/)*(?:engine/|howto/|study/)?([\w-]+)\.ipynb((?:#[^)\s]*)?\))")
+_NOTEBOOK_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:engine/|howto/|study/)?[\w-]+)\.ipynb(#[^)\s]*)?\)")
 
 
 class Resolver:
@@ -113,6 +114,7 @@ class Resolver:
     records : result id -> record
     bibliography : the works that can be cited
     symbols : name of a public function or class -> address of its entry in the API reference
+    pages : names of the report's pages, where links to notebooks lead
 
     Attributes
     ----------
@@ -122,7 +124,9 @@ class Resolver:
         Result id -> (page, anchor) of the first place where prose gives the number.
     """
 
-    def __init__(self, targets: Mapping[str, list], records: Mapping[str, dict], bibliography: Bibliography, symbols: Mapping[str, str] | None = None):
+    def __init__(self, targets: Mapping[str, list], records: Mapping[str, dict], bibliography: Bibliography, symbols: Mapping[str, str] | None = None,
+                 pages: Collection[str] = ()):
+        self.pages = sorted(pages)
         self.targets, self.records, self.bibliography, self.symbols = targets, records, bibliography, symbols or {}
         self.problems: list[str] = []
         self.told: dict[str, tuple[str, str]] = {}
@@ -145,7 +149,7 @@ class Resolver:
         def prose(part: str) -> str:
             part = resolve_math(part)
             part = _NUMBER.sub(lambda m: self._number(name, m[1], m[2]), part)
-            part = _NOTEBOOK_LINK.sub(r"\1\2.html\3", part)
+            part = _NOTEBOOK_LINK.sub(lambda m: self._notebook(name, m[1], m[2].replace("/", "-"), m[3] or ""), part)
             part = _CROSS.sub(lambda m: self._cross(name, m[1], m[0]), part)
             part = _GROUP.sub(lambda m: self._group(name, m[1], m[0], cited), part)
             return _INLINE.sub(lambda m: self._cite(name, m[1], m[0], cited), part)
@@ -159,6 +163,14 @@ class Resolver:
             return f"`{id}`"
         home, label = next((place for place in places if place[0] == page), places[0])
         return f"[{label}]({'' if home == page else home + '.html'}#{id.lower()})"
+
+    def _notebook(self, page: str, text: str, notebook: str, anchor: str) -> str:
+        # a notebook executed in parts has a page for each; its link leads to the first
+        home = next((name for name in self.pages if name == notebook), None) or next((name for name in self.pages if name.startswith(f"{notebook}-")), None)
+        if home is None:
+            self.problems.append(f"{page}: links to {notebook}.ipynb, which is no page of this report")
+            return text
+        return f"[{text}]({home}.html{anchor})"
 
     def _number(self, page: str, shown: str, id: str) -> str:
         record = self.records.get(id)

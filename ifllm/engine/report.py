@@ -275,7 +275,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     titles = {page.name: page.title for page in pages}
     api, symbols = api_pages(root / "ifllm", {page.name for page in pages})
     bibliography = Bibliography(root / "nbs" / "references.bib")
-    resolver = Resolver(targets, {record["id"]: record for record in records}, bibliography, symbols)
+    resolver = Resolver(targets, {record["id"]: record for record in records}, bibliography, symbols, {page.name for page in pages})
     folder = run / "pages"
     with atomic_path(folder) as tmp:
         extra = tmp / "_extra"
@@ -452,7 +452,8 @@ class _Writer:
         if page.notebook is not None and (took := self.times.get(page.notebook.stem)):
             facts.append(f"ran in {duration(took['seconds'])}")
         if page.notebook is not None:
-            facts.append(f'<a href="notebooks/{page.notebook.name}" download>executed notebook</a>')
+            executed = "executed " if page.notebook.parent.name == "notebooks" else ""
+            facts.append(f'<a href="notebooks/{page.notebook.name}" download>{executed}notebook</a>')
         return raw(f'<p class="ifllm-about-page">{" · ".join(facts)}</p>') + "\n\n"
 
 # %% ../../nbs/engine/report.ipynb #e6662de7
@@ -471,7 +472,7 @@ def site_config(root: Path, pages: list[str], api: list[str], titles: Mapping[st
 
     def keep(entry):
         if isinstance(entry, str):
-            found = sorted(name for name in there if re.fullmatch(re.escape(entry).replace(r"\*", "[^/]*"), name))
+            found = sorted(name for name in there if re.fullmatch(re.escape(entry).replace(r"\*", "[^/]*"), name) and not ("*" in entry and name in seen))
             seen.update(found)
             return [{"text": titles[name.removesuffix(".qmd")], "href": name} if "*" in entry and name.removesuffix(".qmd") in titles else name for name in found]
         if "contents" in entry:
