@@ -32,6 +32,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.base import BaseEstimator, clone
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.logging import disable_progress_bar
@@ -555,19 +556,20 @@ def nested_logits(data: pl.DataFrame, folds: pl.DataFrame, split: str, sources: 
     """
     matrices = {name: data.select(source.columns).to_numpy().astype(float) for name, source in sources.items()}
     y, out = data["y"].to_numpy(), []
-    for repeat, number, train, test in progress(list(iter_splits(data, folds, split)), f"fit {split}"):
-        train = train if usable is None else train[usable[train]]
-        inner, outer = np.full((len(train), len(sources)), np.nan), np.zeros((len(test), len(sources)))
-        parts = inner_folds(data[train], split, seed=seed + repeat)
-        for column, (name, source) in enumerate(sources.items()):
-            x = matrices[name]
-            chosen = fit_nested(source.model, x[train], data[train], split, source.grid, seed + repeat)
-            chosen = getattr(chosen, "best_estimator_", chosen)
-            outer[:, column] = chosen.decision_function(x[test])
-            for part_train, part_test in parts:
-                inner[part_test, column] = clone(chosen).fit(x[train][part_train], y[train][part_train]).decision_function(x[train][part_test])
-        kept = np.isfinite(inner).all(axis=1)
-        out.append(Fold(repeat, number, train[kept], test, inner[kept], outer))
+    with threadpool_limits(1):  # the matrices are small: threads would only wait for each other
+        for repeat, number, train, test in progress(list(iter_splits(data, folds, split)), f"fit {split}"):
+            train = train if usable is None else train[usable[train]]
+            inner, outer = np.full((len(train), len(sources)), np.nan), np.zeros((len(test), len(sources)))
+            parts = inner_folds(data[train], split, seed=seed + repeat)
+            for column, (name, source) in enumerate(sources.items()):
+                x = matrices[name]
+                chosen = fit_nested(source.model, x[train], data[train], split, source.grid, seed + repeat)
+                chosen = getattr(chosen, "best_estimator_", chosen)
+                outer[:, column] = chosen.decision_function(x[test])
+                for part_train, part_test in parts:
+                    inner[part_test, column] = clone(chosen).fit(x[train][part_train], y[train][part_train]).decision_function(x[train][part_test])
+            kept = np.isfinite(inner).all(axis=1)
+            out.append(Fold(repeat, number, train[kept], test, inner[kept], outer))
     return out
 
 
@@ -990,7 +992,7 @@ def calibration_table(oof: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     for (model, window, split, method), part in oof.partition_by(["model", "window", "split", "method"], as_dict=True, maintain_order=True).items():
         judged = part.with_columns(p=pl.col("p" if method == "none" else "p_cal").clip(1e-6, 1 - 1e-6))
         values = score(judged, ["ece", "brier"], 1)["value"]
-        floor = np.mean([score(judged.with_columns(y=pl.Series((rng.random(len(judged)) < judged["p"].to_numpy()).astype(float))), ["ece"], 1)["value"][0] for _ in range(20)])
+        floor = np.mean([score(judged.with_columns(y=pl.Series((rng.random(len(judged)) < judged["p"].to_numpy()).astype(float))), ["ece"], 1)["value"][0] for _ in range(10)])
         loss = -(judged["y"] * judged["p"].log() + (1 - judged["y"]) * (1 - judged["p"]).log()).mean()
         rows.append({"model": model, "window": window, "split": split, "method": "raw" if method == "none" else method,
                      "ece": values[0], "ece_by_chance": floor, "brier": values[1], "log_loss": loss, "n": part["query"].n_unique()})
