@@ -622,7 +622,7 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
         where a feature is not defined: no samples, or not of this mode.
     """
     features = registry()
-    own = queries.filter(pl.col("worker") == matched["worker"].first())
+    own = queries.filter(pl.col("worker") == pl.lit(matched["worker"].first(), pl.String))
     windows = windows.join(own.select("query"), on="query", how="semi")
     single = pl.when(pl.col("mode") == "pairwise").then(pl.lit("left")).otherwise(pl.lit("single"))
     lengths = pl.concat([own.select("query", side=single, length=pl.col("response_1").str.len_chars()),

@@ -128,7 +128,7 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
         A row occurs twice (same task, modality, side and row number).
     """
     _check_rows(samples)
-    own = queries.filter(pl.col("worker") == samples["worker"].first())
+    own = queries.filter(pl.col("worker") == pl.lit(samples["worker"].first(), pl.String))
     texts = answers(own)
     keys, several = _look_up(samples, texts, context)
     rows = samples.sort(*_FILE, "row").join(keys, on=_SNIPPET, how="left", maintain_order="left")
@@ -301,7 +301,7 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button", "text" or "none"),
         offset_ms (logged clock - samples' clock). A query whose time on display was not recorded has no row.
     """
-    own = queries.filter(pl.col("worker") == matched["worker"].first())
+    own = queries.filter(pl.col("worker") == pl.lit(matched["worker"].first(), pl.String))
     times = display_times(matched.filter(pl.col("how") == "exact"), own)
     end = pl.concat([matched.select("task", "epoch_ms"), page.select("task", "epoch_ms")]).group_by("task").agg(last_ms=pl.col("epoch_ms").max() + 1)
     spans = times.join(end, on="task").select("query", "offset_ms", start=pl.col("shown_ms"), end=pl.coalesce("until_ms", "last_ms")).filter(pl.col("end") > pl.col("start"))
