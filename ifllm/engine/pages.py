@@ -66,7 +66,7 @@ def directives(source: str) -> tuple[set[str], str]:
 
 
 def defined(code: str) -> list[str]:
-    """Names of the public functions, classes and constants that a cell defines."""
+    """Names of the public functions, classes and constants that a cell defines; private ones where there are no others."""
     try:
         body = ast.parse(code).body
     except SyntaxError:
@@ -78,7 +78,7 @@ def defined(code: str) -> list[str]:
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return [name for name in names if not name.startswith("_")]
+    return [name for name in names if not name.startswith("_")] or names
 
 # %% ../../nbs/engine/pages.ipynb #dc33eb9e
 def clean_table(text: str) -> str:

@@ -90,7 +90,7 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     inside = (f'<img class="ifllm-static" src="figures/{key}.png" alt="{alt}" loading="lazy">' if key in static else
               "<noscript>This plot needs JavaScript; its data are linked below.</noscript>")
     plot = f'<div class="ifllm-plot" data-figure="{key}" style="height:{height}px">{inside}<div role="group" aria-label="{alt}"></div></div>'
-    if _columns(block.plot["layout"]) > 1:  # panels side by side keep their width on a phone and scroll
+    if _columns(block.plot["layout"]) > 1 or block.plot.get("frames"):  # panels side by side, and what moves, keep their width on a phone and scroll
         plot = f'<div class="ifllm-wide" tabindex="0" role="region" aria-label="{html.escape(block.label or "Plot")}">{plot}</div>'
     return f'<figure class="ifllm-figure"{own}>\n{plot}\n{figcaption}</figure>'
 
