@@ -21,7 +21,6 @@ from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
@@ -118,23 +117,24 @@ def tables(
     """Frame and blocks of columns for each target, from one window's features.
 
     Blocks are `length`, `text` (length too), `model`, `gaze` and `mouse`; in the pointwise targets also `turn`. Cross-modal features need both and are in the block `cross`.
+    Behaviour is this project's features; the study's measure the same things in other words and are used in its own protocol (`study_table`).
     """
     labelled, out = targets(queries), {}
     pairs = labelled["pairwise"]
     if pairs.height:
         odd, about = odd_features(features, registry)
-        about = about.filter(~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text"))
+        about = about.filter(~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text") & (pl.col("source") == "ifllm"))
         text = _difference(text_measures(pairs, 1), text_measures(pairs, 2))
         model = _difference(model_indicators(pairs, 1), model_indicators(pairs, 2))
         data = pairs.join(text, on="query").join(model, on="query").join(odd.select("query", *about["name"]), on="query", how="left")
         blocks = {m: about.filter(pl.col("modality") == m)["name"].to_list() for m in ("gaze", "mouse", "cross")}
-        out["pairwise"] = _table(data, blocks, text, model, missing=0.0)
+        out["pairwise"] = _table(data, blocks, text, model)
     for target in ("pointwise", "pointwise_better"):
         data = labelled[target]
         if data.is_empty():
             continue
         text, model = text_measures(data, 1), model_indicators(data, 1)
-        known = registry.filter(pl.col("modes").str.contains("pointwise") & pl.col("name").is_in(features.columns) & ~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text"))
+        known = registry.filter(pl.col("modes").str.contains("pointwise") & pl.col("name").is_in(features.columns) & ~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text") & (pl.col("source") == "ifllm"))
         if target == "pointwise":
             known = known.filter(pl.col("family") != "previous")
         else:
@@ -144,14 +144,14 @@ def tables(
             text = text.join(change, on="query")
         data = data.join(text, on="query").join(model, on="query").join(features.select("query", *known["name"]), on="query", how="left").with_columns(pl.col("turn").cast(pl.Float64))
         blocks = {m: known.filter(pl.col("modality") == m)["name"].to_list() for m in ("gaze", "mouse", "cross")} | {"turn": ["turn"]}
-        out[target] = _table(data, blocks, text, model, missing=None)
+        out[target] = _table(data, blocks, text, model)
     return out
 
 
-def _table(data, blocks, text, model, missing):
+def _table(data, blocks, text, model):
     blocks = blocks | {"text": text.columns[1:], "model": model.columns[1:], "length": [c for c in text.columns if c.endswith("_length")]}
     every = sorted({c for columns in blocks.values() for c in columns})
-    return data.select("query", "worker", "task", "y", *every).with_columns(pl.col(every).cast(pl.Float64).fill_nan(None).fill_null(missing) if missing is not None else pl.col(every).cast(pl.Float64).fill_nan(None)), blocks
+    return data.select("query", "worker", "task", "y", *every).with_columns(pl.col(every).cast(pl.Float64).fill_nan(None).fill_null(0.0)), blocks
 
 
 MODELS = {
@@ -249,10 +249,9 @@ def estimator(target: str, blocks: Mapping[str, list[str]], sources: Sequence[st
             return SignedLogistic(), {"C": [0.003, 0.03, 0.3]}, columns
         return SignedLogistic(n_first=sum(len(blocks[s]) for s in trusted)), {"C": [0.1], "scale": [0.0, 0.1, 0.3, 1.0]}, columns
     columns = columns or ["turn"]
-    scale = [SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True), StandardScaler()]
     if target == "pointwise":
-        return make_pipeline(*scale, Ridge()), {"ridge__alpha": [30.0, 300.0, 3000.0, 30000.0]}, columns
-    return make_pipeline(*scale, LogisticRegression(solver="newton-cholesky")), {"logisticregression__C": [0.0003, 0.003, 0.03]}, columns
+        return make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [30.0, 300.0, 3000.0, 30000.0]}, columns
+    return make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky")), {"logisticregression__C": [0.0003, 0.003, 0.03]}, columns
 
 
 def chance(data: pl.DataFrame, folds: pl.DataFrame, split: str) -> pl.DataFrame:
@@ -320,23 +319,26 @@ def nested_choice(
     split: str,
     candidates: Mapping[str, tuple[BaseEstimator, Mapping, Sequence[str]]],  # name -> model, grid, columns
     *,
-    name: str,
     window: str,
     seed: int = 0,
     n_jobs: int = -1,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Out-of-fold predictions by the candidate that each training set chose on inner folds, and how often each was chosen (`candidate`, `chosen`, `inner_loss`)."""
+) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
+    """Out-of-fold predictions of every candidate, and under "best" those of the one that each training set chose on its inner folds.
+
+    The second frame says how often each was chosen: `candidate`, `chosen`, `inner_loss`.
+    """
     x = {candidate: data.select(columns).to_numpy() for candidate, (_, _, columns) in candidates.items()}
 
     def one(repeat, fold, train, test):
         tried = {candidate: fit_nested(model, x[candidate][train], data[train], split, grid, seed + repeat) for candidate, (model, grid, _) in candidates.items()}
         best = max(tried, key=lambda candidate: tried[candidate].best_score_)
-        return oof_frame(data, test, predict(tried[best], x[best][test]), repeat, fold), {c: (c == best, -fitted.best_score_) for c, fitted in tried.items()}
+        p = {candidate: predict(fitted, x[candidate][test]) for candidate, fitted in tried.items()}
+        frames = {name: oof_frame(data, test, values, repeat, fold) for name, values in (p | {"best": p[best]}).items()}
+        return frames, [{"candidate": c, "chosen": c == best, "inner_loss": -fitted.best_score_} for c, fitted in tried.items()]
 
     done = Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in iter_splits(data, folds, split))
-    chosen = pl.DataFrame([{"candidate": c, "chosen": won, "inner_loss": loss} for _, table in done for c, (won, loss) in table.items()])
-    chosen = chosen.group_by("candidate", maintain_order=True).agg(pl.col("chosen").mean(), pl.col("inner_loss").mean()).sort("inner_loss")
-    return _labelled(pl.concat(frame for frame, _ in done), "pairwise", name, window, split), chosen
+    chosen = pl.DataFrame([row for _, rows in done for row in rows]).group_by("candidate", maintain_order=True).agg(pl.col("chosen").mean(), pl.col("inner_loss").mean()).sort("inner_loss")
+    return {name: _labelled(pl.concat(frames[name] for frames, _ in done), "pairwise", name, window, split) for name in (*candidates, "best")}, chosen
 
 # %% ../nbs/08_reward.ipynb #cb70f5e9
 def sentence_spans(text: str, least: int = 20) -> list[tuple[int, int]]:

@@ -150,9 +150,9 @@ def test_stack_and_choice_do_as_well_as_their_best_part(planted):
     text = oof.filter(pl.col("model") == "text")
     assert compare(stack, text, "auc", 100)["ci_low"] > 0
     candidates = {"mouse": (rw.SignedLogistic(), {"C": [0.1]}, blocks["mouse"]), "both": (rw.SignedLogistic(), {"C": [0.1]}, blocks["text"] + blocks["gaze"])}
-    best, chosen = rw.nested_choice(data, folds, "unseen_worker", candidates, name="best", window="reading", n_jobs=1)
-    assert chosen["candidate"][0] == "both" and chosen["chosen"][0] == 1
-    assert compare(best, text, "auc", 100)["ci_low"] > 0
+    frames, chosen = rw.nested_choice(data, folds, "unseen_worker", candidates, window="reading", n_jobs=1)
+    assert chosen["candidate"][0] == "both" and chosen["chosen"][0] == 1 and frames["best"]["p"].equals(frames["both"]["p"])
+    assert compare(frames["best"], text, "auc", 100)["ci_low"] > 0
 
 
 def test_choice_never_sees_the_test_fold(planted):
@@ -160,7 +160,7 @@ def test_choice_never_sees_the_test_fold(planted):
     held = folds.filter(pl.col("fold") == 0)["query"].implode()
     flipped = data.with_columns(y=pl.when(pl.col("query").is_in(held)).then(1 - pl.col("y")).otherwise("y"))
     candidates = {"mouse": (rw.SignedLogistic(), {"C": [0.1]}, blocks["mouse"]), "gaze": (rw.SignedLogistic(), {"C": [0.01, 0.1]}, blocks["gaze"])}
-    a, b = (rw.nested_choice(d, folds, "unseen_worker", candidates, name="best", window="reading", n_jobs=1)[0].filter(pl.col("fold") == 0)["p"] for d in (data, flipped))
+    a, b = (rw.nested_choice(d, folds, "unseen_worker", candidates, window="reading", n_jobs=1)[0]["best"].filter(pl.col("fold") == 0)["p"] for d in (data, flipped))
     assert a.equals(b)
 
 
