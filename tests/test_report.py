@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from report_run import ROOT, make_run
 
 from ifllm.engine import report
-from ifllm.engine.pages import Block, Page, number, read_notebook, read_output
+from ifllm.engine.pages import Block, Page, number, read_notebook, read_output, without_empty_sections
 from ifllm.engine.references import Bibliography, Resolver, in_prose, mathml
 from ifllm.engine.store import InputError
 
@@ -188,6 +188,18 @@ def test_the_first_page_has_findings_a_figure_and_the_reading_time_of_chapters(s
     assert main.find("figure", id="fig-replay").find("a", href="01_data.html#fig-replay") is not None
     chapters = main.select(".ifllm-chapters li")
     assert [chapter.find("a")["href"] for chapter in chapters][:2] == ["01_data.html", "05_diversity.html"] and all("min" in chapter.get_text() for chapter in chapters)
+
+
+def test_the_report_opens_with_its_question_where_the_readme_opens_with_its_commands():
+    page = Page("index", "I", blocks=[Block("markdown", "```\nmake report\n```\n\n<!-- report: figure fig-a -->\n\n## Why\n\nBecause.\n\n## Found\n\n<!-- report: findings -->\n\n## Cite")])
+    report._question_first(page)
+    text = page.blocks[0].text
+    assert text.startswith("## Why") and text.index("findings") < text.index("fig-a") < text.index("## Run it") < text.index("make report") < text.index("## Cite")
+
+
+def test_a_heading_with_nothing_under_it_is_left_out():
+    blocks = [Block("markdown", "## What\n\nText.\n\n## Empty"), Block("markdown", "## Full"), Block("text", "x"), Block("markdown", "## Over"), Block("markdown", "### Under")]
+    assert [block.text.strip() for block in without_empty_sections(blocks)] == ["## What\n\nText.", "## Full", "x", "## Over", "### Under"]
 
 
 def test_citations_are_listed_once_by_author_and_only_if_cited(site):

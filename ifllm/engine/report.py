@@ -25,7 +25,7 @@ from pathlib import Path
 import yaml
 
 from .apidoc import api_pages
-from .pages import Block, Page, number, read_notebook
+from .pages import Block, Page, number, read_notebook, without_empty_sections
 from .references import Bibliography, Resolver
 from .run import project_root
 from .store import InputError, atomic_path, write_bytes
@@ -285,6 +285,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
         static, note = _write_figures(pages, keys, extra / "figures", run, browser)
         resolver.problems += [note] if note else []
         _copy_data(run, extra, pages, keys)
+        _question_first(index)
         _expand_markers(index, pages, keys)
         writer = _Writer(tmp, resolver, keys, static, manifest, {block.id: (page, block) for page in pages for block in page.floats})
         for page in sorted(pages, key=lambda page: page is index):  # chapters first: a number is told there before the first page repeats it
@@ -355,6 +356,16 @@ def _copy_data(run: Path, extra: Path, pages: list[Page], keys: Mapping[int, str
             shutil.copy(run / name, extra)
 
 
+def _question_first(index: Page) -> None:
+    """A README opens with its commands, a report with its question: what stands before the first heading comes after the findings."""
+    for block in index.blocks:
+        opening, heading, rest = block.text.partition("\n## ")
+        before, marker, after = rest.partition("<!-- report: findings -->")
+        if block.kind == "markdown" and "```" in opening and marker:
+            figures = "\n\n".join(found[0] for found in _MARKER.finditer(opening))
+            block.text = f"## {before}{marker}\n\n{figures}\n\n## Run it\n\n{_MARKER.sub('', opening).strip()}\n{after}"
+
+
 def _expand_markers(index: Page, pages: list[Page], keys: Mapping[int, str]) -> None:
     """Put findings, a figure and the list of chapters into the first page where its Markdown says so."""
     homes = {block.id: (page, block) for page in pages for block in page.floats}
@@ -375,7 +386,7 @@ def _expand_markers(index: Page, pages: list[Page], keys: Mapping[int, str]) -> 
             elif marker[2] in homes:
                 out.append(Block("quote", id=marker[2]))
         out.append(Block("markdown", block.text[last:]))
-    index.blocks = [block for block in out if block.kind != "markdown" or block.text.strip()]
+    index.blocks = without_empty_sections([block for block in out if block.kind != "markdown" or block.text.strip()])
 
 
 def _chapters(pages: list[Page]) -> str:
