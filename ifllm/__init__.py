@@ -4,13 +4,13 @@ The names that most projects need are at hand here, each loaded when first used:
 
 >>> import ifllm
 >>> study = ifllm.load(ifllm.fetch())  # doctest: +SKIP
->>> matched = ifllm.match_samples(study.samples_rel, study.queries)  # doctest: +SKIP
+>>> matched = ifllm.match_samples(study.samples_rel.filter(worker="P001"), study.queries)  # doctest: +SKIP
 """
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "InputError": "engine.store", "Study": "engine.store", "fetch": "data", "load": "data", "match_samples": "trajectories", "windows": "trajectories",
+    "InputError": "engine.store", "Study": "engine.store", "fetch": "data", "load": "data", "add_phases": "trajectories", "match_samples": "trajectories", "windows": "trajectories",
     "extract_features": "features", "registry_frame": "features", "RewardModel": "text_reward",
 }  # public name -> the module that defines it
 __all__ = sorted(_HOME)
