@@ -641,14 +641,13 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
     columns: dict[str, list[pl.DataFrame]] = {}
     for part in parts:  # frames with the same columns (both layouts) are stacked, others joined
         columns.setdefault(",".join(part.columns), []).append(part)
-    done: set[str] = set()
-    for same in columns.values():
-        part = pl.concat(same)
-        shared = [c for c in part.columns if c in done]
-        frame = frame.join(part, on=_KEY, how="left", suffix="_more")
-        if shared:
-            frame = frame.with_columns(**{c: pl.coalesce(c, f"{c}_more") for c in shared}).drop([f"{c}_more" for c in shared])
-        done |= set(part.columns) - set(_KEY)
+    keys, values = frame.select(_KEY), {}
+    for same in columns.values():  # narrow joins, laid side by side at the end
+        aligned = keys.join(pl.concat(same), on=_KEY, how="left", maintain_order="left").drop(_KEY)
+        for column in aligned:
+            before = values.get(column.name)
+            values[column.name] = column if before is None else before.zip_with(before.is_not_null(), column)
+    frame = frame.with_columns(values.values())
     previous = {f.name: f.name.removeprefix("prev_") for f in features if f.name.startswith("prev_")}
     change = {f.name: f"{f.name.removesuffix('_change')}_1" for f in features if f.name.endswith("_change")}
     helpers = {f"{m}_{p}_samples" for m in MODALITIES for p in ("reviewing", "composing")}

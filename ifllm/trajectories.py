@@ -425,7 +425,7 @@ def fixations(matched: pl.DataFrame, page: pl.DataFrame, windows: pl.DataFrame, 
     seen = matched.filter((pl.col("modality") == "gaze") & pl.col("char").is_not_null()).select("query", "epoch_ms", "response", "char").sort("epoch_ms")
     near = gaze.sort("epoch_ms").join_asof(seen.select("query", "epoch_ms", seen_ms="epoch_ms"), on="epoch_ms", by="query", strategy="nearest", check_sortedness=False)
     near = near.filter((pl.col("epoch_ms") - pl.col("seen_ms")).abs() <= NEAR_MS).sort("query", "epoch_ms")
-    near = near.with_columns(stretch=((pl.col("epoch_ms").diff() > 3 * GRID_MS) | (pl.col("query") != pl.col("query").shift())).fill_null(True).cum_sum())
+    near = near.with_columns(stretch=((pl.col("epoch_ms").diff() > 10 * GRID_MS) | (pl.col("query") != pl.col("query").shift())).fill_null(True).cum_sum())
     found = [_fixations_of(*(part[c].to_numpy() for c in ("x", "y", "epoch_ms")), method, min_ms, dispersion_px, velocity_px_s).with_columns(query=pl.lit(part["query"][0]))
              for part in near.partition_by("stretch", maintain_order=True) if part["epoch_ms"][-1] - part["epoch_ms"][0] >= min_ms]
     schema = {"onset": pl.Int64, "end": pl.Int64, "query": pl.Int64}
@@ -467,7 +467,8 @@ def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = 
     """
     from pymovements.measure.reading import compute_reading_measures
     fix = events.filter((pl.col("name") == f"fixation_{method}") & pl.col("sentence").is_not_null()).select("query", "response", onset="onset_ms", duration="duration_ms", word_idx="sentence")
-    aoi = sentences(queries).join(fix.select("query", "response").unique(), on=["query", "response"], how="semi").select("query", "response", word_idx="sentence", word="text")
+    seen = fix.select("query", "response").unique()
+    aoi = sentences(queries.join(seen, on="query", how="semi")).join(seen, on=["query", "response"], how="semi").select("query", "response", word_idx="sentence", word="text")
     wanted = {"dwell_ms": "TFT", "first_pass_ms": "FPRT", "reread_ms": "RRT", "fixations": "TFC", "regressions_in": "TRC_in", "regressions_out": "TRC_out", "skipped": "skipped"}
     if fix.is_empty():
         return pl.DataFrame(schema={"query": pl.Int64, "response": pl.Int8, "sentence": pl.Int64, **dict.fromkeys(wanted, pl.Float64)})
