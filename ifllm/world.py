@@ -23,7 +23,8 @@ from .dpo import find_llm, robust_dpo_loss
 __all__ = ['TOPICS', 'FACTS', 'FILLERS', 'LONGEST', 'PAD', 'END', 'VOCABULARY', 'LOSSES', 'LOSS_COLOURS', 'draw_questions',
            'draw_answers', 'utility', 'spell', 'read_and_choose', 'Labels', 'source_of_accuracy', 'implicit_source',
            'small_model', 'as_tokens', 'logprobs', 'fine_tune', 'answer', 'noise_and_weight', 'prefer', 'run_world',
-           'run_worlds', 'mean_interval', 'summarise', 'difference', 'condition', 'accuracy_figure', 'traps_figure']
+           'run_worlds', 'mean_interval', 'summarise', 'difference', 'condition', 'shown', 'slope', 'accuracy_figure',
+           'traps_figure']
 
 # %% ../nbs/11b_world.ipynb #daaec594
 TOPICS, FACTS, FILLERS, LONGEST = 8, 6, 6, 9
@@ -307,6 +308,18 @@ def condition(figure: str, loss: str, alpha: float, nominal: float | None = None
     """Rows of one condition."""
     same = (pl.col("figure") == figure) & (pl.col("loss") == loss) & (pl.col("alpha") == alpha) & (pl.col("source") == source)
     return same & (pl.col("nominal") == nominal) if nominal is not None else same
+
+
+def shown(interval: tuple[float, float, float], up: str, down: str, neither: str) -> str:
+    """The phrase that an interval supports: `up` or `down` if it leaves zero out, else `neither`."""
+    _, low, high = interval
+    return up if low > 0 else down if high < 0 else neither
+
+
+def slope(worlds: pl.DataFrame, loss: str, alpha: float) -> tuple[float, float, float]:
+    """Gain for ten points more of label accuracy: least squares over accuracies within each world, mean over worlds and its interval."""
+    rows = worlds.filter(condition("accuracy", loss, alpha)).partition_by("seed", maintain_order=True)
+    return mean_interval(pl.Series([0.1 * np.polyfit(part["nominal"], part["gain"], 1)[0] for part in rows]))
 
 
 LOSS_COLOURS = {"plain": "#3A3A3A", "scalar": "#E69F00", "per pair": "#0072B2", "weighted": "#009E73"}
