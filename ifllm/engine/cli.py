@@ -275,8 +275,11 @@ def _study_of(run: Path, notebook: str):
 
 def _refresh(run: Path, name: str) -> None:
     from ifllm.engine.run import execute, plan
-    if name in {job.name for job in plan(run.resolve())}:
-        raise typer.Exit(execute(run.resolve(), name))
+    for job in plan(run.resolve()):
+        if job.name == name:
+            if missing := [file for file in job.inputs if not (run / file).exists()]:
+                raise InputError(f"{run}/{missing[0]}: not there yet; `ifllm run --name {run.name}` makes it and then shows this too")
+            raise typer.Exit(execute(run.resolve(), name))
     print(f"{name} is no job of {run.name}, so its report does not show it; add it to dpo_models and dpo_sources in settings.ini", file=sys.stderr)
 
 
@@ -347,10 +350,10 @@ def ratings_export(
     folder, answers = study.path / "ratings", worth_judging(study.read("answers"), twins=twins)
     if is_filled(folder / "sheet.csv"):
         raise InputError(f"{run}/ratings/sheet.csv: has ratings in it; move it away first")
+    if answers.is_empty():
+        raise InputError(f"{run}: no answers to rate but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins")
     folder.mkdir(exist_ok=True)
     rows = export_ratings(answers, folder / "sheet.csv", folder / "key.csv", n, raters, study.settings["seed"])
-    if not rows:
-        raise InputError(f"{run}: no answers to rate but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins")
     print(f"{run}/ratings/sheet.csv: {rows} rows")
 
 
