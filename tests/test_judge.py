@@ -328,3 +328,22 @@ def test_alpha_does_not_depend_on_who_is_first(units, rng):
         a, b = krippendorff_alpha(units, level), krippendorff_alpha(shuffled, level)
         assert (np.isnan(a) and np.isnan(b)) or a == pytest.approx(b)
         assert np.isnan(a) or a <= 1 + 1e-9
+
+
+def test_what_the_page_shows_of_a_judge(serve, tmp_path):
+    """The frames and the figure of the judged branch of the page, on a registry's names."""
+    from ifllm.judge import recall, remember, winrate_figure, worth_judging
+    answers = some_answers(8, ("qwen3_4b", "gpt2_xl_twin"))
+    shown = worth_judging(answers, 5)
+    assert shown["llm"].unique().to_list() == ["qwen3_4b"] and shown["index"].max() == 4
+    assert len(worth_judging(answers, 0, True)) == len(answers)
+    server = serve()
+    verdicts = run(server, shown, tmp_path)
+    remember(tmp_path, judge_of(server), 5, False)
+    judge, prompts, twins = recall(tmp_path)
+    assert (prompts, twins, judge.key) == (5, False, "") and "secret" not in (tmp_path / "judge.json").read_text()
+    assert verdicts_frame(judge, requests_for(shown), VerdictCache(tmp_path / "cache.jsonl")).equals(verdicts), "the report finds the verdicts without the key"
+    rates = win_rates(outcomes(shown, verdicts), 50)
+    figure = winrate_figure(rates)
+    assert len(figure.data[0].y) == 2 * len(rates) and "explicit: Qwen3 4B, raw" in figure.data[0].y
+    assert source_tests(outcomes(shown, verdicts), 50)["p_holm"][0] == 1.0
