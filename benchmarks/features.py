@@ -29,6 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import slow_features as slow  # noqa: E402
 
 
+PART_BYTES = 20_000_000  # of behaviour files, in one job
+
+
 def inventory(folder):
     """The behaviour files with their participants, and the queries."""
     files = behaviour_files(folder).filter(pl.col("kind") != "other")
@@ -54,8 +57,13 @@ def table(folder, processes):
     """The feature table of a dataset folder: (frame, rows read, seconds, processor seconds, peak MB of all processes together)."""
     start, own_start = time.perf_counter(), time.process_time()
     files, queries = inventory(folder)
-    jobs = [(worker, own, queries.filter(pl.col("worker") == worker)) for (worker,), own in files.partition_by(["worker"], as_dict=True).items()]
-    jobs.sort(key=lambda job: -sum(Path(path).stat().st_size for path in job[1]["path"]))
+    size = {path: Path(path).stat().st_size for path in files["path"]}
+    files = files.with_columns(bytes=pl.col("path").replace_strict(size, return_dtype=pl.Int64)).sort("worker", "task")
+    # nothing reaches from one task into another, so that a participant with many is handed out in parts
+    files = files.with_columns(part=pl.col("bytes").cum_sum().over("worker") // PART_BYTES).with_columns(part=pl.col("part").min().over("worker", "task"))
+    jobs = [(worker, own.drop("bytes", "part"), queries.filter((pl.col("worker") == worker) & pl.col("task").is_in(own["task"].unique().implode())))
+            for (worker, _), own in files.partition_by(["worker", "part"], as_dict=True, maintain_order=True).items()]
+    jobs.sort(key=lambda job: -sum(size[path] for path in job[1]["path"]))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         done = list(pool.imap_unordered(one, jobs))
         peaks = pool.map(peak, range(processes), chunksize=1)
@@ -70,11 +78,11 @@ def peak(_):
 
 
 def loop(folder, rows_wanted):
-    """The same in plain Python, task by task, on the participants with most rows: (seconds a row of the loop, of the fast way, rows)."""
+    """The same in plain Python, task by task, on participants with a middling number of rows: (seconds a row of the loop, of the fast way, rows)."""
     files, queries = inventory(folder)
     slow_s = fast_s = rows = 0
     sizes = [(sum(Path(path).stat().st_size for path in own["path"]), worker, own) for (worker,), own in files.partition_by(["worker"], as_dict=True).items()]
-    for _, worker, own in sorted(sizes, key=lambda entry: -entry[0]):
+    for _, worker, own in sorted((entry for entry in sizes if entry[0] < 8_000_000), key=lambda entry: -entry[0]):
         mine = queries.filter(pl.col("worker") == worker)
         rel, page = (parse_files(own.filter(pl.col("kind") == kind), kind)[0].with_columns(worker=pl.lit(worker)) for kind in ("rel", "abs"))
         start = time.process_time()
