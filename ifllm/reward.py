@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from joblib import Parallel, delayed
-from scipy.special import expit, logit
+from scipy import special  # by its name: ufuncs do not travel to worker processes from a notebook's namespace
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -194,7 +194,7 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
         z, w = self._scaled(x), np.ones(len(x)) if sample_weight is None else sample_weight
         beta, penalty = np.zeros(x.shape[1]), np.eye(x.shape[1]) / self.C
         for _ in range(30):
-            p = expit(z @ beta)
+            p = special.expit(z @ beta)
             gradient = z.T @ (w * (p - y)) + beta / self.C
             step = np.linalg.solve((z * (w * p * (1 - p))[:, None]).T @ z + penalty, gradient)
             beta -= step
@@ -207,7 +207,7 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
         return self._scaled(x) @ self.coef_
 
     def predict_proba(self, x):
-        p = expit(self.decision_function(x))
+        p = special.expit(self.decision_function(x))
         return np.column_stack([1 - p, p])
 
     def predict(self, x):
@@ -233,7 +233,7 @@ class SymmetricBoosting(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, x):
         margin = self.trees_.predict(x, raw_score=True) - self.trees_.predict(-x, raw_score=True)
-        p = expit(margin / 2)
+        p = special.expit(margin / 2)
         return np.column_stack([1 - p, p])
 
     def predict(self, x):
@@ -304,10 +304,10 @@ def stacked(
         for fit_rows, out_rows in inner_folds(data[train], split, seed=seed + repeat):
             for i, (source, (model, _)) in enumerate(parts.items()):
                 fitted = clone(model).fit(x[source][train[fit_rows]], y[train[fit_rows]])
-                inside[train[out_rows], i] = logit(np.clip(predict(fitted, x[source][train[out_rows]]), 1e-4, 1 - 1e-4))
+                inside[train[out_rows], i] = special.logit(np.clip(predict(fitted, x[source][train[out_rows]]), 1e-4, 1 - 1e-4))
         weigh = fit_nested(SignedLogistic(), inside[train], data[train], split, grid or {"C": [0.001, 0.01, 0.1]}, seed + repeat)
         outside = np.column_stack([
-            logit(np.clip(predict(clone(model).fit(x[source][train], y[train]), x[source][test]), 1e-4, 1 - 1e-4)) for source, (model, _) in parts.items()
+            special.logit(np.clip(predict(clone(model).fit(x[source][train], y[train]), x[source][test]), 1e-4, 1 - 1e-4)) for source, (model, _) in parts.items()
         ])
         pieces.append(oof_frame(data, test, predict(weigh, outside), repeat, fold))
     return _labelled(pl.concat(pieces), "pairwise", name, window, split)
@@ -511,7 +511,7 @@ def personalise(
 
 
 def _log_odds(model, x):
-    return logit(np.clip(predict(model, x), 1e-4, 1 - 1e-4))
+    return special.logit(np.clip(predict(model, x), 1e-4, 1 - 1e-4))
 
 # %% ../nbs/08_reward.ipynb #7a65b6af
 FOREST = dict(n_estimators=100, max_depth=5, min_samples_split=5, min_samples_leaf=2, max_features="sqrt", random_state=49)  # the study's
