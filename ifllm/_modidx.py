@@ -957,6 +957,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'ifllm.world.read_and_choose': ('world.html#read_and_choose', 'ifllm/world.py'),
                              'ifllm.world.run_world': ('world.html#run_world', 'ifllm/world.py'),
                              'ifllm.world.run_worlds': ('world.html#run_worlds', 'ifllm/world.py'),
+                             'ifllm.world.shown': ('world.html#shown', 'ifllm/world.py'),
+                             'ifllm.world.slope': ('world.html#slope', 'ifllm/world.py'),
                              'ifllm.world.small_model': ('world.html#small_model', 'ifllm/world.py'),
                              'ifllm.world.source_of_accuracy': ('world.html#source_of_accuracy', 'ifllm/world.py'),
                              'ifllm.world.spell': ('world.html#spell', 'ifllm/world.py'),
