@@ -14,6 +14,6 @@ find "$copy/ifllm" -name '*.py' -not -path '*/study/assets/*' -not -name '__init
 diff -r -q -x __pycache__ "$copy/ifllm" ifllm ||
   { echo "check: ifllm/ is not what nbdev-export makes of nbs/: run nbdev-export and commit" >&2; exit 1; }
 for folder in engine study; do
-  [ ! -d "nbs/$folder" ] || nbdev-test --path "nbs/$folder" --n_workers 2
+  [ ! -d "nbs/$folder" ] || nbdev-test "nbs/$folder" --n-workers 2
 done
 echo "check: notebooks and package agree"
