@@ -658,16 +658,16 @@ def partial_dependence(
             out.append({"column": c, "x": float(value), "p": float(draws[0, j]), "ci_low": low, "ci_high": high})
     return pl.DataFrame(out)
 
-# %% ../nbs/08_reward.ipynb #2fce6c17
-def ablation_plan(windows: Sequence[str] = ("reading", "full"), leak: str = "rating") -> list[tuple[str, str, str, str]]:
-    """Which models run where: all splits in the first window (before rating); in the others only what shows the difference."""
+# %% ../nbs/08_reward.ipynb #27206e93
+def ablation_plan(splits: Sequence[str] = SPLITS, windows: Sequence[str] = ("reading", "full"), leak: str = "rating") -> list[tuple[str, str, str, str]]:
+    """Which models run where: all `splits` in the first window (before rating); in the others only what shows the difference."""
     plan, static = [], ("chance", "length", "model", "text")
     for target in ("pairwise", "pointwise", "pointwise_better"):
         for model in MODELS:
             for window in windows[:1] if model in static else windows:
                 later = window != windows[0]
                 if not (later and target != "pairwise" and model not in ("mouse_gaze", "all")):
-                    plan += [(target, model, window, split) for split in SPLITS if not later or split in ("random", "unseen_worker")]
+                    plan += [(target, model, window, split) for split in splits if not later or split in ("random", "unseen_worker")]
     return plan + [("pairwise", model, leak, "unseen_worker") for model in ("mouse", "gaze", "mouse_gaze", "all")]
 
 
