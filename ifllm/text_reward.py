@@ -979,7 +979,7 @@ def gains_over(oof: pl.DataFrame, baseline: pl.DataFrame, models: Sequence[tuple
             mine = oof.filter((pl.col("split") == split) & (pl.col("model") == model) & (pl.col("window") == window))
             if len(mine):
                 same = reference.join(mine, on=["query", "repeat"], how="semi")
-                rows.append({"model": model, "window": window, "split": split} | compare(mine, same, "accuracy", n_bootstrap, seed))
+                rows.append({"model": model, "window": window, "split": split} | compare(mine.join(same, on=["query", "repeat"], how="semi"), same, "accuracy", n_bootstrap, seed))
     return pl.DataFrame(rows)
 
 

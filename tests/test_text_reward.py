@@ -387,3 +387,10 @@ def test_study_recipe_runs_and_is_kept(tmp_path):
     assert first["query"].n_unique() == 30 and first["fold"].n_unique() == 5 and first["p"].is_between(0, 1).all()
     assert first.equals(tr.study_out_of_fold(data, "tiny-distilbert", recipe, tmp_path, name="study_fusion", window="full", features=["left"]))
     assert not list(tmp_path.glob("training-*"))
+
+
+def test_a_gain_is_taken_on_the_repeats_that_both_models_have():
+    frame = lambda repeats, right: pl.DataFrame([{"query": q, "worker": f"P{q % 4}", "repeat": r, "p": 0.9 if right else 0.1, "y": 1.0, "model": "m", "window": "reading", "split": "random"}
+                                                 for q in range(12) for r in repeats])
+    found = tr.gains_over(frame((0, 1, 2), True), frame((0,), False), [("m", "reading")], 20)
+    assert found["value"].item() == 1.0 and found["n"].item() == 12
