@@ -977,8 +977,8 @@ def gains_over(oof: pl.DataFrame, baseline: pl.DataFrame, models: Sequence[tuple
         reference = baseline.filter(pl.col("split") == split)
         for model, window in models:
             mine = oof.filter((pl.col("split") == split) & (pl.col("model") == model) & (pl.col("window") == window))
-            if len(mine):
-                same = reference.join(mine, on=["query", "repeat"], how="semi")
+            same = reference.join(mine, on=["query", "repeat"], how="semi")
+            if len(same):
                 rows.append({"model": model, "window": window, "split": split} | compare(mine.join(same, on=["query", "repeat"], how="semi"), same, "accuracy", n_bootstrap, seed))
     return pl.DataFrame(rows)
 
