@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'ifllm.data._Memory.write': ('data.html#_memory.write', 'ifllm/data.py'),
                             'ifllm.data._account': ('data.html#_account', 'ifllm/data.py'),
                             'ifllm.data._ahead': ('data.html#_ahead', 'ifllm/data.py'),
+                            'ifllm.data._batches': ('data.html#_batches', 'ifllm/data.py'),
                             'ifllm.data._clock': ('data.html#_clock', 'ifllm/data.py'),
                             'ifllm.data._damage': ('data.html#_damage', 'ifllm/data.py'),
                             'ifllm.data._fields': ('data.html#_fields', 'ifllm/data.py'),

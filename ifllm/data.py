@@ -782,6 +782,18 @@ def _ahead(function, items, threads: int = min(4, pl.thread_pool_size())):
             yield done, future.result()
 
 
+_BATCH = 24_000_000  # bytes of behaviour files that are parsed at once; checks cost the same for one participant as for five
+
+
+def _batches(files: pl.DataFrame) -> list[pl.DataFrame]:
+    """Cut the list of files between participants, into batches of about `_BATCH` bytes."""
+    size = pl.Series([Path(path).stat().st_size for path in files["path"]], dtype=pl.Int64)
+    before = files.group_by("worker", maintain_order=True).agg(pl.len()).with_columns(first=pl.col("len").cum_sum() - pl.col("len"))
+    batch = (size.cum_sum() - size) // _BATCH
+    whole = before.select("worker", batch=batch.gather(before["first"]))
+    return files.join(whole, on="worker", how="left", maintain_order="left").partition_by("batch", maintain_order=True, include_key=False)
+
+
 def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: QualityRule = QualityRule()) -> Release:
     """Parse a dataset folder, streaming the samples participant by participant.
 
@@ -806,12 +818,16 @@ def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: Qua
     files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
     counts, quarantine = [], []
     sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
-    parts = [(worker, kind, own.filter(kind=kind)) for (worker,), own in files.group_by("worker", maintain_order=True) for kind in sinks]
-    for (worker, kind, own), (samples, refused, counted) in progress(_ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)):
+    parts = [(batch["worker"].unique(maintain_order=True), kind, batch.filter(kind=kind)) for batch in _batches(files) for kind in sinks]
+    for (workers, kind, own), (samples, refused, counted) in progress(_ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)):
         sink, model = sinks[kind]
-        sink.write(worker, validated(samples, model))
+        samples, counted, start = validated(samples, model), counted.with_columns(own["worker", "task"]), 0
+        rows = dict(counted.group_by("worker").agg(pl.col("rows_parsed").sum()).iter_rows())
+        for worker in workers:
+            sink.write(worker, samples.slice(start, rows.get(worker, 0)))
+            start += rows.get(worker, 0)
         quarantine.append(refused)
-        counts.append(counted.with_columns(worker=pl.lit(worker), task=own["task"]))
+        counts.append(counted)
     queries, query_counts = read_queries(folder, names, excluded)
     tasks, task_counts = read_tasks(folder, names)
     workers, worker_counts = read_workers(folder, names, excluded)

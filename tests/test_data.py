@@ -231,6 +231,20 @@ def test_another_participants_rows_change_nothing(tmp_path):
     assert more.queries.filter(worker=name).drop("worker").equals(less.queries.drop("worker"))
 
 
+def test_neither_batches_nor_a_missing_file_change_who_gets_which_rows(tmp_path, monkeypatch):
+    folder = make(tmp_path / "a", [question(1)], ada__8__rel_gaze=LINE * 2, bob__8__abs_gaze="1,2,3.5,1760000000000\n", cyd__8__rel_mouse=LINE * 3, cyd__8__abs_mouse="1,2,3.5,1760000000000\n" * 4)
+    whole = data.load(folder)
+    names = data.pseudonyms(["ada", "bob", "cyd"])
+    assert {worker: rows for worker, rows in whole.samples_rel["worker"].value_counts().iter_rows()} == {names["ada"]: 2, names["cyd"]: 3}
+    assert {worker: rows for worker, rows in whole.samples_abs["worker"].value_counts().iter_rows()} == {names["bob"]: 1, names["cyd"]: 4}
+    written = []
+    monkeypatch.setattr(data, "_BATCH", 1)
+    monkeypatch.setattr(data._Memory, "write", lambda self, worker, frame: (written.append(worker), self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all()))))
+    cut = data.load(folder)
+    assert cut.samples_rel.equals(whole.samples_rel) and cut.samples_abs.equals(whole.samples_abs) and cut.reasons.equals(whole.reasons)
+    assert sorted(written) == sorted(2 * list(names.values()))  # each participant once in either sink, with no row where there is no file
+
+
 def test_the_exclusion_rule(tmp_path):
     counts = pl.DataFrame([("P001", 1, 3000, 900, 4.0), ("P001", 1, 1000, 300, 2.0), ("P001", 2, 2400, 600, 3.0),  # means of means: 2200, 600, 3.0
                            ("P002", 1, 9000, 600, 5.0), ("P003", 1, 2000, 500, 2.5), ("P004", 1, 2000, 499, 2.5)],
