@@ -55,8 +55,8 @@ def table(frame, id, caption):
     return [shown({"text/html": GT(frame, id=id).as_raw_html()}, id=id, caption=caption, csv=None)]
 
 
-def record(id, value, notebook, ci=(None, None), n=None, unit=None, protocol=None, data="simulated"):
-    return {"id": id, "value": value, "ci_low": ci[0], "ci_high": ci[1], "n": n, "unit": unit, "protocol": protocol, "data": data, "notebook": notebook}
+def record(id, value, notebook, ci=(None, None), n=None, unit=None, protocol=None, data="simulated", cell=None):
+    return {"id": id, "value": value, "ci_low": ci[0], "ci_high": ci[1], "n": n, "unit": unit, "protocol": protocol, "data": data, "notebook": notebook, "cell": cell}
 
 
 def notebooks(data):
@@ -132,11 +132,13 @@ def parse_rel(path: str, *, strict: bool = False) -> str:
     """
 ''')
     for stem, cells in notebooks(data):
+        for count, cell in enumerate((cell for cell in cells if cell["cell_type"] == "code"), 1):
+            cell["execution_count"] = count
         doc = nbf.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
         (run / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(doc))
     for id in ("fig-icc", "fig-replay", "fig-path", "fig-loss"):
         (run / "figures" / f"{id}.csv").write_text("a,b\n1,2\n")
-    records = [record("match.share.exact", 0.994, "01_data", n=5873668, unit="share", data=data), record("data.rows.rel.parsed", 5873657, "01_data", data=data),
+    records = [record("match.share.exact", 0.994, "01_data", n=5873668, unit="share", data=data, cell=10), record("data.rows.rel.parsed", 5873657, "01_data", data=data),
                record("diversity.icc.dwell", 0.41, "05_diversity", (0.30, 0.50), 57, "ICC", data=data),
                record("paper.pairwise", 0.64, "13_findings", protocol="paper", data=data),
                record("reward.pairwise.gain.fusion.reading.unseen_worker", 0.051, "13_findings", (0.010, 0.090), 694, "share", "honest", data)]

@@ -152,14 +152,25 @@ def test_a_number_in_prose_leads_to_its_record_and_back(site):
     assert number_.get_text() == "0.41 [0.30, 0.50]" and number_["href"] == "results.html#diversity.icc.dwell"
     assert "n = 57" in number_["title"] and "95 % interval" in number_["title"]
     row = soup(site, "results").find(id="diversity.icc.dwell")
-    assert row.find("a")["href"] == "05_diversity.html#at-diversity.icc.dwell" and number_["id"] == "at-diversity.icc.dwell"
+    assert row.find_all("a")[-1]["href"] == "05_diversity.html#at-diversity.icc.dwell" and number_["id"] == "at-diversity.icc.dwell"
     assert all(soup(site, "results").find(id=record["id"]) is not None for record in json.loads((site.index.parent / "results.json").read_text()))
+
+
+def test_a_number_and_a_figure_lead_to_the_cell_that_made_them(site):
+    results = soup(site, "results")
+    assert results.find(id="match.share.exact").find("a", string="01_data [10]")["href"] == "01_data.html#cell-10"
+    assert results.find(id="data.rows.rel.parsed").find("a", string="01_data")["href"] == "01_data.html"  # no cell is known
+    page = soup(site, "01_data")
+    mark = page.find(id="cell-10")
+    assert mark.get_text() == "[10]" and mark.find_parent("details") and "study.say" in mark.find_next("code").get_text()
+    assert page.find("figure", id="fig-replay").find("a", string="Code")["href"] == "#cell-12" and "study.figure" in page.find(id="cell-12").find_next("code").get_text()
+    assert soup(site, "index").find("figure").find("a", string="Code")["href"] == "01_data.html#cell-12"
 
 
 def test_figures_are_numbered_captioned_and_linked_to_their_data(site):
     figure = soup(site, "05_diversity").find("figure", id="fig-icc")
     assert figure.find(class_="ifllm-label").get_text() == "Figure\N{NO-BREAK SPACE}5.1"
-    assert {link.get_text() for link in figure.find_all("a")} == {"Data (CSV)", "Notebook"}
+    assert {link.get_text() for link in figure.find_all("a")} == {"Code", "Data (CSV)", "Notebook"}
     assert soup(site, "01_data").find("a", href="05_diversity.html#fig-icc").get_text() == "Figure\N{NO-BREAK SPACE}5.1"
     script = (site.index.parent / "figures" / "fig-icc.js").read_text()
     assert script.startswith('ifllm.figure("fig-icc", {') and "plotly" not in soup(site, "05_diversity").find("main").decode().lower()

@@ -31,6 +31,7 @@ class Block:
     png: bytes = b""  # a drawn figure
     label: str = ""  # "Figure 5.2"; of code: what the fold says
     folded: bool = True  # of code
+    cells: tuple[tuple[int, str], ...] = ()  # of code, one by one: execution count and source; of what a cell showed: that cell alone
 
 
 @dataclass
@@ -190,12 +191,12 @@ def _take_title(page: Page, cells: list[dict]) -> list[dict]:
 def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
     """Blocks of some cells. In a chapter's analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
     out: list[Block] = []
-    waiting: list[str] = []
+    waiting: list[tuple[int, str]] = []
     last: list[Block] = []
 
     def fold(end: bool = False) -> None:
         if waiting and (end or (out and out[-1].kind not in ("markdown", "code"))):
-            out.append(Block("code", "\n\n".join(waiting), label="Code"))
+            out.append(Block("code", "\n\n".join(code for _, code in waiting), label="Code", cells=tuple(waiting)))
             waiting.clear()
 
     for cell in cells:
@@ -206,10 +207,10 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         if cell["cell_type"] != "code":
             continue
         found, code = directives(source)
-        tags = _tags(cell)
+        tags, own = _tags(cell), ((cell.get("execution_count") or 0, code),)
         if found & _PLUMBING or "remove-cell" in tags:
             continue
-        shown = [block for output in cell.get("outputs", []) if (block := read_output(output)) is not None]
+        shown = [replace(block, cells=own) for output in cell.get("outputs", []) if (block := read_output(output)) is not None]
         page.headlines += [block.text for block in shown if block.kind == "finding"] if "headline" in tags else []
         if "injected-parameters" in tags:
             last.append(Block("code", re.sub(r"^# Parameters\n", "", code), label="Parameters of this run"))
@@ -219,11 +220,11 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
             fold()
             if not _only_imports(code):
                 names = defined(code)
-                out.append(Block("code", code, label=", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "Library code"))
+                out.append(Block("code", code, label=", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "Library code", cells=own))
         elif analysis:
-            waiting += [code] if code and "hide_input" not in found else []
+            waiting += own if code and "hide_input" not in found else ()
         elif code:
-            out.append(Block("code", code, folded=False))
+            out.append(Block("code", code, folded=False, cells=own))
         out += shown if "hide_output" not in found else []
     fold(end=True)
     return [block for block in out + last if block.text.strip() or block.plot or block.png]

@@ -223,4 +223,5 @@ def describe(record: Mapping) -> str:
     if record.get("n") is not None:
         parts.append(f"n = {record['n']:,}")
     parts += [f"{record['protocol']} protocol"] if record.get("protocol") else []
+    parts += [f"{record['notebook']} [{record['cell']}]"] if record.get("cell") else []
     return ", ".join([*parts, f"{record['data']} data"])

@@ -346,7 +346,7 @@ class Study:
             raise ValueError(f"result id {id!r} may hold letters, digits, and . _ + - only")
         low, high = ci if ci is not None else (None, None)
         self._records[id] = {"id": id, "value": _plain(value), "ci_low": _plain(low), "ci_high": _plain(high), "n": _plain(n), "unit": unit,
-                             "protocol": protocol, "data": self.data["source"], "notebook": self._results_file.stem}
+                             "protocol": protocol, "data": self.data["source"], "notebook": self._results_file.stem, "cell": _cell_now()}
         self._save_records()
 
     def results(self, notebook: str) -> pl.DataFrame:
@@ -384,7 +384,7 @@ class Study:
         id : "fig-..." , unique in the report; `@fig-...` in text refers to it
         caption : can be read alone; says units, intervals and n
         alt : one sentence for who cannot see it
-        data : the numbers drawn, written to `figures/ID.csv`
+        data : the numbers drawn, written to `figures/ID.csv` (of a notebook executed in parts to `figures/ID-PART.csv`)
         """
         from IPython.display import display
         csv = self._write_csv(id, "fig-", data)
@@ -398,7 +398,7 @@ class Study:
             buffer = io.BytesIO()
             fig.savefig(buffer, format="png", dpi=160, bbox_inches="tight", metadata={"Software": None})
             plt.close(fig)
-            write_bytes(self.path / "figures" / f"{id}.png", buffer.getvalue())
+            write_bytes(self.path / Path(csv).with_suffix(".png"), buffer.getvalue())
             display({"image/png": base64.b64encode(buffer.getvalue()).decode()}, raw=True, metadata=meta)
         self._jupyter_caption(id, caption)
 
@@ -429,8 +429,9 @@ class Study:
         if not re.fullmatch(prefix + r"[a-z0-9-]+", id):
             raise ValueError(f"id {id!r} must be {prefix} and then small letters, digits and hyphens")
         flat = data.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name, kind in data.schema.items() if isinstance(kind, pl.List))
-        write_bytes(self.path / "figures" / f"{id}.csv", flat.write_csv().encode())
-        return f"figures/{id}.csv"
+        name = f"figures/{id}-{self.part}.csv" if self.part else f"figures/{id}.csv"
+        write_bytes(self.path / name, flat.write_csv().encode())
+        return name
 
     @staticmethod
     def _jupyter_caption(id: str, caption: str) -> None:
@@ -449,6 +450,11 @@ def _in_notebook() -> bool:
     return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
+def _cell_now() -> int | None:
+    """The number in brackets beside the cell that is running; None outside a notebook."""
+    return sys.modules["IPython"].get_ipython().execution_count if _in_notebook() else None
+
+
 def _find_run(run: str | Path) -> Path:
     for base in [Path.cwd(), *Path.cwd().parents]:
         if (base / run / "settings.json").exists():
@@ -458,9 +464,9 @@ def _find_run(run: str | Path) -> Path:
 
 
 def results_frame(records: list[dict]) -> pl.DataFrame:
-    """Records as a frame: id, value (numbers only), text (values that are words), ci_low, ci_high, n, unit, protocol, data, notebook."""
+    """Records as a frame: id, value (numbers only), text (values that are words), ci_low, ci_high, n, unit, protocol, data, notebook, cell (its execution count)."""
     number = lambda value: float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     return pl.DataFrame(
         [{**record, "value": number(record["value"]), "text": record["value"] if isinstance(record["value"], str) else None} for record in records],
         schema={"id": pl.String, "value": pl.Float64, "text": pl.String, "ci_low": pl.Float64, "ci_high": pl.Float64, "n": pl.Int64,
-                "unit": pl.String, "protocol": pl.String, "data": pl.String, "notebook": pl.String})
+                "unit": pl.String, "protocol": pl.String, "data": pl.String, "notebook": pl.String, "cell": pl.Int64})
