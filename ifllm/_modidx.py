@@ -314,6 +314,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.engine.run._module_files': ('engine/run.html#_module_files', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._parts': ('engine/run.html#_parts', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._tell': ('engine/run.html#_tell', 'ifllm/engine/run.py'),
+                                  'ifllm.engine.run._terminable': ('engine/run.html#_terminable', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._without_paths': ('engine/run.html#_without_paths', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run.execute': ('engine/run.html#execute', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run.hardware': ('engine/run.html#hardware', 'ifllm/engine/run.py'),

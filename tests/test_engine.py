@@ -1,10 +1,13 @@
 """The run folder and the engine: what is written, what is redone, how failures are told."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -74,7 +77,15 @@ def test_a_cluster_executor_gives_the_same_results(tiny_project):
     assert [event for event in events(away) if event[1] == "done"] == [("01_data", "done"), ("02_sum", "done")]
 
 
-def test_an_interrupted_run_resumes(tiny_project):
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode() + str((process / "cwd").readlink())
+    except OSError:  # it has just ended, or is not ours
+        return ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C; what a batch system sends
+def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how):
     edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", "import time; time.sleep(6)\\ntotal = int")
     command = [sys.executable, "-c", "from ifllm.engine.cli import main; main()", *shlex.split("run --profile demo --data own --name t --cores 1")]
     process = subprocess.Popen(command, cwd=tiny_project, stderr=subprocess.PIPE, text=True)
@@ -82,8 +93,12 @@ def test_an_interrupted_run_resumes(tiny_project):
     while not (log.exists() and '"02_sum", "event": "start"' in log.read_text()):
         time.sleep(0.2)
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(2)
+    process.send_signal(how)
     assert process.wait(60) == 130
+    end = time.monotonic() + 20
+    while left := [line for place in Path("/proc").glob("[0-9]*") if place.name != str(os.getpid()) and str(tiny_project) in (line := _command_line(place))]:
+        assert time.monotonic() < end, left
+        time.sleep(0.5)
     assert not (tiny_project / "runs" / "t" / "notebooks" / "02_sum.ipynb").exists()
     run = run_study(profile="demo", data="own", name="t", cores=1)
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and totals(run)["sum.total"] == 12

@@ -8,6 +8,7 @@ __all__ = ['project_root', 'Stage', 'stage', 'stages', 'Job', 'plan', 'write_sta
 
 # %% ../../nbs/engine/run.ipynb #895868c0
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -430,11 +432,11 @@ def run_study(*, profile: str = "quick", data: str | None = None, name: str | No
 
 
 def _follow(run: Path, command: list[str]) -> list[str]:
-    """Run Snakemake with its own talk in a log, and tell of each job as it starts and ends; Ctrl-C ends both, and a rerun resumes."""
+    """Run Snakemake with its own talk in a log, and tell of each job as it starts and ends; Ctrl-C or a SIGTERM ends both, and a rerun resumes."""
     from rich.console import Console
     console = Console(stderr=True, highlight=False)
     failures, position, done, begun = [], 0, 0, time.monotonic()
-    with open(run / "logs" / "snakemake.log", "w") as log:
+    with open(run / "logs" / "snakemake.log", "w") as log, _terminable():
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                                    env={**os.environ, "PYTHONPATH": str(project_root(run))})
         try:
@@ -466,6 +468,19 @@ def _follow(run: Path, command: list[str]) -> list[str]:
     if not done and not failures:
         console.print("nothing to do: all notebooks are up to date")
     return failures
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Let a SIGTERM, as batch systems send it, interrupt like Ctrl-C; where handlers cannot be set (a thread), it stays as it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(process: subprocess.Popen, patience_s: float = 10) -> None:
