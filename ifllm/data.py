@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
-           'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'dataset_folder', 'pseudonyms',
+           'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'dataset_folder', 'pseudonyms',
            'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch',
            'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated',
            'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'read_table', 'read_queries', 'read_tasks',
@@ -602,6 +602,10 @@ def parse_files(files: pl.DataFrame, kind: str, doubled: bool = False) -> tuple[
 # %% ../nbs/01_data.ipynb #4772de0b
 MODELS = "gpt-4o-mini", "claude-3-5-sonnet-20240620", "claude-sonnet-4-5-20250929", "meta-llama/Llama-3.3-70B-Instruct-Turbo", "deepseek-ai/DeepSeek-V3"
 ERROR_TEXT = r"^AI Error\b"  # how the collection site stores a provider's failure as the answer
+NOTICE = (
+    "After you type your question, please wait patiently. It might take up to 1 minute for AI to finish generating their answer. "
+    "The AI's response will show up here."
+)  # what the site's panels show before the first answer: it is under the eyes, so it is in the data
 
 
 def read_table(folder: Path, name: str) -> pl.DataFrame:

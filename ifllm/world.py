@@ -95,7 +95,7 @@ def read_and_choose(rng: np.random.Generator, worth: np.ndarray, links: simulate
     mouse = np.where(careless, 0, links.mouse * of(lambda reader: reader.mouse_gain))
     felt = np.where(careless[:, None], 0, worth) + np.where(careless[:, None], 1, 0.5 * links.noise) * rng.standard_normal((n, 2))
     choice = np.where(felt[:, 1] - felt[:, 0] - links.position > 0, 1, -1)
-    margin, pull = worth[:, 1] - worth[:, 0], simulate._PULL
+    margin, pull = worth[:, 1] - worth[:, 0], simulate.PULL
     right = lambda times, logit: 2 * rng.binomial(times, 1 / (1 + np.exp(-logit))) - times
     again = right(rng.poisson(2.0, n), pull["again"] * gaze * margin)
     last = right(rng.binomial(1, 0.5, n), 2 * pull["again"] * gaze * margin)

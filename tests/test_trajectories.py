@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from ifllm import simulate as sim
-from ifllm.data import load, pseudonyms
+from ifllm.data import NOTICE, load, pseudonyms
 from ifllm.engine.store import InputError
 from ifllm.trajectories import (
-    LIKERT, NOTICE, PREFERENCE, add_phases, answers, display_times, fixations, match_samples, page_width, rating_onset, reading_measures, rests, sentences, to_pymovements, windows,
+    LIKERT, PREFERENCE, add_phases, answers, display_times, fixations, match_samples, page_width, rating_onset, reading_measures, rests, sentences, to_pymovements, windows,
 )
 
 HOUR = 3_600_000
@@ -60,10 +60,6 @@ def study(tmp_path_factory):
 
 
 # ---- matching
-
-
-def test_notice_is_the_pages():
-    assert NOTICE == sim.NOTICE
 
 
 def test_how_says_how():
