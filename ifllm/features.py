@@ -375,6 +375,7 @@ def registry_frame() -> pl.DataFrame:
 
 # %% ../nbs/06_features.ipynb #a8e521e4
 _KEY = ["query", "window"]
+_MODALITY, _SIDES, _WINDOW = pl.Enum(MODALITIES), pl.Enum(["single", "left", "right"]), pl.Enum(WINDOWS)
 
 
 def _in_windows(rows: pl.DataFrame, windows: pl.DataFrame, names, on: str = "query") -> pl.DataFrame:
@@ -395,7 +396,7 @@ def _wide(aggregated: pl.DataFrame, stems: dict, name) -> list[pl.DataFrame]:
 def _study_answers(matched: pl.DataFrame, windows: pl.DataFrame, lengths: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]:
     rows = matched.filter(pl.col("query_study") > 0).select("modality", "side", "t_ms", "epoch_ms", "centre_idx", query="query_study",
                                                             looking=pl.col("on_element") & pl.col("centre_idx").is_not_null())
-    rows = pl.concat([rows.with_columns(window=pl.lit("full")).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking"),
+    rows = pl.concat([rows.with_columns(window=pl.lit("full", _WINDOW)).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking"),
                       _in_windows(rows, windows, ["reading", "rating"]).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking")])
     group = [*_KEY, "modality", "side"]
     span = rows.filter("looking").group_by(group).agg(t0=pl.col("t_ms").min(), t1=pl.col("t_ms").max())
@@ -416,7 +417,7 @@ def _study_metrics(matched: pl.DataFrame, windows: pl.DataFrame) -> list[pl.Data
     firsts = matched.filter(pl.col("on_element") & (pl.col("query_study") > 0)).group_by(*file, query="query_study").agg(t_ms=pl.col("t_ms").min()).sort("t_ms", "query")
     rows = matched.select(*file, "t_ms", "epoch_ms", "on_element", "centre_idx", "flag").sort("t_ms").join_asof(
         firsts, on="t_ms", by=file, check_sortedness=False).drop_nulls("query")
-    rows = pl.concat([rows.with_columns(window=pl.lit("full")), _in_windows(rows, windows, ["reading", "rating"]).select(*rows.columns, "window")])
+    rows = pl.concat([rows.with_columns(window=pl.lit("full", _WINDOW)), _in_windows(rows, windows, ["reading", "rating"]).select(*rows.columns, "window")])
     aggregated = rows.group_by(*_KEY, "modality", "side").agg(**{stem: spec[3] for stem, spec in _STUDY_METRICS.items()})
     name = {"single": "left", "left": "left", "right": "right"}
     green = rows.filter(pl.col("modality") == "gaze").group_by(_KEY).agg(camera_green=pl.col("flag").fill_null(True).sum().cast(pl.Float64))
@@ -437,7 +438,7 @@ def _study_pointwise(matched: pl.DataFrame, windows: pl.DataFrame, inactivity_ms
         before=pl.col("query").shift().over("task", "modality"), last=pl.col("query") == pl.col("query").last().over("task", "modality"))
     ends = rows.group_by("task", "modality").agg(file_start=pl.col("t_ms").min(), file_end=pl.col("t_ms").max())
     looks = known.filter(pl.col("centre_idx").is_not_null())
-    cut = pl.concat([looks.with_columns(window=pl.lit("full")), _in_windows(looks, windows, ["reading", "rating"]).select(*looks.columns, "window")])
+    cut = pl.concat([looks.with_columns(window=pl.lit("full", _WINDOW)), _in_windows(looks, windows, ["reading", "rating"]).select(*looks.columns, "window")])
     phases = cut.group_by("task", "modality", *_KEY).agg(first=pl.col("t_ms").min(), last_look=pl.col("t_ms").max())
     phases = phases.join(order, on=["task", "modality", "query"]).join(ends, on=["task", "modality"])
     stop = _in_windows(known, windows, ["reading", "rating"]).group_by("modality", *_KEY).agg(window_end=pl.col("t_ms").max())
@@ -474,7 +475,7 @@ def _study_pairwise(matched: pl.DataFrame, windows: pl.DataFrame, queries: pl.Da
     cut = rows.join(spans.select("task", *_KEY, "start_ms", "end_ms"), on="task").filter(
         (pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms")))
     columns = ["key", "window", "modality", "side", "t_ms", "on_element", "centre_idx", "study"]
-    rows = pl.concat([rows.with_columns(key=pl.col("task"), window=pl.lit("full")).select(columns), cut.with_columns(key="query").select(columns)])
+    rows = pl.concat([rows.with_columns(key=pl.col("task"), window=pl.lit("full", _WINDOW)).select(columns), cut.with_columns(key="query").select(columns)])
     line = ["key", "window", "modality"]
     ends = rows.group_by(line).agg(start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.col("t_ms").filter(pl.col("centre_idx").is_not_null()).max(),
                                    known=((pl.col("study") > 0) & pl.col("centre_idx").is_not_null()).any()).filter("known")
@@ -586,7 +587,7 @@ def _page_motion(page: pl.DataFrame, windows: pl.DataFrame, queries: pl.DataFram
 
 def _reading(reading: pl.DataFrame, queries: pl.DataFrame) -> list[pl.DataFrame]:
     found = reading.join(queries.select("query"), on="query", how="semi").group_by("query", "response").agg(**{stem: spec[3] for stem, spec in _OURS_READING.items()})
-    return [part.select("query", pl.lit("reading").alias("window"), **{f"gaze_{stem}_{response}": pl.col(stem).cast(pl.Float64) for stem in _OURS_READING})
+    return [part.select("query", pl.lit("reading", _WINDOW).alias("window"), **{f"gaze_{stem}_{response}": pl.col(stem).cast(pl.Float64) for stem in _OURS_READING})
             for (response,), part in found.partition_by(["response"], as_dict=True).items()]
 
 # %% ../nbs/06_features.ipynb #1a95c58f
@@ -623,16 +624,22 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
     """
     features = registry()
     own = queries.filter(pl.col("worker") == pl.lit(matched["worker"].first(), pl.String))
+    # as numbers below: grouping and joining by text takes twice as long
+    matched, windows = matched.with_columns(pl.col("modality").cast(_MODALITY), pl.col("side").cast(_SIDES)), windows.with_columns(pl.col("window").cast(_WINDOW))
+    page = page if page is None else page.with_columns(pl.col("modality").cast(_MODALITY))
     windows = windows.join(own.select("query"), on="query", how="semi")
     single = pl.when(pl.col("mode") == "pairwise").then(pl.lit("left")).otherwise(pl.lit("single"))
     lengths = pl.concat([own.select("query", side=single, length=pl.col("response_1").str.len_chars()),
-                         own.filter(pl.col("mode") == "pairwise").select("query", side=pl.lit("right"), length=pl.col("response_2").str.len_chars())]).drop_nulls()
+                         own.filter(pl.col("mode") == "pairwise").select("query", side=pl.lit("right"), length=pl.col("response_2").str.len_chars())]).drop_nulls().with_columns(pl.col("side").cast(_SIDES))
     frame = own.select("query", "worker", "task", "turn", "mode", user_query_length=pl.col("question").str.len_chars().cast(pl.Float64),
                        response_length_left=pl.col("response_1").str.len_chars().cast(pl.Float64), response_length_right=pl.col("response_2").str.len_chars().cast(pl.Float64),
                        **{f"text_{stem}_{r}": spec[3](pl.col(f"response_{r}")).cast(pl.Float64) for r in (1, 2) for stem, spec in _OURS_TEXT.items()})
-    frame = pl.DataFrame({"window": WINDOWS}).join(frame, how="cross")
-    rows = matched.filter(pl.col("query").is_not_null()).join(lengths.rename({"length": "char_length"}), on=["query", "side"], how="left").join(
-        windows.select("query", "window", "start_ms", "end_ms"), on="query").filter((pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms")))
+    frame = pl.DataFrame({"window": WINDOWS}, schema={"window": _WINDOW}).join(frame, how="cross")
+    rows = matched.lazy().filter(pl.col("query").is_not_null()).select(
+        "query", "modality", "side", "epoch_ms", "row", "char", "position", "dt_ms", "response", "phase", "flag").join(
+        windows.lazy().select("query", "window", "start_ms", "end_ms"), on="query").filter(
+        (pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms"))).join(
+        lengths.lazy().rename({"length": "char_length"}), on=["query", "side"], how="left").collect()
     parts = [*_study_answers(matched, windows, lengths, inactivity_ms), *_study_metrics(matched, windows),
              *_study_pointwise(matched, windows, inactivity_ms), *_study_pairwise(matched, windows, own, inactivity_ms),
              *_our_answers(rows, inactivity_ms), *_our_phases(rows), *_gaze_and_mouse(rows),
@@ -659,7 +666,7 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
     frame = frame.join(before, on=["task", "window", "turn"], how="left").with_columns(
         **{name: pl.when(pl.col("mode") == "pointwise").then(pl.col(column) - pl.col(f"_{name}")) for name, column in change.items()})
     in_mode = {f.name: pl.when(pl.col("mode").is_in(f.modes)).then(pl.col(f.name)) if f.modes != _BOTH else pl.col(f.name) for f in features}
-    return frame.select("query", "worker", "task", "mode", "window", **{name: expr.cast(pl.Float64) for name, expr in in_mode.items()}).sort(_KEY)
+    return frame.select("query", "worker", "task", "mode", pl.col("window").cast(pl.String), **{name: expr.cast(pl.Float64) for name, expr in in_mode.items()}).sort(_KEY)
 
 
 def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
