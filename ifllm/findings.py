@@ -20,29 +20,37 @@ from .engine.store import format_number
 # %% ../nbs/13_findings.ipynb #dbd4e92d
 @dataclass(frozen=True)
 class Above:
-    """A bar: the whole interval lies above `line`, which is a number, or the id of a recorded one such as chance."""
+    """A bar: the number `id`, which is `what`, lies above `line` with its whole interval; the line is a number, or the id of one such as chance."""
 
+    id: str
+    what: str
     line: float | str
 
-    def holds(self, record: Mapping, records: Mapping[str, Mapping]) -> bool:
-        """Whether `record` is over the bar; `records` are those of the run."""
+    def holds(self, records: Mapping[str, Mapping]) -> bool | None:
+        """Whether the number is over the bar; None where the run does not have it."""
+        if self.id not in records:
+            return None
         line = records[self.line]["value"] if isinstance(self.line, str) else self.line
-        return record["ci_low"] is not None and record["ci_low"] > line
+        return records[self.id]["ci_low"] is not None and records[self.id]["ci_low"] > line
 
     def __str__(self) -> str:
-        return "lie above " + (f"{{{self.line}:.3g}}, which is chance," if isinstance(self.line, str) else f"{self.line:g}") + " with its whole interval"
+        return "lie above " + (f"{{{self.line}:.3g}} (chance)" if isinstance(self.line, str) else f"{self.line:g}") + " with its whole interval"
 
 
 @dataclass(frozen=True)
 class Reaches:
-    """A bar: the value is at least `line` less `tolerance`."""
+    """A bar: the number `id`, which is `what`, is at least `line` less `tolerance`."""
 
+    id: str
+    what: str
     line: float
     tolerance: float = 0.0
 
-    def holds(self, record: Mapping, records: Mapping[str, Mapping]) -> bool:
-        """Whether `record` is over the bar."""
-        return record["value"] is not None and record["value"] >= self.line - self.tolerance
+    def holds(self, records: Mapping[str, Mapping]) -> bool | None:
+        """Whether the number is over the bar; None where the run does not have it."""
+        if self.id not in records:
+            return None
+        return records[self.id]["value"] is not None and records[self.id]["value"] >= self.line - self.tolerance
 
     def __str__(self) -> str:
         return f"be {self.line - self.tolerance:g} or more"
@@ -57,18 +65,15 @@ class Claim:
     key : short name
     title : what is claimed
     published : id of the figure as published, or None where the claim is in words
-    own, honest : ids of the numbers that stand for it under the study's protocol and under the honest one; None where there can be none
-    bar_own, bar_honest : what such a number must do to support the claim
+    own, honest : what must hold under the study's protocol and under the honest one; None where nothing can
     page : notebook that tells the claim's story
     """
 
     key: str
     title: str
     published: str | None
-    own: str | None
-    bar_own: Above | Reaches | None
-    honest: str | None
-    bar_honest: Above | Reaches
+    own: Above | Reaches | None
+    honest: Above | Reaches
     page: str
 
 
@@ -104,17 +109,22 @@ PUBLISHED = {
 }  # id -> value and unit
 
 CLAIMS = {claim.key: claim for claim in (
-    Claim("diversity", "People read and move very differently", None, "diversity.progress_sd.gaze", Reaches(0.1),
-          "diversity.reidentify.top1", Above("diversity.reidentify.chance.top1"), "13a_claim_diversity"),
-    Claim("accuracy", "Implicit feedback lifts preference accuracy from 55 % (text) to 64 %", "paper.implicit_accuracy", "reward.waterfall.0", Reaches(0.64, 0.01),
-          "reward.pairwise.gain.all.reading.unseen_worker", Above(0.0), "13b_claim_accuracy"),
-    Claim("importance", "Features of gaze and mouse carry preference", None, "reward.pairwise.accuracy.mouse_gaze.full.random", Above(0.5),
-          "reward.pairwise.accuracy.mouse_gaze.reading.unseen_worker", Above(0.5), "13c_claim_importance"),
-    Claim("pointwise", "Implicit feedback fits ratings of single answers", None, "reward.pointwise.paper.spearman.random", Above(0.0),
-          "reward.pointwise.paper.spearman.unseen_worker", Above(0.0), "13d_claim_pointwise"),
-    Claim("dpo", "Labels from implicit feedback nearly triple DPO's improvement on eight LLMs", "paper.dpo_ratio", None, None,
-          "dpo.winrate_gain.implicit", Above(0.0), "13e_claim_dpo"),
-    Claim("human", "People prefer the answers of models trained on such labels", None, None, None, "dpo.rated.comparison.implicit", Above(0.0), "13f_claim_human"),
+    Claim("diversity", "People read and move very differently", None,
+          Reaches("diversity.progress_sd.gaze", "the spread of progress through an answer, in text lengths", 0.1),
+          Above("diversity.reidentify.top1", "the share of questions whose reader is recognised", "diversity.reidentify.chance.top1"), "13a_claim_diversity"),
+    Claim("accuracy", "Implicit feedback lifts preference accuracy from 55 % (text) to 64 %", "paper.implicit_accuracy",
+          Reaches("reward.waterfall.0", "accuracy", 0.64, 0.01),
+          Above("reward.pairwise.gain.all.reading.unseen_worker", "the paired gain over text", 0.0), "13b_claim_accuracy"),
+    Claim("importance", "Features of gaze and mouse carry preference", None,
+          Above("reward.pairwise.accuracy.mouse_gaze.full.random", "accuracy without text", 0.5),
+          Above("reward.pairwise.accuracy.mouse_gaze.reading.unseen_worker", "accuracy without text", 0.5), "13c_claim_importance"),
+    Claim("pointwise", "Implicit feedback fits ratings of single answers", None,
+          Above("reward.pointwise.paper.spearman.random", "rank correlation with the rating", 0.0),
+          Above("reward.pointwise.paper.spearman.unseen_worker", "rank correlation with the rating", 0.0), "13d_claim_pointwise"),
+    Claim("dpo", "Labels from implicit feedback nearly triple DPO's improvement on eight LLMs", "paper.dpo_ratio", None,
+          Above("dpo.winrate_gain.implicit", "the gain in win rate over labels from the text", 0.0), "13e_claim_dpo"),
+    Claim("human", "People prefer the answers of models trained on such labels", None, None,
+          Above("dpo.rated.comparison.implicit", "the mean comparison with fine-tuning", 0.0), "13f_claim_human"),
 )}  # key -> claim, in order of the report
 
 # %% ../nbs/13_findings.ipynb #532cb94b
@@ -133,7 +143,7 @@ def judge_claims(claims: Mapping[str, Claim], records: Mapping[str, Mapping]) ->
     """
     rows = []
     for claim in claims.values():
-        own, honest = (bar.holds(records[id], records) if id in records else None for id, bar in ((claim.own, claim.bar_own), (claim.honest, claim.bar_honest)))
+        own, honest = (bar.holds(records) if bar else None for bar in (claim.own, claim.honest))
         rows.append((claim.key, own, honest, verdict(own, honest)))
     return pl.DataFrame(rows, schema={"key": pl.String, "own": pl.Boolean, "honest": pl.Boolean, "verdict": pl.String}, orient="row")
 
@@ -150,7 +160,7 @@ def cell(records: Mapping[str, Mapping], id: str | None, spec: str = "ci.3g") ->
 
 def linked(frame: pl.DataFrame) -> GT:
     """A table of words whose cells hold Markdown links."""
-    return GT(frame).fmt_markdown(columns=frame.columns)
+    return GT(frame, id="linked").fmt_markdown(columns=frame.columns)
 
 
 def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, str | None, str | None, str]]) -> GT:
@@ -170,8 +180,8 @@ def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, 
         if id not in records:
             return "\N{EN DASH}"
         record = records[id]
-        n = f"n = {record['n']:,}, " if record["n"] is not None else ""
-        return f"{cell(records, id, spec)} ({n}[chapter {record['notebook'].split('_')[0].lstrip('0')}]({record['notebook']}.html))"
+        n = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{record['n']:,}, " if record["n"] is not None else ""
+        return f"{cell(records, id, spec)}  \n{n}[chapter\N{NO-BREAK SPACE}{record['notebook'].split('_')[0].lstrip('0')}]({record['notebook']}.html)"
 
     said = lambda published, spec: cell(records, published, spec) if published in PUBLISHED else published or "\N{EN DASH}"
     return linked(pl.DataFrame([(what, said(published, spec), shown(own, spec), shown(honest, spec)) for what, published, own, honest, spec in rows],
@@ -181,8 +191,8 @@ def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, 
 def explain(claim: Claim, records: Mapping[str, Mapping]) -> str:
     """The verdict on a claim and the rule that gave it, as a sentence for `Study.say`."""
     row = judge_claims({claim.key: claim}, records).row(0, named=True)
-    parts = [f"Under {where} {{{id}:ci.3g}} has to {bar}, and {'does' if row[key] else 'does not'}." if id in records else f"Under {where} no number of this run stands for the claim."
-             for key, where, id, bar in (("own", "the study's own protocol", claim.own, claim.bar_own), ("honest", "the honest one", claim.honest, claim.bar_honest))]
+    parts = [f"Under {where} no number of this run stands for the claim." if row[key] is None else f"Under {where} {bar.what}, {{{bar.id}:ci.3g}}, has to {bar}, and {'does' if row[key] else 'does not'}."
+             for key, where, bar in (("own", "the study's own protocol", claim.own), ("honest", "the honest one", claim.honest))]
     return f"**Verdict: {row['verdict']}.** {' '.join(parts)} Two bars passed make *reproduced*, one *in part*, none *not reproduced*; what nothing was measured for *cannot be run here*."
 
 # %% ../nbs/13_findings.ipynb #1597d4a4

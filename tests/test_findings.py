@@ -27,15 +27,18 @@ def test_the_verdict_follows_from_both_protocols(own, honest, outcome):
 
 
 def test_an_interval_that_holds_the_line_does_not_support_a_claim():
-    assert Above(0).holds(record(0.05, 0.01, 0.09), {}) and not Above(0).holds(record(0.5, -0.01, 1.01), {}) and not Above(0).holds(record(0.5), {})
-    assert Reaches(0.64, 0.01).holds(record(0.635), {}) and not Reaches(0.64, 0.01).holds(record(0.62), {}) and not Reaches(0.64, 0.01).holds(record(None), {})
+    above, reaches = Above("a", "gain", 0), Reaches("a", "accuracy", 0.64, 0.01)
+    assert above.holds({"a": record(0.05, 0.01, 0.09)}) and above.holds({"a": record(0.5, -0.01, 1.01)}) is above.holds({"a": record(0.5)}) is False
+    assert reaches.holds({"a": record(0.635)}) and reaches.holds({"a": record(0.62)}) is reaches.holds({"a": record(None)}) is False
+    assert above.holds({}) is reaches.holds({}) is None
 
 
 def test_a_line_may_be_the_recorded_chance():
-    assert Above("chance").holds(record(0.3, 0.2, 0.4), {"chance": record(0.1)}) and not Above("chance").holds(record(0.3, 0.2, 0.4), {"chance": record(0.25)})
+    above = Above("a", "hits", "chance")
+    assert above.holds({"a": record(0.3, 0.2, 0.4), "chance": record(0.1)}) and not above.holds({"a": record(0.3, 0.2, 0.4), "chance": record(0.25)})
 
 
-CLAIM = Claim("gain", "it gains", "paper.implicit_accuracy", "own", Reaches(0.64, 0.01), "gain", Above(0.0), "13b_claim_accuracy")
+CLAIM = Claim("gain", "it gains", "paper.implicit_accuracy", Reaches("own", "accuracy", 0.64, 0.01), Above("gain", "the gain", 0.0), "13b_claim_accuracy")
 
 
 def test_other_records_give_another_verdict():
@@ -48,15 +51,15 @@ def test_other_records_give_another_verdict():
 
 def test_the_rule_is_told_as_it_is_applied():
     told = explain(CLAIM, {"own": record(0.64, 0.6, 0.7), "gain": record(0.02, -0.01, 0.05)})
-    assert told.startswith(f"**Verdict: {IN_PART}.**") and "{own:ci.3g} has to be 0.63 or more, and does." in told and "{gain:ci.3g} has to lie above 0 with its whole interval, and does not." in told
-    assert explain(replace(CLAIM, own=None, bar_own=None), {}).count("no number of this run") == 2
+    assert told.startswith(f"**Verdict: {IN_PART}.**") and "accuracy, {own:ci.3g}, has to be 0.63 or more, and does." in told and "the gain, {gain:ci.3g}, has to lie above 0 with its whole interval, and does not." in told
+    assert explain(replace(CLAIM, own=None), {}).count("no number of this run") == 2
 
 
 def test_numbers_of_a_claim_lead_to_their_records_and_chapters():
     assert cell({"own": record(0.64, 0.6, 0.7)}, "own", "ci.2f") == "[0.64 [0.60, 0.70]](results.html#own)"
     markup = protocols({"own": record(0.64, 0.6, 0.7), "paper.lift": {"value": 0.09}}, [("lift", "paper.lift", "own", "gain", "ci.2f"), ("words", "in words", None, None, "")]).as_raw_html()
     assert re.findall(r'href="([^"]+)"', markup) == ["results.html#paper.lift", "results.html#own", "08_reward.html"]
-    assert "n = 694" in markup and "in words" in markup and markup.count("\N{EN DASH}") == 3
+    assert "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}694" in markup and "in words" in markup and markup.count("\N{EN DASH}") == 3
 
 
 def test_the_gain_of_trained_models_is_over_models_not_over_questions():
