@@ -886,7 +886,7 @@ def _write_study(out: Path, workers: int, seed: int, max_tasks: int, links: Link
             stack.enter_context(_Table(out / f"{name}.csv", columns))
             for name, columns in (("query_logs_table", QUERY_COLUMNS), ("task_table", TASK_COLUMNS), ("record_info_table", RECORD_COLUMNS))
         )
-        truth, people, query_id, rows = [], [], 0, 0
+        truth, known, people, query_id, rows = [], [], [], 0, 0
         for index in progress(range(workers), "simulate workers"):
             worker, tasks = simulate_worker(seed, index, links, max_tasks)
             rng = np.random.default_rng([seed, index, 1])
@@ -900,7 +900,7 @@ def _write_study(out: Path, workers: int, seed: int, max_tasks: int, links: Link
                 record_table.write(**_demographics(rng, other, worker.start_ms + int(rng.integers(86_400_000)), complete=bool(rng.random() < 0.7)))
                 for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
                     task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
-            positions, known = [], []
+            positions = []
             for task in tasks:
                 task_table.write(**task.row | {"user_id": worker.name})
                 for query, what in zip(task.queries, task.truth):
@@ -910,10 +910,12 @@ def _write_study(out: Path, workers: int, seed: int, max_tasks: int, links: Link
                 if recorded and len(task.samples["order"][0]):
                     rows += write_task(task, out / "user_behavior" / worker.name / str(task.task), flag=ERAS[worker.era][3])
                     positions.append(task.positions())
-            truth.append(pl.DataFrame(known, schema=TRUTH))
             if positions:
                 pl.concat(positions).write_parquet(out / "truth" / "positions" / f"{worker.name}.parquet")
-    truth = pl.concat(truth)
+            if len(known) >= 2000:  # a frame takes a tenth of the memory, but only if it is not small
+                truth.append(pl.DataFrame(known, schema=TRUTH))
+                known.clear()
+    truth = pl.concat([*truth, pl.DataFrame(known, schema=TRUTH)])
     truth.write_parquet(out / "truth" / "queries.parquet")
     pl.DataFrame(people).write_parquet(out / "truth" / "workers.parquet")
     (out / "truth" / "settings.json").write_text(json.dumps({"workers": workers, "seed": seed, "max_tasks": max_tasks, "links": asdict(links)}, indent=1) + "\n")
