@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install what the browser tests, the static pictures and the printed PDF need: Chromium with a font for formulas, and axe-core for the
-# accessibility test. What is there already is left alone; where nothing can be installed this says so, and the tests that need it skip.
+# Install what the browser tests, the static pictures and the printed PDF need: Chromium with a font for formulas, axe-core for the
+# accessibility test, WebGazer for the site's. What is there already is left alone; where nothing can be installed this says so, and the tests that need it skip.
 #   scripts/install-browser.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -25,19 +25,20 @@ if ! browser; then
   fi
 fi
 
-# axe-core is a test's tool, not a part of the package: it lies in an ignored folder
-axe=4.14.1
-folder=node_modules/axe-core
-if [ ! -f "$folder/axe.min.js" ]; then
+# axe-core and WebGazer (GPL, so not a part of the package) are what tests run against: they lie in an ignored folder
+missing=()
+[ -f node_modules/axe-core/axe.min.js ] || missing+=(axe-core@4.14.1)
+[ -f node_modules/webgazer/dist/webgazer.js ] || missing+=(webgazer@3.3.0)
+if [ "${#missing[@]}" -gt 0 ]; then
   if command -v npm >/dev/null 2>&1; then
-    echo "install-browser: axe-core $axe, by npm"
-    npm install --silent --no-save --no-package-lock --prefix . "axe-core@$axe" >/dev/null 2>&1 ||
-      echo "install-browser: npm could not install axe-core; the accessibility test will be skipped" >&2
+    echo "install-browser: ${missing[*]}, by npm"
+    npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . axe-core@4.14.1 webgazer@3.3.0 >/dev/null 2>&1 ||
+      echo "install-browser: npm could not install ${missing[*]}; tests that need them will be skipped" >&2
   elif command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     apt-get -qq install -y --no-install-recommends npm >/dev/null && exec "$0"
-    echo "install-browser: npm is not here; the accessibility test will be skipped" >&2
+    echo "install-browser: npm is not here; tests that need ${missing[*]} will be skipped" >&2
   else
-    echo "install-browser: npm is not here; the accessibility test will be skipped" >&2
+    echo "install-browser: npm is not here; tests that need ${missing[*]} will be skipped" >&2
   fi
 fi
 exit 0
