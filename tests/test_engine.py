@@ -104,6 +104,17 @@ def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and totals(run)["sum.total"] == 12
 
 
+def test_a_notebook_is_refreshed_though_its_inputs_are_the_same(tiny_project):
+    from ifllm.engine.cli import _refresh
+    edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", "beside = study.path / \\\"beside.txt\\\"\\nshift += int(beside.read_text()) if beside.exists() else 0\\ntotal = int")
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    assert totals(run)["sum.total"] == 12
+    (run / "beside.txt").write_text("100")
+    before = len(events(run))
+    _refresh(run, "02_sum")
+    assert totals(run)["sum.total"] == 112 and events(run)[before:] == [("02_sum", "start"), ("02_sum", "done")]
+
+
 def test_executed_notebooks_and_manifest_name_no_place_of_this_machine(tiny_project):
     run = run_study(profile="demo", data="own", name="t", cores=2)
     manifest = json.loads((run / "manifest.json").read_text())

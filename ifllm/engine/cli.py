@@ -274,12 +274,18 @@ def _study_of(run: Path, notebook: str):
 
 
 def _refresh(run: Path, name: str) -> None:
-    from ifllm.engine.run import execute, plan
+    """Execute one notebook again although none of its inputs changed: what it shows lies beside the artefacts, as verdicts and ratings do."""
+    from ifllm.engine.run import execute, merge_results, plan, write_manifest
     for job in plan(run.resolve()):
         if job.name == name:
             if missing := [file for file in job.inputs if not (run / file).exists()]:
                 raise InputError(f"{run}/{missing[0]}: not there yet; `ifllm run --name {run.name}` makes it and then shows this too")
-            raise typer.Exit(execute(run.resolve(), name))
+            (run / "logs" / "inputs" / f"{name}.json").unlink(missing_ok=True)
+            if code := execute(run.resolve(), name):
+                raise typer.Exit(code)
+            merge_results(run.resolve())
+            write_manifest(run.resolve())
+            return
     print(f"{name} is no job of {run.name}, so its report does not show it; add it to dpo_models and dpo_sources in settings.ini", file=sys.stderr)
 
 
