@@ -144,6 +144,39 @@ def test_dark_mode_is_kept_from_page_to_page_and_plots_follow(fixture_site, chro
         assert ground() == dark
 
 
+SPOTS = """(box) => {
+  const plot = box.querySelector(':scope > div'), layout = plot._fullLayout, at = plot.getBoundingClientRect(), spots = [];
+  for (const part of plot.calcdata) for (const point of part.slice(0, 40)) {
+    const trace = part[0].trace, x = layout['xaxis' + (trace.xaxis || 'x').slice(1)], y = layout['yaxis' + (trace.yaxis || 'y').slice(1)];
+    if (trace.hoverinfo !== 'skip' && trace.visible === true && x && y && point.x !== undefined && point.y !== undefined) spots.push([at.left + x._offset + x.c2p(point.x), at.top + y._offset + y.c2p(point.y)]);
+  }
+  for (const area of box.querySelectorAll('.nsewdrag')) { const r = area.getBoundingClientRect(); for (const f of [.5, .3, .7, .1, .9]) for (const g of [.5, .25, .75]) spots.push([r.left + f * r.width, r.top + g * r.height]); }
+  const step = Math.max(1, Math.floor(spots.length / 60));
+  return spots.filter((spot, i) => i % step === 0 && spot[0] > 0 && spot[0] < innerWidth && spot[1] > 0 && spot[1] < innerHeight);
+}"""
+
+
+@pytest.mark.parametrize("chapter", ["04_collection", "05_diversity"])
+def test_every_plot_answers_to_the_pointer(chromium, chapter):
+    page = ROOT / "runs" / "demo" / "site" / f"{chapter}.html"
+    if not page.exists():
+        pytest.skip("no report of the demo run here: `make test` renders it first")
+    silent = []
+    with Visit(chromium, page, 1440, "light") as visit:
+        visit.scroll_through()
+        for box in visit.page.locator(".ifllm-plot").all():
+            box.evaluate("(box) => box.scrollIntoView({block: 'center', behavior: 'instant'})")
+            for x, y in box.evaluate(SPOTS):
+                visit.page.mouse.move(x, y)
+                visit.page.wait_for_timeout(70)  # plotly answers every 50 ms
+                if box.locator(".hoverlayer .hovertext, .hoverlayer .axistext").count():
+                    break
+            else:
+                silent.append(box.get_attribute("data-figure"))
+        assert visit.errors == [] and visit.page.locator(".ifllm-plot").count() >= 2
+    assert silent == []
+
+
 def test_results_can_be_filtered(fixture_site, chromium):
     with Visit(chromium, fixture_site.index.parent / "results.html", 1440, "light") as visit:
         visit.page.fill("#ifllm-filter", "reward unseen_worker")
