@@ -69,18 +69,18 @@ def flow(workers: pl.DataFrame, tasks: pl.DataFrame, queries: pl.DataFrame, reco
     rated = clean.filter(pl.col("preference").is_in([1, 2]))
     lines = [
         ("worker", "opened the site", len(people), ""),
-        ("worker", "gave consent", len(people & consented), "no consent on file"),
-        ("worker", "asked a question", len(consented & asked), "left before the first question"),
+        ("worker", "gave consent", len(people & consented), "no consent"),
+        ("worker", "asked a question", len(consented & asked), "left before"),
         ("worker", "was recorded", len(consented & asked & seen), "no trajectories"),
-        ("worker", "kept", len((consented & asked & seen) - excluded), "on the study's exclusion list"),
+        ("worker", "kept", len((consented & asked & seen) - excluded), "excluded"),
         ("conversation", "topic chosen at login", tasks.select("worker", "task").unique().height, ""),
-        ("conversation", "a question asked", with_query.height, "chosen, never opened"),
+        ("conversation", "a question asked", with_query.height, "never opened"),
         ("conversation", "recorded", both.height, "no trajectories"),
-        ("conversation", "kept", both.filter(kept).height, "worker excluded"),
+        ("conversation", "kept", both.filter(kept).height, "excluded"),
         ("pairwise question", "logged", pairs.height, ""),
-        ("pairwise question", "kept worker", pairs.filter(kept).height, "worker excluded"),
-        ("pairwise question", "both answers are answers", clean.height, "an answer is a provider's error message"),
-        ("pairwise question", "a side preferred", rated.height, "no preference given"),
+        ("pairwise question", "kept worker", pairs.filter(kept).height, "excluded"),
+        ("pairwise question", "both answers are answers", clean.height, "error message"),
+        ("pairwise question", "a side preferred", rated.height, "no preference"),
         ("pairwise question", "recorded", rated.join(recorded.unique(), on=["worker", "task"], how="semi").height, "no trajectories"),
     ]
     frame = pl.DataFrame(lines, schema=["unit", "stage", "reached", "why"], orient="row")
@@ -100,7 +100,7 @@ def draw_flow(stages: pl.DataFrame) -> go.Figure:
                     text=[f"\N{MINUS SIGN}{n}  {why}" if n else "" for n, why in zip(lost, part["why"])], textposition="auto", insidetextanchor="start",
                     textfont=dict(size=11, color=GREY), cliponaxis=False, hovertemplate="%{x} lost: %{customdata}<extra></extra>", showlegend=False)
         fig.update_yaxes(autorange="reversed", row=row, col=1)
-        fig.update_xaxes(range=[0, part["reached"].max() * 1.62], row=row, col=1)
+        fig.update_xaxes(range=[0, part["reached"].max() * 2], row=row, col=1)
     fig.update_layout(barmode="stack", height=130 + 34 * stages.height + 40 * len(units), margin=dict(l=8))
     return fig
 
