@@ -546,8 +546,8 @@ def plotly_script() -> Path:
 
 
 _DRAW = """async ([plot, height]) => {
-  const layout = {...plot.layout, width: 860, height, paper_bgcolor: '#fff', autosize: false};
-  return Plotly.toImage({data: plot.data, layout}, {format: 'png', width: 860, height, scale: 2});
+  const width = plot.layout.width || 860, layout = {...plot.layout, width, height, paper_bgcolor: '#fff', autosize: false};
+  return Plotly.toImage({data: plot.data, layout}, {format: 'png', width, height, scale: 2});
 }"""
 
 
@@ -568,7 +568,7 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
     """
     import base64
     kept.mkdir(parents=True, exist_ok=True)
-    place = {key: kept / (hashlib.sha256(json.dumps([plot, plotly_script().stat().st_size], sort_keys=True).encode()).hexdigest()[:32] + ".png") for key, plot in plots.items()}
+    place = {key: kept / (hashlib.sha256(json.dumps([plot, _DRAW, plotly_script().stat().st_size], sort_keys=True).encode()).hexdigest()[:32] + ".png") for key, plot in plots.items()}
     missing = [key for key in plots if not place[key].exists()]
     failed = []
     if missing:

@@ -26,12 +26,14 @@
     return { text: read("--if-muted"), paper: read("--if-paper"), rule: read("--if-rule") };
   };
   // The palette has one colour that a dark page would swallow; text, hover boxes and buttons take the page's own colours.
-  const dressed = (plot, narrow) => {
+  const dressed = (plot, narrow, width) => {
     let json = JSON.stringify(plot);
     if (dark()) json = json.replaceAll("#3A3A3A", "#C3CBD4");
     const { data, layout, frames } = JSON.parse(json), { text, paper, rule } = ink();
     Object.assign(layout, { autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { ...layout.font, color: text },
       hoverlabel: { ...layout.hoverlabel, bgcolor: paper, bordercolor: rule, font: { color: text } } });
+    // words drawn in a plot keep their places when it gets narrower, so they get smaller
+    if (layout.width > width) data.filter((trace) => trace.mode === "text").forEach((trace) => { trace.textfont = { ...trace.textfont, size: (trace.textfont || {}).size * width / layout.width }; });
     delete layout.width;
     (layout.updatemenus || []).forEach((menu) => Object.assign(menu, { bgcolor: paper, bordercolor: rule, font: { ...menu.font, color: text } }));
     (layout.sliders || []).forEach((slider) => Object.assign(slider, { bgcolor: rule, font: { ...slider.font, color: text } }));
@@ -49,7 +51,7 @@
     try {
       if (box.querySelector("img")) await awake;
       await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${box.dataset.figure}.js`)]);
-      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(box.dataset.figure), narrow);
+      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(box.dataset.figure), narrow, place.clientWidth);
       const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
       place.replaceChildren();
       await Plotly.newPlot(place, { data, layout, frames, config });
