@@ -165,15 +165,15 @@ def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], pages
             made = html.escape(home) + (f" [{cell}]" if cell else "")
             made = f'<a href="{home}.html{anchor}">{made}</a>' if home in pages else made
             page, anchor = told.get(r["id"], ("", ""))
-            where = f'<a href="{page}.html#{anchor}">{html.escape(pages[page].title)}</a>' if page else ""
+            where = made + (f'<br>told in <a href="{page}.html#{anchor}">{html.escape(pages[page].title)}</a>' if page else "")
             interval = f"{shown_value(r['ci_low'])} to {shown_value(r['ci_high'])}" if r.get("ci_low") is not None else ""
             unit = "" if r.get("unit") is None else html.escape(str(r["unit"]))
             count = "" if r.get("n") is None else f"{r['n']:,}"
             rows.append(f'<tr id="{html.escape(r["id"])}"><th scope="row"><code>{_breakable(r["id"])}</code></th><td class="n">{shown_value(r["value"])}</td>'
                         f'<td class="n">{interval}</td><td class="n">{count}</td><td>{unit}</td>'
-                        f'<td>{html.escape(", ".join(filter(None, [r.get("protocol"), r["data"]])))}</td><td>{made}</td><td>{where}</td></tr>')
+                        f'<td>{html.escape(", ".join(filter(None, [r.get("protocol"), r["data"]])))}</td><td>{where}</td></tr>')
         head = "<tr>" + "".join(f'<th scope="col"{c}>{t}</th>' for t, c in (("Number", ""), ("Value", ' class="n"'), ("Interval", ' class="n"'), ("n", ' class="n"'), ("Unit", ""),
-                                                                            ("Protocol, data", ""), ("Computed in", ""), ("Told in", ""))) + "</tr>"
+                                                                            ("Protocol, data", ""), ("Computed in", ""))) + "</tr>"
         out += [f"## {title} {{#group-{group}}}",
                 raw(f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="{html.escape(title)}"><table class="ifllm-results"><thead>{head}</thead><tbody>\n'
                     + "\n".join(rows) + "\n</tbody></table></div>")]
