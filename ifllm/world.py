@@ -333,7 +333,7 @@ def accuracy_figure(summary: pl.DataFrame):
 
     alphas = summary["alpha"].unique().sort().to_list()
     figure = make_subplots(1, len(alphas), shared_yaxes=True, horizontal_spacing=0.04,
-                           subplot_titles=["preference term alone" if alpha == 0 else "with the chosen answer's NLL, as the study" for alpha in alphas])
+                           subplot_titles=["preference term alone" if alpha == 0 else "with NLL (the study)" for alpha in alphas])
     for column, alpha in enumerate(alphas, 1):
         for loss, colour in LOSS_COLOURS.items():
             line = summary.filter((pl.col("figure") == "accuracy") & (pl.col("loss") == loss) & (pl.col("alpha") == alpha)).sort("nominal")
@@ -343,9 +343,9 @@ def accuracy_figure(summary: pl.DataFrame):
             figure.add_scatter(x=x, y=line["mean"].to_list(), name=loss, mode="lines+markers", line=dict(color=colour), legendgroup=loss,
                                showlegend=column == 1, row=1, col=column)
         figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1), row=1, col=column)
-        figure.update_xaxes(title_text="share of labels that agree with the reader", tickformat=".0%", row=1, col=column)
+        figure.update_xaxes(title_text="labels that agree", tickformat=".0%", row=1, col=column)
     figure.update_yaxes(title_text="gain in worth (SD)", row=1, col=1)
-    return figure.update_layout(height=430, legend=dict(orientation="h", y=-0.22), margin=dict(t=40))
+    return figure.update_layout(height=430, legend=dict(orientation="h", y=-0.3), margin=dict(t=40))
 
 
 def traps_figure(summary: pl.DataFrame):
