@@ -63,19 +63,18 @@ def _capped(numerator: str, denominator: str) -> pl.Expr:
     return (pl.col(numerator) / (pl.col(denominator) + EPSILON)).clip(upper_bound=CAP)
 
 # %% ../nbs/06_features.ipynb #635593d4
-_looking = pl.col("looking")
-_t = pl.col("t_ms").filter(_looking)
+_t = pl.col("t_ms")  # of the looks: samples on the text, with an index; `samples` counts the others too
 _steps = _t.diff().drop_nulls().clip(upper_bound=pl.col("inactivity_ms").first())
-_share = pl.col("share").filter(_looking)
+_share = pl.col("share")
 _STUDY_ANSWER = {
     "focused_engagement_ratio": ("sum of min(gap, 1 s) between looks / time from first to last look", "share", "0..1", "engagement",
                                  pl.when(_t.max() > _t.min()).then(_steps.sum() / (_t.max() - _t.min())).otherwise(0.0)),
     "focused_engagement_time": ("sum of min(gap, 1 s) between looks", "ms", "0..", "engagement", _steps.sum().cast(pl.Float64)),
-    "overall_attention_ratio": ("looks / samples", "share", "0..1", "engagement", _looking.mean()),
+    "overall_attention_ratio": ("looks / samples", "share", "0..1", "engagement", pl.len() / pl.col("samples").first()),
     "normalized_avg_char_position": ("mean of index / length over looks", "share", "0..1", "position", _share.mean().fill_null(0.0)),
     "reading_completion_ratio": ("min(1, largest index / length)", "share", "0..1", "position", _share.max().clip(upper_bound=1.0).fill_null(0.0)),
     "normalized_char_position_variance": ("sample variance of index / length over looks", "share^2", "0..", "position", _share.var(ddof=1).fill_null(0.0)),
-    "data_points": ("samples", "count", "0..", "engagement", pl.len().cast(pl.Float64)),
+    "data_points": ("samples", "count", "0..", "engagement", pl.col("samples").first().cast(pl.Float64)),
 } | {
     f"window_{i:03d}": (f"mean of index / length in part {i + 1} of {BINS} equal parts of the time from first to last look", "share", "0..1", "temporal",
                         pl.col("share").filter(pl.col("bin") == i).mean().fill_null(0.0))
@@ -399,15 +398,19 @@ def _study_answers(matched: pl.DataFrame, windows: pl.DataFrame, lengths: pl.Dat
     rows = pl.concat([rows.with_columns(window=pl.lit("full", _WINDOW)).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking"),
                       _in_windows(rows, windows, ["reading", "rating"]).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking")])
     group = [*_KEY, "modality", "side"]
-    span = rows.filter("looking").group_by(group).agg(t0=pl.col("t_ms").min(), t1=pl.col("t_ms").max())
+    counted = rows.group_by(group).agg(samples=pl.len()).join(lengths, on=["query", "side"])
+    rows = rows.filter("looking")  # a third of them; the others only count
+    span = rows.group_by(group).agg(t0=pl.col("t_ms").min(), t1=pl.col("t_ms").max()).join(counted, on=group)
     span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS))  # by a column: polars multiplies by the inverse of a scalar
-    rows = rows.join(lengths, on=["query", "side"]).join(span, on=group, how="left").sort("t_ms", "centre_idx")
+    rows = rows.join(span, on=group).sort("t_ms", "centre_idx")
     t, t0, step = pl.col("t_ms"), pl.col("t0"), pl.col("step")
     guess = ((t - t0) / step).floor()
     exact = guess - (t < t0 + guess * step).cast(pl.Float64) + (t >= t0 + (guess + 1) * step).cast(pl.Float64)  # the edges as the study rounds them
     rows = rows.with_columns(share=pl.col("centre_idx") / pl.col("length"), inactivity_ms=pl.lit(float(inactivity_ms)),
-                             bin=pl.when(pl.col("looking") & (step > 0)).then(exact))
+                             bin=pl.when(step > 0).then(exact))
     aggregated = rows.group_by(group).agg(**{stem: spec[4] for stem, spec in _STUDY_ANSWER.items()})
+    aggregated = counted.select(*group, seen=pl.col("samples").cast(pl.Float64)).join(aggregated, on=group, how="left").with_columns(  # nobody looked: zeros, as in the study
+        data_points="seen").with_columns(pl.col(list(_STUDY_ANSWER)).fill_null(0.0))
     letter = {"single": "A", "left": "A", "right": "B"}
     return _wide(aggregated, _STUDY_ANSWER, lambda modality, side, stem: f"response_{letter[side]}_{modality}_{stem}")
 
