@@ -450,7 +450,8 @@ def _follow(run: Path, command: list[str]) -> list[str]:
                         console.print(f"{clock} {event['job']} ...", markup=False)
                     elif event["event"] == "done":
                         done += 1
-                        console.print(f"{clock} {event['job']} done in {event['seconds']:.0f} s", markup=False)
+                        steps = re.findall(r"(\d+ of \d+) steps", (run / "logs" / "snakemake.log").read_text())  # a little behind; it counts what it finds unchanged too
+                        console.print(f"{clock} {event['job']} done in {event['seconds']:.0f} s" + (f", {steps[-1]} notebooks" if steps else ""), markup=False)
                     else:
                         failures.append(f"{event['job']}, {event['reason']} (see runs/{run.name}/{event['copy']})")
                         console.print(f"{clock} {failures[-1]}", markup=False, style="red")
