@@ -1106,7 +1106,7 @@ class Design:
         """Estimate from a frame with worker, text and fusion (1 right, 0 wrong); the worker's variance by the method of moments."""
         d = scored.select("worker", d=pl.col("fusion").cast(pl.Float64) - pl.col("text").cast(pl.Float64))
         mean, discordance = d["d"].mean(), (d["d"] != 0).mean()
-        by = d.group_by("worker").agg(pl.len(), pl.col("d").sum())
+        by = d.group_by("worker").agg(pl.len(), pl.col("d").sum()).sort("worker")  # one order, one rounding
         n = by["len"].to_numpy()
         # E[sum over workers of (S_i - n_i d)^2] = sum n_i (psi - d^2) + sum n_i (n_i - 1) tau^2
         squares = ((by["d"].to_numpy() - n * mean) ** 2).sum()
@@ -1226,7 +1226,7 @@ def judge_studies(pool: pl.DataFrame, size: int, n_bootstrap: int = 400, level: 
     rows = []
     for number in range(len(people) // size):
         scored = hits(pool.filter(pl.col("worker").is_between(people[number * size], people[number * size + size - 1])), seed=seed + number)
-        by = scored.group_by("worker").agg(pl.len(), d=(pl.col("fusion") - pl.col("text")).cast(pl.Int64).sum())
+        by = scored.group_by("worker").agg(pl.len(), d=(pl.col("fusion") - pl.col("text")).cast(pl.Int64).sum()).sort("worker")  # so that a draw means the same people in every run
         n, d = np.zeros(size), np.zeros(size)
         n[: by.height], d[: by.height] = by["len"], by["d"]
         low, high = interval((counts @ d) / (counts @ n), size, level)

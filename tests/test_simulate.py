@@ -410,6 +410,14 @@ def test_the_parametric_power_agrees_with_the_full_simulator():
     assert low <= predicted <= high, (k / n, predicted)
 
 
+def test_judging_studies_twice_gives_the_same():
+    pool = sim.pair_features(30, 5, Links(gaze=2, mouse=2), max_tasks=2)
+    judged = [sim.judge_studies(pool, 15, 200, seed=1) for _ in range(6)]
+    assert all(again.equals(judged[0]) for again in judged)
+    scored = sim.hits(pool)
+    assert len({Design.estimate(scored) for _ in range(20)}) == 1
+
+
 def test_workers_needed_reads_the_curve():
     curve = pl.DataFrame({"gain": [0.1] * 3, "pairs": [5] * 3, "workers": [10, 100, 1000], "power": [0.4, 0.7, 0.9]})
     assert sim.workers_needed(curve)["workers"][0] == 317  # half way between 100 and 1000 on a log scale
