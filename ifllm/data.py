@@ -792,10 +792,7 @@ _BATCH = 24_000_000  # bytes of behaviour files that are parsed at once; checks 
 def _batches(files: pl.DataFrame) -> list[pl.DataFrame]:
     """Cut the list of files between participants, into batches of about `_BATCH` bytes."""
     size = pl.Series([Path(path).stat().st_size for path in files["path"]], dtype=pl.Int64)
-    before = files.group_by("worker", maintain_order=True).agg(pl.len()).with_columns(first=pl.col("len").cum_sum() - pl.col("len"))
-    batch = (size.cum_sum() - size) // _BATCH
-    whole = before.select("worker", batch=batch.gather(before["first"]))
-    return files.join(whole, on="worker", how="left", maintain_order="left").partition_by("batch", maintain_order=True, include_key=False)
+    return files.with_columns(batch=(size.cum_sum() - size) // _BATCH).with_columns(pl.col("batch").first().over("worker")).partition_by("batch", maintain_order=True, include_key=False)
 
 
 def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: QualityRule = QualityRule()) -> Release:
@@ -823,11 +820,11 @@ def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: Qua
     counts, quarantine = [], []
     sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
     parts = [(batch["worker"].unique(maintain_order=True), kind, batch.filter(kind=kind)) for batch in _batches(files) for kind in sinks]
-    for (workers, kind, own), (samples, refused, counted) in progress(_ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)):
+    for (people, kind, own), (samples, refused, counted) in progress(_ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)):
         sink, model = sinks[kind]
         samples, counted, start = validated(samples, model), counted.with_columns(own["worker", "task"]), 0
         rows = dict(counted.group_by("worker").agg(pl.col("rows_parsed").sum()).iter_rows())
-        for worker in workers:
+        for worker in people:
             sink.write(worker, samples.slice(start, rows.get(worker, 0)))
             start += rows.get(worker, 0)
         quarantine.append(refused)

@@ -26,19 +26,17 @@ if ! browser; then
 fi
 
 # axe-core and WebGazer (GPL, so not a part of the package) are what tests run against: they lie in an ignored folder
-missing=()
-[ -f node_modules/axe-core/axe.min.js ] || missing+=(axe-core@4.14.1)
-[ -f node_modules/webgazer/dist/webgazer.js ] || missing+=(webgazer@3.3.0)
-if [ "${#missing[@]}" -gt 0 ]; then
+tools=(axe-core@4.14.1 webgazer@3.3.0)  # installed together: npm would remove the one that it is not told of
+if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/webgazer/dist/webgazer.js ]; then
   if command -v npm >/dev/null 2>&1; then
-    echo "install-browser: ${missing[*]}, by npm"
-    npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . axe-core@4.14.1 webgazer@3.3.0 >/dev/null 2>&1 ||
-      echo "install-browser: npm could not install ${missing[*]}; tests that need them will be skipped" >&2
+    echo "install-browser: ${tools[*]}, by npm"
+    npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . "${tools[@]}" >/dev/null 2>&1 ||
+      echo "install-browser: npm could not install ${tools[*]}; tests that need them will be skipped" >&2
   elif command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     apt-get -qq install -y --no-install-recommends npm >/dev/null && exec "$0"
-    echo "install-browser: npm is not here; tests that need ${missing[*]} will be skipped" >&2
+    echo "install-browser: npm is not here; tests that need ${tools[*]} will be skipped" >&2
   else
-    echo "install-browser: npm is not here; tests that need ${missing[*]} will be skipped" >&2
+    echo "install-browser: npm is not here; tests that need ${tools[*]} will be skipped" >&2
   fi
 fi
 exit 0
