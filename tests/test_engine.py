@@ -104,6 +104,14 @@ def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and totals(run)["sum.total"] == 12
 
 
+def test_a_number_knows_the_cell_that_recorded_it(tiny_project):
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    for record in json.loads((run / "results.json").read_text()):
+        cells = json.loads((run / "notebooks" / f"{record['notebook']}.ipynb").read_text())["cells"]
+        made = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code" and f'study.record("{record["id"]}"' in "".join(cell["source"])]
+        assert made == [record["cell"]], record
+
+
 def test_a_notebook_is_refreshed_though_its_inputs_are_the_same(tiny_project):
     from ifllm.engine.cli import _refresh
     edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", "beside = study.path / \\\"beside.txt\\\"\\nshift += int(beside.read_text()) if beside.exists() else 0\\ntotal = int")

@@ -452,7 +452,10 @@ def _in_notebook() -> bool:
 
 def _cell_now() -> int | None:
     """The number in brackets beside the cell that is running; None outside a notebook."""
-    return sys.modules["IPython"].get_ipython().execution_count if _in_notebook() else None
+    if not _in_notebook():
+        return None
+    # not `execution_count`, which newer IPython raises before it runs a cell and older after
+    return len(sys.modules["IPython"].get_ipython().history_manager.input_hist_parsed) - 1
 
 
 def _find_run(run: str | Path) -> Path:
