@@ -1,10 +1,13 @@
 """Matching and features row by row in plain Python: slow, obvious, and the check of the fast ones.
 
 One behaviour sample is a dict, one query is a dict; nothing is vectorised and nothing is shared with `ifllm`. The tests compare its numbers
-with `ifllm.features` to 1e-9, and `benchmarks/features.py` compares the time per row.
+with `ifllm.features` to 1e-9, and `benchmarks/features.py` compares the time per row. Three things are given to it: the windows' ends, the width
+of the page and pymovements' reading measures.
 """
 
+import bisect
 import math
+import re
 import statistics
 
 NOTICE = (
@@ -63,6 +66,25 @@ def match(rows, queries):
         for row, after in zip(by_time, by_time[1:] + [None]):
             row["dt_ms"] = 0.0 if after is None else float(min(max(after["epoch_ms"] - row["epoch_ms"], 0), CAP_MS))
     return rows
+
+
+def add_phases(rows):
+    """Add the phase of each matched row of a task: whether text of its query was looked at before and after, and how long in between."""
+    seen = {}
+    for row in rows:
+        if row["char"] is not None:
+            seen.setdefault((row["modality"], row["query"]), []).append(row["epoch_ms"])
+    for times in seen.values():
+        times.sort()
+    for row in rows:
+        times = seen.get((row["modality"], row["query"]), [])
+        before, after = bisect.bisect_right(times, row["epoch_ms"]), bisect.bisect_left(times, row["epoch_ms"])
+        if row["query"] is None:
+            row["phase"] = None
+        elif before == 0 or after == len(times):
+            row["phase"] = "composing"
+        else:
+            row["phase"] = "idle" if times[after] - times[before - 1] > CAP_MS else "reviewing"
 
 
 def engaged_ms(times):
@@ -217,14 +239,119 @@ def our_answer(rows, span, length):
     return out
 
 
-def features(rows, queries, spans, query, window):
-    """All that this file knows of one query in one window; `rows` and `queries` are the whole task's, already matched."""
-    full = window == "full"
-    span = spans[query["query"]][window]
-    cut = None if full else span
+def our_text(text):
+    return {"characters": len(text), "words": len(re.findall(r"\S+", text)), "list_items": len(re.findall(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s", text)),
+            "bold": len(re.findall(r"\*\*[^*]+\*\*", text)), "digits": len(re.findall(r"\d", text)) / len(text), "paragraphs": text.count("\n") + 1}
+
+
+def our_clock(rows):
+    """Where the time of one modality's rows of a query went; a moment of a pairwise task is a row of either side and counts half in each."""
+    if not rows:
+        return {}
+    clock = [r["dt_ms"] if r["side"] == "single" else r["dt_ms"] / 2 for r in rows]
+    text = sum(r["dt_ms"] for r in rows if r["char"] is not None)
+    out = {"text_s": text / 1000}
+    if sum(clock) > 0:
+        out["text_share"] = min(text / sum(clock), 1.0)
+    for name, phase in (("review_s", "reviewing"), ("idle_s", "idle"), ("compose_s", "composing")):
+        out[name] = sum(c for r, c in zip(rows, clock) if r["phase"] == phase) / 1000
+    return out
+
+
+def our_order(rows, span):
+    """Both answers of a pairwise query on one timeline: rows on their texts, in order of time."""
+    out = {}
+    if rows:
+        out["switches"] = sum(a["side"] != b["side"] for a, b in zip(rows, rows[1:]))
+        late = [r for r in rows if r["epoch_ms"] >= span[1] - 0.25 * (span[1] - span[0])]
+        left, right = (sum(r["dt_ms"] for r in late if r["side"] == side) for side in ("left", "right"))
+        if left + right > 0:
+            out["late_share"] = (left - right) / (left + right)
+    return out
+
+
+def together(gaze, mouse, start):
+    """Gaze and mouse rows of a query on its texts: how near they are at one moment, and which follows which."""
+    out, at = {}, {}
+    for r in mouse:
+        at.setdefault(r["epoch_ms"], []).append(r)
+    moments = [(g, m) for g in gaze for m in at.get(g["epoch_ms"], [])]
+    if moments:
+        same = [abs(g["char"] - m["char"]) for g, m in moments if g["side"] == m["side"]]
+        out["gaze_mouse_together_share"] = len(same) / len(moments)
+        if same:
+            out["gaze_mouse_distance"] = statistics.median(same)
+    steps = []
+    for rows in (gaze, mouse):
+        cells = {}
+        for r in rows:
+            cells.setdefault((r["side"], (r["epoch_ms"] - start) // 500), []).append(r["char"] / r["length"])
+        steps.append({cell: mean(places) for cell, places in cells.items()})
+    found = {}
+    for lag in sorted(range(-6, 7), key=lambda lag: (abs(lag), lag)):
+        pairs = [(place, steps[1][side, step + lag]) for (side, step), place in steps[0].items() if (side, step + lag) in steps[1]]
+        if len(pairs) >= 8 and all(statistics.stdev(v) > 1e-9 for v in zip(*pairs)):
+            found[lag] = statistics.correlation(*zip(*pairs))
+    if 0 in found:
+        out["gaze_mouse_correlation"] = found[0]
+    if found:
+        out["gaze_mouse_lag_s"] = max(found, key=lambda lag: round(found[lag], 9)) / 2
+    return out
+
+
+def page_motion(page, span, width):
+    """How gaze and pointer moved on the page: rows of a task's page-absolute files."""
+    out = {}
+    for modality in ("gaze", "mouse"):
+        rows = sorted((r for r in page if r["modality"] == modality and r["x"] is not None), key=lambda r: (r["epoch_ms"], r["row"]))
+        steps = [None] + [math.sqrt((b["x"] - a["x"]) ** 2 + (b["y"] - a["y"]) ** 2) for a, b in zip(rows, rows[1:])]
+        own = [(r, step) for r, step in zip(rows, steps) if inside(r, span)]
+        steps = [step for _, step in own if step is not None]
+        if modality == "mouse" and own:
+            if width is not None:
+                out["mouse_travel"] = 60 * sum(steps) / ((span[1] - span[0]) / 1000) / width
+            if steps:
+                out["mouse_still_share"] = mean([float(step == 0) for step in steps])
+        if modality == "gaze" and own and width is not None:
+            out["gaze_off_page_share"] = mean([float(r["x"] < 0 or r["y"] < 0 or r["x"] > width) for r, _ in own])
+            if steps:
+                out["gaze_step"] = statistics.median(steps) / width
+    return out
+
+
+def reading(sentences):
+    """The measures of one answer's sentences, as of the whole answer."""
+    count, dwell = sum(s["fixations"] for s in sentences), sum(s["dwell_ms"] for s in sentences)
+    out = {"fixations": count, "first_pass_s": sum(s["first_pass_ms"] for s in sentences) / 1000, "skipped_share": mean([s["skipped"] for s in sentences])}
+    if count > 0:
+        out |= {"fixation_ms": dwell / count, "regression_share": sum(s["regressions_out"] for s in sentences) / count}
+    if dwell > 0:
+        out["reread_share"] = sum(s["reread_ms"] for s in sentences) / dwell
+    return out
+
+
+def contrast(a, b):
+    return {} if a is None or b is None or a + b <= 0 else {"": (a - b) / (a + b)}
+
+
+def of_texts(query):
+    """What is known of a query without any sample."""
+    answers = [query["response_1"]] + ([query["response_2"]] if query["mode"] == "pairwise" else [])
+    out = {"user_query_length": len(query["question"])}
+    for n, (side, text) in enumerate(zip(("left", "right"), answers), 1):
+        out[f"response_length_{side}"] = len(text)
+        out |= {f"text_{k}_{n}": v for k, v in our_text(text).items()}
+    if query["mode"] == "pairwise":
+        out["text_length_log_ratio"] = math.log(len(answers[0]) / len(answers[1]))
+        out |= {f"text_{k}_diff": out[f"text_{k}_1"] - out[f"text_{k}_2"] for k in our_text(answers[0])}
+    return out
+
+
+def of_window(rows, page, query, span, cut, width, measures):
+    """All features of one query in one window; `cut` is None where the study takes its whole recording. Rows are the task's, matched and with phases."""
     pairwise = query["mode"] == "pairwise"
     sides = {"left": "A", "right": "B"} if pairwise else {"single": "A"}
-    out, green, entries = {}, 0, 0
+    out, green, entries, texts = {"window_s": (span[1] - span[0]) / 1000}, 0, 0, {}
     for m in ("gaze", "mouse"):
         files = {side: [r for r in rows if r["modality"] == m and r["side"] == side] for side in sides}
         for side, letter in sides.items():
@@ -238,43 +365,82 @@ def features(rows, queries, spans, query, window):
             text = [r for r in files[side] if r["query"] == query["query"] and r["char"] is not None and inside(r, span)]
             response = 2 if side == "right" else 1
             out |= {f"{m}_{k}_{response}": v for k, v in our_answer(text, span, len(text_of(query, side))).items()}
-        if pairwise:
-            phases = study_pairwise(files["left"], files["right"], cut)
-            out |= {f"{m}_{k}": v for k, v in phases.items()}
-            for stem, name in (("reviewing_engaged_time_s", "reviewing_time"), ("reviewing_active_ratio", "reviewing_activity"), ("composing_lookback_time_s", "composing_lookback")):
-                if f"left_{stem}" in phases and f"right_{stem}" in phases:
-                    left, right = phases[f"left_{stem}"], phases[f"right_{stem}"]
-                    out |= {f"{m}_comparison_{name}_ratio": capped(left, right), f"{m}_comparison_{name}_diff": left - right}
-            for stem, name in (("reviewing_engaged_time_s", "longer_reviewing"), ("reviewing_active_ratio", "more_active_reviewing"), ("max_char_position_reached", "read_further")):
-                if f"left_{stem}" in phases and f"right_{stem}" in phases:
-                    out[f"{m}_comparison_which_side_{name}"] = 1 if phases[f"left_{stem}"] > phases[f"right_{stem}"] else -1
-            seen = sorted((r for side in sides for r in files[side] if r["query"] == query["query"] and r["char"] is not None and inside(r, span)), key=lambda r: (r["epoch_ms"], r["row"]))
-            if seen:
-                out[f"{m}_switches"] = sum(a["side"] != b["side"] for a, b in zip(seen, seen[1:]))
-            a, b = out.get(f"{m}_dwell_s_1"), out.get(f"{m}_dwell_s_2")
-            if a is not None and b is not None:
-                out |= {f"{m}_dwell_s_diff": a - b} | ({f"{m}_dwell_share": (a - b) / (a + b)} if a + b > 0 else {})
-                first = out[f"{m}_first_look_s_2"] - out[f"{m}_first_look_s_1"]
-                out[f"{m}_first_side"] = (first > 0) - (first < 0)
-        else:
+        own = [r for side in sides for r in files[side] if r["query"] == query["query"] and inside(r, span)]
+        out |= {f"{m}_{k}": v for k, v in our_clock(own).items()}
+        if m == "gaze" and any(r["flag"] is not None for r in own):
+            out["gaze_head_ok_share"] = mean([float(r["flag"]) for r in own if r["flag"] is not None])
+        texts[m] = sorted((r for r in own if r["char"] is not None), key=lambda r: (r["epoch_ms"], r["row"]))
+        if not pairwise:
             out |= {f"{m}_{k}": v for k, v in study_pointwise(files["single"], query, cut).items()}
+            continue
+        phases = study_pairwise(files["left"], files["right"], cut)
+        out |= {f"{m}_{k}": v for k, v in phases.items()}
+        for stem, name in (("reviewing_engaged_time_s", "reviewing_time"), ("reviewing_active_ratio", "reviewing_activity"), ("composing_lookback_time_s", "composing_lookback")):
+            if f"left_{stem}" in phases and f"right_{stem}" in phases:
+                left, right = phases[f"left_{stem}"], phases[f"right_{stem}"]
+                out |= {f"{m}_comparison_{name}_ratio": capped(left, right), f"{m}_comparison_{name}_diff": left - right}
+        for stem, name in (("reviewing_engaged_time_s", "longer_reviewing"), ("reviewing_active_ratio", "more_active_reviewing"), ("max_char_position_reached", "read_further")):
+            if f"left_{stem}" in phases and f"right_{stem}" in phases:
+                out[f"{m}_comparison_which_side_{name}"] = 1 if phases[f"left_{stem}"] > phases[f"right_{stem}"] else -1
+        out |= {f"{m}_{k}": v for k, v in our_order(texts[m], span).items()}
+        if out.get(f"{m}_text_s", 0) > 0 and f"{m}_switches" in out:
+            out[f"{m}_switch_rate"] = 60 * out[f"{m}_switches"] / out[f"{m}_text_s"]
+        for name, stem in (("dwell_share", "dwell_s"), ("dwell_per_char_share", "dwell_per_char_ms")):
+            out |= {f"{m}_{name}{k}": v for k, v in contrast(out.get(f"{m}_{stem}_1"), out.get(f"{m}_{stem}_2")).items()}
+        for name, stem in (("first_side", "first_look_s"), ("last_side", "last_look_s")):
+            if f"{m}_{stem}_1" in out and f"{m}_{stem}_2" in out:
+                later = out[f"{m}_{stem}_2"] - out[f"{m}_{stem}_1"]
+                out[f"{m}_{name}"] = (later > 0) - (later < 0)
+    out |= together(texts["gaze"], texts["mouse"], span[0]) | page_motion(page, span, width)
+    for response in (1, 2):
+        sentences = [s for s in measures if s["query"] == query["query"] and s["response"] == response]
+        if sentences:
+            out |= {f"gaze_{k}_{response}": v for k, v in reading(sentences).items()}
+    if pairwise:
+        out |= {name[:-2] + "_diff": value - out[name[:-2] + "_2"] for name, value in out.items() if name.endswith("_1") and name[:-2] + "_2" in out}
     if entries:
         out |= {"camera_green": green, "camera_green_ratio": green / entries}
-    if pairwise and {"gaze_left_reviewing_engaged_time_s", "mouse_left_reviewing_engaged_time_s"} <= set(out):
-        out["cross_modality_left_reviewing_duration_ratio_gaze_mouse"] = capped(out["gaze_left_reviewing_engaged_time_s"], out["mouse_left_reviewing_engaged_time_s"])
+    if pairwise:
+        for side in sides:
+            if {f"gaze_{side}_reviewing_engaged_time_s", f"mouse_{side}_reviewing_engaged_time_s"} <= set(out):
+                out[f"cross_modality_{side}_reviewing_duration_ratio_gaze_mouse"] = capped(out[f"gaze_{side}_reviewing_engaged_time_s"], out[f"mouse_{side}_reviewing_engaged_time_s"])
         gaze, mouse = out.get("gaze_comparison_reviewing_time_ratio"), out.get("mouse_comparison_reviewing_time_ratio")
         if gaze is not None and mouse is not None:
             out["cross_modality_preference_agreement_gaze_mouse"] = 1 if (gaze > 1 and mouse > 1) or (gaze < 1 and mouse < 1) else -1
-    if not pairwise and "gaze_reviewing_duration_s" in out and "mouse_reviewing_duration_s" in out:
+    elif "gaze_reviewing_duration_s" in out and "mouse_reviewing_duration_s" in out:
         for p in ("reviewing", "composing"):
             out[f"cross_modality_{p}_duration_ratio_gaze_mouse"] = capped(out[f"gaze_{p}_duration_s"], out[f"mouse_{p}_duration_s"])
             out[f"cross_modality_{p}_activity_ratio_gaze_mouse"] = capped(out[f"gaze_{p}_active_ratio"], out[f"mouse_{p}_active_ratio"])
-    out |= {"response_length_left": len(query["response_1"]), "user_query_length": len(query["question"]), "text_characters_1": len(query["response_1"]),
-            "window_s": (span[1] - span[0]) / 1000}
-    if not pairwise:
-        before = [q for q in queries if q["turn"] == query["turn"] - 1]
-        if before:
-            if before[0]["query"] in spans:
-                earlier = features(rows, [q for q in queries if q["turn"] < query["turn"]], spans, before[0], window)
-                out |= {f"prev_{k}": v for k, v in earlier.items() if not k.startswith("prev_")}
+    return out
+
+
+def features(rows, page, queries, spans, width, measures, studys):
+    """All features of one task's queries: {(query, window): {name: value}}; a feature that is not defined is not there.
+
+    rows, page : dicts of the task's samples, text-relative (already through `match` and `add_phases`) and page-absolute
+    queries : dicts of the task's queries
+    spans : {query: {window: (start, end)}}
+    width : of the page, or None
+    measures : dicts of the reading measures of its sentences
+    studys : names of the study's features, which the next query of a pointwise task repeats
+    """
+    out, before = {}, None
+    for query in sorted(queries, key=lambda q: q["turn"]):
+        texts = of_texts(query)
+        for window in ("reading", "full", "rating"):
+            found = dict(texts)
+            if window in spans.get(query["query"], {}):
+                span = spans[query["query"]][window]
+                found |= of_window(rows, page, query, span, None if window == "full" else span, width, measures if window == "reading" else [])
+            elif window == "full":
+                found |= of_window(rows, [], query, (0, 0), None, None, [])  # nothing of ours
+                del found["window_s"]
+            if query["mode"] == "pointwise" and before is not None and before["turn"] == query["turn"] - 1:
+                earlier = out[before["query"], window]
+                found |= {f"prev_{k}": v for k, v in earlier.items() if k in studys and not k.startswith("prev_")}
+                for stem in ("text_characters", *(f"{m}_{k}" for m in ("gaze", "mouse") for k in ("dwell_s", "dwell_per_char_ms", "coverage", "reading_speed"))):
+                    if f"{stem}_1" in found and f"{stem}_1" in earlier:
+                        found[f"{stem}_change"] = found[f"{stem}_1"] - earlier[f"{stem}_1"]
+            out[query["query"], window] = found
+        before = query
     return out

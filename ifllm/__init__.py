@@ -4,7 +4,7 @@ The names that most projects need are at hand here, each loaded when first used:
 
 >>> import ifllm
 >>> study = ifllm.load(ifllm.fetch())  # doctest: +SKIP
->>> matched = ifllm.match_samples(study.samples_rel.filter(worker="P001"), study.queries)  # doctest: +SKIP
+>>> matched = ifllm.match_samples(study.samples_rel, study.queries)  # doctest: +SKIP
 """
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ __all__ = ['MODALITIES', 'WINDOWS', 'BINS', 'EPSILON', 'CAP', 'CELL', 'LAGS', 'C
 # %% ../nbs/06_features.ipynb #007a4819
 import re
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import page_width
+from .trajectories import changes, clock, in_order, numbered, recordings
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -64,22 +65,21 @@ def _capped(numerator: str, denominator: str) -> pl.Expr:
 
 # %% ../nbs/06_features.ipynb #635593d4
 _t = pl.col("t_ms")  # of the looks: samples on the text, with an index; `samples` counts the others too
-_steps = _t.diff().drop_nulls().clip(upper_bound=pl.col("inactivity_ms").first())
+_engaged = pl.col("gap").sum()  # of the gaps between looks, each at most a second
 _share = pl.col("share")
 _STUDY_ANSWER = {
     "focused_engagement_ratio": ("sum of min(gap, 1 s) between looks / time from first to last look", "share", "0..1", "engagement",
-                                 pl.when(_t.max() > _t.min()).then(_steps.sum() / (_t.max() - _t.min())).otherwise(0.0)),
-    "focused_engagement_time": ("sum of min(gap, 1 s) between looks", "ms", "0..", "engagement", _steps.sum().cast(pl.Float64)),
-    "overall_attention_ratio": ("looks / samples", "share", "0..1", "engagement", pl.len() / pl.col("samples").first()),
+                                 pl.when(_t.last() > _t.first()).then(_engaged / (_t.last() - _t.first())).otherwise(0.0)),
+    "focused_engagement_time": ("sum of min(gap, 1 s) between looks", "ms", "0..", "engagement", _engaged),
+    "overall_attention_ratio": ("looks / samples", "share", "0..1", "engagement", None),
     "normalized_avg_char_position": ("mean of index / length over looks", "share", "0..1", "position", _share.mean().fill_null(0.0)),
     "reading_completion_ratio": ("min(1, largest index / length)", "share", "0..1", "position", _share.max().clip(upper_bound=1.0).fill_null(0.0)),
     "normalized_char_position_variance": ("sample variance of index / length over looks", "share^2", "0..", "position", _share.var(ddof=1).fill_null(0.0)),
-    "data_points": ("samples", "count", "0..", "engagement", pl.col("samples").first().cast(pl.Float64)),
-} | {
-    f"window_{i:03d}": (f"mean of index / length in part {i + 1} of {BINS} equal parts of the time from first to last look", "share", "0..1", "temporal",
-                        pl.col("share").filter(pl.col("bin") == i).mean().fill_null(0.0))
-    for i in range(BINS)
+    "data_points": ("samples", "count", "0..", "engagement", None),
 }
+_STUDY_BINS = {f"window_{i:03d}": (f"mean of index / length in part {i + 1} of {BINS} equal parts of the time from first to last look", "share", "0..1", "temporal", None)
+               for i in range(BINS)}
+_STUDY_ANSWER |= _STUDY_BINS
 _LETTER = {"A": "B", "B": "A"}
 
 
@@ -88,7 +88,7 @@ def _study_answer_features() -> list[Feature]:
     for letter, modes in (("A", _BOTH), ("B", _PAIR)):
         for modality in MODALITIES:
             for stem, (formula, unit, span, family, expr) in _STUDY_ANSWER.items():
-                out.append(Feature(f"response_{letter}_{modality}_{stem}", formula, unit, span, family, modality, "study", modes=modes, level="answer",
+                out.append(Feature(f"response_{letter}_{modality}_{stem}", formula, unit, span, family, modality, "study", modes=modes, level="frame" if expr is None else "answer",
                                    mirror=f"response_{_LETTER[letter]}_{modality}_{stem}", expr=expr))
     return out
 
@@ -141,7 +141,7 @@ def _study_pointwise_features() -> list[Feature]:
         for p in ("reviewing", "composing"):
             out += [frame(f"{p}_active_ratio", f"samples on the element / samples while {p}", "share", "0..1"),
                     query(f"{p}_offscreen_ratio", f"1 - active ratio while {p} (0 without samples)", "share",
-                          pl.when(col(f"{p}_samples") > 0).then(1 - col(f"{p}_active_ratio")).otherwise(0.0), "0..1")]
+                          pl.when(col(f"{p}_samples") > 0).then(1 - col(f"{p}_active_ratio")).when(col(f"{p}_samples") == 0).then(0.0), "0..1")]
         out += [frame("composing_lookback_ratio", "samples with a character index / samples while composing", "share", "0..1"),
                 frame("composing_thinking_ratio", "samples on the element without index / samples while composing", "share", "0..1"),
                 query("reviewing_composing_duration_ratio", "min(reviewing / (composing + .001), 100)", "ratio",
@@ -222,15 +222,14 @@ CELL = 40  # characters; about half a line of the page
 _dwell, _place = pl.col("dt_ms"), pl.col("position")
 _weight = pl.col("dt_ms") + 1e-3  # a file's last sample stands for no time, but was there
 _mean = (_place * _weight).sum() / _weight.sum()
-_cells = pl.col("cell").n_unique() * CELL
-_new_visit = (pl.col("epoch_ms").diff() > pl.col("inactivity_ms")).fill_null(True)
-_step = pl.col("char").diff().filter(~_new_visit)
+_blocks = pl.col("block").n_unique() * CELL
+_new_visit, _step = pl.col("new_visit"), pl.col("step")  # a visit's first sample; characters since the visit's sample before
 _many = pl.len() > 2
 _OURS_ANSWER = {
     "dwell_s": ("time of the samples on the text", "s", "0..", "dwell", _dwell.sum() / 1000),
     "dwell_per_char_ms": ("dwell / length", "ms/character", "0..", "dwell", _dwell.sum() / pl.col("length").first()),
-    "coverage": (f"share of the text's cells of {CELL} characters with a sample", "share", "0..1", "dwell", pl.col("cell").n_unique() / (pl.col("length").first() / CELL).ceil()),
-    "reading_speed": ("characters of the cells with a sample / dwell", "characters/s", "0..", "reading", pl.when(_dwell.sum() > 0).then(1000 * _cells / _dwell.sum())),
+    "coverage": (f"share of the text's cells of {CELL} characters with a sample", "share", "0..1", "dwell", pl.col("block").n_unique() / (pl.col("length").first() / CELL).ceil()),
+    "reading_speed": ("characters of the cells with a sample / dwell", "characters/s", "0..", "reading", pl.when(_dwell.sum() > 0).then(1000 * _blocks / _dwell.sum())),
     "depth": ("largest position reached", "share", "0..1", "map", _place.max()),
     "position_mean": ("mean position, weighted by time", "share", "0..1", "map", _mean),
     "position_sd": ("standard deviation of position, weighted by time", "share", "0..0.5", "map", ((_place - _mean) ** 2 * _weight).sum().truediv(_weight.sum()).sqrt()),
@@ -239,14 +238,14 @@ _OURS_ANSWER = {
     "head_share": ("share of dwell in the text's first fifth", "share", "0..1", "map", _weight.filter(_place < 0.2).sum() / _weight.sum()),
     "tail_share": ("share of dwell in the text's last fifth", "share", "0..1", "map", _weight.filter(_place >= 0.8).sum() / _weight.sum()),
     "progress": ("correlation of position with time: 1 is reading through at even pace", "correlation", "-1..1", "reading",
-                 pl.when(_many & (_place.std() > 0) & (pl.col("epoch_ms").n_unique() > 1)).then(pl.corr(pl.col("epoch_ms") - pl.col("epoch_ms").first(), "position"))),
+                 pl.when(_many & (_place.max() > _place.min()) & (pl.col("epoch_ms").last() > pl.col("epoch_ms").first())).then(pl.corr(pl.col("epoch_ms") - pl.col("epoch_ms").first(), "position"))),
     "forward_share": ("of the steps within a visit that change the character, those forward", "share", "0..1", "reading",
                       pl.when((_step != 0).any()).then((_step > 0).sum() / (_step != 0).sum())),
     "jump_back_rate": ("steps back by more than 100 characters within a visit / dwell", "1/min", "0..", "reading", pl.when(_dwell.sum() > 0).then(60_000 * (_step < -100).sum() / _dwell.sum())),
     "visits": ("times that the answer was come to: samples on its text with none in the second before", "count", "1..", "order", _new_visit.sum().cast(pl.Float64)),
     "visit_s": ("dwell / visits", "s", "0..", "order", _dwell.sum() / 1000 / _new_visit.sum()),
-    "first_look_s": ("start of the window to the first sample on the text", "s", "0..", "order", (pl.col("epoch_ms").min() - pl.col("start_ms").first()) / 1000),
-    "last_look_s": ("last sample on the text to the end of the window", "s", "0..", "order", (pl.col("end_ms").first() - pl.col("epoch_ms").max()) / 1000),
+    "first_look_s": ("start of the window to the first sample on the text", "s", "0..", "order", (pl.col("epoch_ms").first() - pl.col("start_ms").first()) / 1000),
+    "last_look_s": ("last sample on the text to the end of the window", "s", "0..", "order", (pl.col("end_ms").first() - pl.col("epoch_ms").last()) / 1000),
 }
 _OURS_READING = {
     "fixations": ("fixations on the text (I-VT)", "count", "0..", pl.col("fixations").sum()),
@@ -350,6 +349,11 @@ def registry() -> list[Feature]:
     ValueError
         Two features share a name.
     """
+    return list(_registry())
+
+
+@cache
+def _registry() -> tuple[Feature, ...]:
     study = _study_answer_features() + _study_metric_features()
     point, pair = _study_pointwise_features(), _study_pairwise_features()
     merged = {}
@@ -365,7 +369,7 @@ def registry() -> list[Feature]:
     names = [f.name for f in features]
     if len(set(names)) < len(names):
         raise ValueError(f"declared twice: {sorted({n for n in names if names.count(n) > 1})}")
-    return features
+    return tuple(features)
 
 
 def registry_frame() -> pl.DataFrame:
@@ -374,248 +378,379 @@ def registry_frame() -> pl.DataFrame:
 
 # %% ../nbs/06_features.ipynb #a8e521e4
 _KEY = ["query", "window"]
-_MODALITY, _SIDES, _WINDOW = pl.Enum(MODALITIES), pl.Enum(["single", "left", "right"]), pl.Enum(WINDOWS)
+_WINDOW = pl.Enum(WINDOWS)
+_SIDE_NAMES = ("single", "left", "right")
+_FILES = len(MODALITIES) * 3  # behaviour files that a query can have samples in: modality by side
+_NEVER = 2**42 - 1  # no time is later
 
 
-def _in_windows(rows: pl.DataFrame, windows: pl.DataFrame, names, on: str = "query") -> pl.DataFrame:
-    """Rows with the window of their query that they fall in; a row in two windows comes twice."""
-    spans = windows.filter(pl.col("window").is_in(names)).select("query", "window", "start_ms", "end_ms")
-    return rows.join(spans, left_on=on, right_on="query", how="inner").filter(
-        (pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms"))).drop("start_ms", "end_ms")
+class _Cells:
+    """The table that the features are put into, and numbers for its cells: rows are grouped by one sorted number, ((window, query), modality, side).
+
+    Rows carry `at` (place of their query among all), `file` (3 * modality + side) and `epoch_ms`.
+    """
+
+    def __init__(self, queries: pl.DataFrame, windows: pl.DataFrame):
+        self.queries = queries["query"].sort()
+        self.spans = np.full((len(WINDOWS), 2, len(self.queries) + 1), _NEVER)  # start and end; the last stands for no query
+        spans = windows.with_columns(at=self.place(windows["query"])).drop_nulls("at")
+        self.windows = spans.with_columns(view=spans["window"].to_physical().cast(pl.UInt32) * len(self.queries) + spans["at"])  # `view`: the window's row in the table
+        self.spans[spans["window"].to_physical().to_numpy(), :, spans["at"].to_numpy()] = spans.select("start_ms", "end_ms").to_numpy()
+        self.values: dict[str, np.ndarray] = {}  # NaN where nothing is known
+        self.length = np.full((len(self.queries), 3), np.nan)
+        for side, column, mode in (("single", "response_1", "pointwise"), ("left", "response_1", "pairwise"), ("right", "response_2", "pairwise")):
+            of = queries.sort("query").select(pl.when(pl.col("mode") == mode).then(pl.col(column).str.len_chars())).to_series()
+            self.length[:, _SIDE_NAMES.index(side)] = of.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def place(self, query: pl.Series) -> pl.Series:
+        """Where each query stands among them; null where it is none of them."""
+        runs = query.to_frame("query").select("query", run=changes("query").cum_sum() - 1)  # it mostly stays the same from row to row
+        numbers = self.queries.to_frame("query").with_row_index("at").with_columns(pl.col("at").cast(pl.UInt32))
+        return runs.filter(changes("run")).join(numbers, on="query", how="left", maintain_order="left")["at"].gather(runs["run"])
+
+    def lengths(self, rows: pl.DataFrame) -> pl.Series:
+        """Length of the answer that each row's file is about (characters)."""
+        return pl.Series(self.length[rows["at"].to_numpy(), rows["file"].to_numpy() % 3])
+
+    def cut(self, rows: pl.DataFrame, uncut: tuple[str, ...] = ()) -> pl.DataFrame:
+        """Rows with the `cell` that they fall in and its start_ms and end_ms, once for each window; sorted by cell and then as they came. `uncut` windows take all rows.
+
+        `rows` must be sorted by at, file and epoch_ms.
+        """
+        spans = self.spans[:, :, :-1].copy()  # window, start and end, query
+        for name in uncut:
+            spans[WINDOWS.index(name)] = [[0], [_NEVER]]
+        group = np.arange(len(self.queries) * _FILES)
+        keys = clock(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+        begin, end = (np.searchsorted(keys, clock(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1))
+        index, cell = _stretches(begin, end)
+        start, stop = (np.repeat(spans[:, i], _FILES, axis=1).ravel() for i in (0, 1))
+        return rows[index].with_columns(cell=pl.Series(cell, dtype=pl.UInt32).set_sorted(), start_ms=pl.Series(start[cell]), end_ms=pl.Series(stop[cell]))
+
+    def tally(self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = (), split: tuple[str, ...] = ()) -> pl.DataFrame:
+        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows; a part has one value of the columns `split`."""
+        at, time = rows["at"].to_numpy().astype(np.intp), rows["epoch_ms"].to_numpy()
+        windows = np.zeros(rows.height, np.uint8)  # a bit for each that the row is in
+        for number, name in enumerate(WINDOWS):
+            start, end = (edge.take(at, mode="clip") for edge in self.spans[number])
+            windows |= np.uint8(1 << number) if name in uncut else ((time >= start) & (time < end)).view(np.uint8) << np.uint8(number)
+        many = 2 ** len(WINDOWS)
+        parts = _runs(rows.with_columns(part=(pl.col("at") * _FILES + pl.col("file")) * many + pl.Series(windows)), "part", *split).group_by("run").agg(
+            pl.col("part").first(), **{name: expr for name, (_, expr) in aggregates.items()})
+        each = [parts.filter((pl.col("part") // 2**number) % 2 == 1).with_columns(cell=pl.col("part") // many + number * len(self.queries) * _FILES) for number in range(len(WINDOWS))]
+        return pl.concat(each).group_by("cell").agg(**{name: getattr(pl.col(name), how)() for name, (how, _) in aggregates.items()}).sort("cell")
+
+    def put(self, found: pl.DataFrame, stems, name) -> None:
+        """Enter the values of each `cell` as the features `name(modality, side, stem)`; other columns are left out."""
+        cell = found["cell"].to_numpy()
+        files = [(MODALITIES[number // 3], _SIDE_NAMES[number % 3], np.flatnonzero(cell % _FILES == number)) for number in np.unique(cell % _FILES)]
+        for stem in stems:
+            values = found[stem].cast(pl.Float64).to_numpy()
+            for modality, side, own in files:
+                column = self.values.setdefault(name(modality, side, stem), np.full(len(WINDOWS) * len(self.queries), np.nan))
+                column[cell[own] // _FILES] = values[own]
+
+    def put_view(self, found: pl.DataFrame, *stems: str) -> None:
+        """Enter values that are of a query and window (`view`), not of one modality or side."""
+        self.put(found.with_columns(cell=pl.col("view") * _FILES), stems, lambda modality, side, stem: stem)
 
 
-def _wide(aggregated: pl.DataFrame, stems: dict, name) -> list[pl.DataFrame]:
-    """One frame a (modality, side) with its columns renamed by `name(modality, side, stem)`."""
-    out = []
-    for (modality, side), part in aggregated.partition_by(["modality", "side"], as_dict=True).items():
-        out.append(part.select(*_KEY, **{name(modality, side, stem): pl.col(stem).cast(pl.Float64) for stem in stems}))
-    return out
+def _stretches(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows from begin to end of each stretch, one after the other, and the stretch that each is of."""
+    size = np.maximum(end - begin, 0)
+    of = np.repeat(np.arange(size.size), size)
+    return np.arange(of.size) + (begin - np.cumsum(size) + size)[of], of
 
 
-def _study_answers(matched: pl.DataFrame, windows: pl.DataFrame, lengths: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]:
-    rows = matched.filter(pl.col("query_study") > 0).select("modality", "side", "t_ms", "epoch_ms", "centre_idx", query="query_study",
-                                                            looking=pl.col("on_element") & pl.col("centre_idx").is_not_null())
-    rows = pl.concat([rows.with_columns(window=pl.lit("full", _WINDOW)).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking"),
-                      _in_windows(rows, windows, ["reading", "rating"]).select(*_KEY, "modality", "side", "t_ms", "centre_idx", "looking")])
-    group = [*_KEY, "modality", "side"]
-    counted = rows.group_by(group).agg(samples=pl.len()).join(lengths, on=["query", "side"])
-    rows = rows.filter("looking")  # a third of them; the others only count
-    span = rows.group_by(group).agg(t0=pl.col("t_ms").min(), t1=pl.col("t_ms").max()).join(counted, on=group)
+def _runs(rows: pl.DataFrame, *same: str) -> pl.DataFrame:
+    """Add `run`, a number for each stretch of rows with the same values: sorted, so that grouping by it takes no search."""
+    return rows.with_columns(run=changes(*same).cum_sum().set_sorted())
+
+
+def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
+    """Add `gap`: time since the group's row before, at most `inactivity_ms`; 0 for its first. Rows are sorted by group and t_ms."""
+    return rows.with_columns(gap=pl.when(pl.col(group) == pl.col(group).shift()).then(pl.col("t_ms").diff().clip(upper_bound=inactivity_ms)).fill_null(0.0))
+
+
+def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
+    rows = rows.drop("at").rename({"study_at": "at"}).drop_nulls("at")
+    seen = cells.tally(rows, {"seen": ("sum", pl.len().cast(pl.Float64))}, uncut=("full",))
+    looks = rows.lazy().filter(pl.col("on_element") & pl.col("centre_idx").is_not_null()).select("at", "file", "t_ms", "epoch_ms", "centre_idx").collect()  # a third of the rows; the others only count
+    looks = in_order(looks, "at", "file", "epoch_ms")
+    looks = cells.cut(looks.with_columns(share=pl.col("centre_idx") / cells.lengths(looks)), uncut=("full",)).drop("start_ms", "end_ms")
+    looks = _gaps(in_order(looks, "cell", "t_ms", "centre_idx"), "cell", inactivity_ms)
+    looks = _runs(looks, "cell")
+    span = looks.group_by("run", maintain_order=True).agg(t0=pl.col("t_ms").first(), t1=pl.col("t_ms").last())
     span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS))  # by a column: polars multiplies by the inverse of a scalar
-    rows = rows.join(span, on=group).sort("t_ms", "centre_idx")
+    looks = looks.with_columns(span.select("t0", "step")[(looks["run"] - 1).to_numpy()])
     t, t0, step = pl.col("t_ms"), pl.col("t0"), pl.col("step")
     guess = ((t - t0) / step).floor()
     exact = guess - (t < t0 + guess * step).cast(pl.Float64) + (t >= t0 + (guess + 1) * step).cast(pl.Float64)  # the edges as the study rounds them
-    rows = rows.with_columns(share=pl.col("centre_idx") / pl.col("length"), inactivity_ms=pl.lit(float(inactivity_ms)),
-                             bin=pl.when(step > 0).then(exact))
-    aggregated = rows.group_by(group).agg(**{stem: spec[4] for stem, spec in _STUDY_ANSWER.items()})
-    aggregated = counted.select(*group, seen=pl.col("samples").cast(pl.Float64)).join(aggregated, on=group, how="left").with_columns(  # nobody looked: zeros, as in the study
-        data_points="seen").with_columns(pl.col(list(_STUDY_ANSWER)).fill_null(0.0))
+    parts = looks.lazy().filter(pl.col("step") > 0).select("cell", "share", part=exact.cast(pl.Int32)).collect()
+    parts = _runs(parts, "cell", "part").group_by("run").agg(pl.col("cell", "part").first(), pl.col("share").mean())
+    temporal = parts.group_by("cell").agg(**{stem: pl.col("share").filter(pl.col("part") == i).first() for i, stem in enumerate(_STUDY_BINS)})
+    looked = seen.join(looks.group_by("cell").agg(
+        looks=pl.len(), **{stem: spec[4] for stem, spec in _STUDY_ANSWER.items() if spec[4] is not None}), on="cell", how="left").join(temporal, on="cell", how="left")
+    looked = looked.with_columns(data_points="seen", overall_attention_ratio=pl.col("looks") / pl.col("seen")).with_columns(
+        pl.col(list(_STUDY_ANSWER)).fill_null(0.0))  # nobody looked: zeros, as in the study
     letter = {"single": "A", "left": "A", "right": "B"}
-    return _wide(aggregated, _STUDY_ANSWER, lambda modality, side, stem: f"response_{letter[side]}_{modality}_{stem}")
+    cells.put(looked, _STUDY_ANSWER, lambda modality, side, stem: f"response_{letter[side]}_{modality}_{stem}")
 
 
-def _study_metrics(matched: pl.DataFrame, windows: pl.DataFrame) -> list[pl.DataFrame]:
-    file = ["task", "modality", "side"]
-    firsts = matched.filter(pl.col("on_element") & (pl.col("query_study") > 0)).group_by(*file, query="query_study").agg(t_ms=pl.col("t_ms").min()).sort("t_ms", "query")
-    rows = matched.select(*file, "t_ms", "epoch_ms", "on_element", "centre_idx", "flag").sort("t_ms").join_asof(
-        firsts, on="t_ms", by=file, check_sortedness=False).drop_nulls("query")
-    rows = pl.concat([rows.with_columns(window=pl.lit("full", _WINDOW)), _in_windows(rows, windows, ["reading", "rating"]).select(*rows.columns, "window")])
-    aggregated = rows.group_by(*_KEY, "modality", "side").agg(**{stem: spec[3] for stem, spec in _STUDY_METRICS.items()})
+def _study_metrics(rows: pl.DataFrame, cells: _Cells) -> None:
+    looked = rows.lazy().filter(pl.col("on_element") & pl.col("study_at").is_not_null()).select("t_ms", at="study_at", file=pl.col("recording") * _FILES + pl.col("file")).collect()
+    firsts = _runs(looked, "file", "at").group_by("run").agg(pl.col("file", "at").first(), pl.col("t_ms").min()).group_by("file", "at").agg(pl.col("t_ms").min()).sort("file", "t_ms", "at")
+    # a sample belongs to the query that was the last to be matched for the first time
+    file, time, begun = (rows["recording"] * _FILES + rows["file"]).to_numpy(), rows["t_ms"].to_numpy(), np.full(rows.height, -1)
+    of, first, at = (firsts[c].to_numpy() for c in ("file", "t_ms", "at"))
+    for number in np.unique(of):
+        part, own = (slice(*np.searchsorted(values, [number, number + 1])) for values in (file, of))
+        begun[part] = np.append(-1, at[own])[np.searchsorted(first[own], time[part], side="right")]
+    rows = rows.select("file", "epoch_ms", "on_element", "centre_idx", "flag", at=pl.Series(begun, dtype=pl.Int64)).filter(pl.col("at") >= 0).with_columns(pl.col("at").cast(pl.UInt32))
+    how = {"total_entries": "sum", "onscreen_points": "sum", "max_idx": "max"}
+    found = cells.tally(rows, {stem: (how[stem], spec[3]) for stem, spec in _STUDY_METRICS.items()}
+                                    | {"camera_green": ("sum", pl.col("flag").fill_null(True).sum().cast(pl.Float64))}, uncut=("full",))
     name = {"single": "left", "left": "left", "right": "right"}
-    green = rows.filter(pl.col("modality") == "gaze").group_by(_KEY).agg(camera_green=pl.col("flag").fill_null(True).sum().cast(pl.Float64))
-    return [*_wide(aggregated, _STUDY_METRICS, lambda modality, side, stem: f"{modality}_{stem}_{name[side]}"), green]
+    cells.put(found, _STUDY_METRICS, lambda modality, side, stem: f"{modality}_{stem}_{name[side]}")
+    cells.put_view(found.filter(pl.col("cell") % _FILES < 3).group_by(view=pl.col("cell") // _FILES).agg(pl.col("camera_green").sum()), "camera_green")
 
 
-def _engaged(rows: pl.Expr, inactivity_ms: float) -> pl.Expr:
-    """Seconds between consecutive times in `rows` (sorted, ms), each gap at most `inactivity_ms`."""
-    return rows.diff().drop_nulls().clip(upper_bound=inactivity_ms).sum() / 1000
-
-
-def _study_pointwise(matched: pl.DataFrame, windows: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]:
-    rows = matched.filter(pl.col("side") == "single").select("task", "modality", "t_ms", "epoch_ms", "on_element", "centre_idx", query="query_study")
+def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
+    rows = rows.lazy().filter(pl.col("file") % 3 == 0).select("recording", "file", "at", "study_at", "epoch_ms", "t_ms", "on_element", "centre_idx").collect()
     if rows.is_empty():
-        return []
-    known = rows.filter(pl.col("query") > 0)
-    order = known.group_by("task", "modality", "query").agg(begin=pl.col("t_ms").min()).sort("begin", "query").with_columns(
-        before=pl.col("query").shift().over("task", "modality"), last=pl.col("query") == pl.col("query").last().over("task", "modality"))
-    ends = rows.group_by("task", "modality").agg(file_start=pl.col("t_ms").min(), file_end=pl.col("t_ms").max())
-    looks = known.filter(pl.col("centre_idx").is_not_null())
-    cut = pl.concat([looks.with_columns(window=pl.lit("full", _WINDOW)), _in_windows(looks, windows, ["reading", "rating"]).select(*looks.columns, "window")])
-    phases = cut.group_by("task", "modality", *_KEY).agg(first=pl.col("t_ms").min(), last_look=pl.col("t_ms").max())
-    phases = phases.join(order, on=["task", "modality", "query"]).join(ends, on=["task", "modality"])
-    stop = _in_windows(known, windows, ["reading", "rating"]).group_by("modality", *_KEY).agg(window_end=pl.col("t_ms").max())
-    phases = phases.join(stop, on=["modality", *_KEY], how="left")
-    earlier = looks.select("task", "modality", before="query", look="t_ms").join(
-        phases.filter(pl.col("before").is_not_null()).select("task", "modality", "before", *_KEY, "first"), on=["task", "modality", "before"]).filter(
-        pl.col("look") < pl.col("first")).group_by("modality", *_KEY).agg(previous=pl.col("look").max())
-    phases = phases.join(earlier, on=["modality", *_KEY], how="left").with_columns(
-        reviewed=pl.when("last").then(pl.coalesce("window_end", "file_end")).otherwise("last_look"),
-        composing=pl.when(pl.col("before").is_null()).then("file_start").otherwise(pl.coalesce("previous", "first")))
-    inside = rows.drop("query").join(phases.select("task", "modality", *_KEY, "composing", "first", "reviewed"), on=["task", "modality"]).filter(
-        pl.col("t_ms").is_between("composing", "reviewed"))
-    review, compose = pl.col("t_ms") >= pl.col("first"), pl.col("t_ms") < pl.col("first")
-    index = pl.col("centre_idx")
-    counts = inside.group_by("modality", *_KEY).agg(
-        max_char_position_reached=index.filter(review).max().fill_null(0), reviewing_samples=review.sum(), composing_samples=compose.sum(),
-        reviewing_active_ratio=pl.col("on_element").filter(review).mean().fill_null(0.0), composing_active_ratio=pl.col("on_element").filter(compose).mean().fill_null(0.0),
-        composing_lookback_ratio=index.filter(compose).is_not_null().mean().fill_null(0.0),
-        composing_thinking_ratio=(pl.col("on_element") & index.is_null()).filter(compose).mean().fill_null(0.0))
-    done = phases.select("modality", *_KEY, reviewing_duration_s=(pl.col("reviewed") - pl.col("first")) / 1000,
-                         composing_duration_s=(pl.col("first") - pl.col("composing")) / 1000).join(counts, on=["modality", *_KEY])
-    total = pl.col("reviewing_duration_s") + pl.col("composing_duration_s")
-    done = done.with_columns(**{f"{p}_pct": pl.when(total > 0).then(100 * pl.col(f"{p}_duration_s") / total).otherwise(0.0) for p in ("reviewing", "composing")})
-    stems = [c for c in done.columns if c not in ("modality", *_KEY)]
-    return [part.select(*_KEY, **{f"{modality}_{stem}": pl.col(stem).cast(pl.Float64) for stem in stems})
-            for (modality,), part in done.partition_by(["modality"], as_dict=True).items()]
+        return
+    rows = in_order(_runs(rows, "recording", "file").drop("recording").rename({"run": "recording"}), "recording", "t_ms")
+    time, index = rows["t_ms"].to_numpy(), rows["centre_idx"]
+    runs = rows.group_by("recording", maintain_order=True).agg(size=pl.len(), file_start=pl.col("t_ms").first(), file_end=pl.col("t_ms").last())
+    known = rows.drop("at").rename({"study_at": "at"}).drop_nulls("at")
+    look = pl.when(pl.col("centre_idx").is_not_null()).then("t_ms")
+    ordered = known.group_by("recording", "at").agg(begin=pl.col("t_ms").min()).sort("recording", "begin", "at").with_columns(
+        before=pl.col("at").shift().over("recording"), last=pl.col("at") == pl.col("at").last().over("recording"))
+    phases = cells.tally(known, {"recording": ("min", pl.col("recording").min()), "first": ("min", look.min()), "last_look": ("max", look.max()), "window_end": ("max", pl.col("t_ms").max())},
+                         uncut=("full",)).drop_nulls("first")
+    phases = phases.with_columns(at=pl.col("cell") // _FILES % len(cells.queries), full=pl.col("cell") // _FILES // len(cells.queries) == WINDOWS.index("full"))
+    phases = phases.join(ordered, on=["recording", "at"]).join(runs, on="recording").sort("first")
+    looks = known.lazy().filter(pl.col("centre_idx").is_not_null()).select("recording", before="at", previous="t_ms").sort("previous").collect()
+    phases = phases.join_asof(looks, left_on="first", right_on="previous", by=["recording", "before"], allow_exact_matches=False, check_sortedness=False)
+    phases = phases.with_columns(
+        reviewed=pl.when("last").then(pl.when("full").then("file_end").otherwise("window_end")).otherwise("last_look"),
+        composing=pl.when(pl.col("before").is_null()).then("file_start").otherwise(pl.coalesce("previous", "first"))).sort("recording")
+    # a file is sorted by time: each phase is a stretch of its rows
+    start = dict(zip(runs["recording"], runs["size"].cum_sum() - runs["size"]))
+    bounds = []
+    for (recording,), part in phases.partition_by(["recording"], as_dict=True, maintain_order=True).items():
+        own = time[start[recording]:start[recording] + part["size"][0]]
+        bounds.append(start[recording] + np.stack([np.searchsorted(own, part[c].to_numpy(), side) for c, side in (("composing", "left"), ("first", "left"), ("reviewed", "right"))]))
+    begin, first, end = np.concatenate(bounds, axis=1) if bounds else np.zeros((3, 0), int)
+    on, blank = rows["on_element"].to_numpy(), index.is_null().to_numpy()
+    total = {name: np.concatenate([[0], np.cumsum(flags)]) for name, flags in (("on", on), ("index", ~blank), ("thinking", on & blank))}
+
+    def share(name, a, b):
+        return np.where(b > a, (total[name][b] - total[name][a]) / np.maximum(b - a, 1), 0.0)
+    reach = np.maximum.reduceat(np.append(index.fill_null(-1).to_numpy(), 0), np.stack([first, end], axis=1).ravel())[::2] if first.size else np.zeros(0)
+    anything = np.append(total["index"], 0)[end] > total["index"][first] if first.size else np.zeros(0, bool)
+    review_s, compose_s = (pl.col("reviewed") - pl.col("first")) / 1000, (pl.col("first") - pl.col("composing")) / 1000
+    done = phases.select(
+        "cell", reviewing_duration_s=review_s, composing_duration_s=compose_s, max_char_position_reached=pl.Series(np.where(anything, reach, 0)),
+        reviewing_samples=pl.Series(end - first), composing_samples=pl.Series(first - begin),
+        reviewing_active_ratio=pl.Series(share("on", first, end)), composing_active_ratio=pl.Series(share("on", begin, first)),
+        composing_lookback_ratio=pl.Series(share("index", begin, first)), composing_thinking_ratio=pl.Series(share("thinking", begin, first)))
+    both = pl.col("reviewing_duration_s") + pl.col("composing_duration_s")
+    done = done.with_columns(**{f"{p}_pct": pl.when(both > 0).then(100 * pl.col(f"{p}_duration_s") / both).otherwise(0.0) for p in ("reviewing", "composing")})
+    cells.put(done, [c for c in done.columns if c != "cell"], lambda modality, side, stem: f"{modality}_{stem}")
 
 
-def _study_pairwise(matched: pl.DataFrame, windows: pl.DataFrame, queries: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]:
-    rows = matched.filter(pl.col("side") != "single").select("task", "modality", "side", "t_ms", "epoch_ms", "on_element", "centre_idx", study="query_study")
+def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame, inactivity_ms: float) -> None:
+    rows = rows.lazy().filter(pl.col("file") % 3 > 0).select("recording", "file", "epoch_ms", "t_ms", "on_element", "centre_idx", "study_at", "notice").collect()
     if rows.is_empty():
-        return []
-    spans = windows.filter(pl.col("window") != "full").join(queries.select("query", "task"), on="query")
-    cut = rows.join(spans.select("task", *_KEY, "start_ms", "end_ms"), on="task").filter(
-        (pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms")))
-    columns = ["key", "window", "modality", "side", "t_ms", "on_element", "centre_idx", "study"]
-    rows = pl.concat([rows.with_columns(key=pl.col("task"), window=pl.lit("full", _WINDOW)).select(columns), cut.with_columns(key="query").select(columns)])
-    line = ["key", "window", "modality"]
-    ends = rows.group_by(line).agg(start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.col("t_ms").filter(pl.col("centre_idx").is_not_null()).max(),
-                                   known=((pl.col("study") > 0) & pl.col("centre_idx").is_not_null()).any()).filter("known")
-    rows = rows.join(ends, on=line).sort("t_ms")
-    review, t = pl.col("t_ms") < pl.col("boundary"), pl.col("t_ms")
-    looked = pl.col("on_element") & review
-    sides = rows.group_by(*line, "side").agg(
-        pl.col("start", "end", "boundary").first(),
-        reviewing_engaged_time_s=_engaged(t.filter(looked), inactivity_ms), reviewing_onscreen_ratio=pl.col("on_element").filter(review).mean().fill_null(0.0),
-        reviewing_offscreen_ratio=1 - pl.col("on_element").filter(review).mean().fill_null(0.0),
-        reviewing_entries=looked.sum(), max_char_position_reached=pl.when(looked.any()).then(pl.col("centre_idx").filter(looked).max().fill_null(-1)).otherwise(0),
-        composing_lookback_time_s=_engaged(t.filter((pl.col("study") == -1) & ~review), inactivity_ms))
+        return
+    # timelines: each task's whole recording, and each window of its queries
+    tasks = queries.filter(pl.col("mode") == "pairwise").select("query", "recording").drop_nulls()
+    cuts = windows.filter(pl.col("window") != "full").join(tasks, on="query")
+    spans = pl.concat([tasks.select("recording", view=pl.lit(None, pl.UInt32), start_ms=pl.lit(0, pl.Int64), end_ms=pl.lit(_NEVER, pl.Int64)).unique("recording", maintain_order=True),
+                       cuts.select("recording", "view", "start_ms", "end_ms")]).with_row_index("line")
+    whole = tasks.select("recording", view=cells.place(tasks["query"]) + WINDOWS.index("full") * len(cells.queries))
+    keys = clock(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+    file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + np.array([1, 2, 4, 5])
+    begin, end = (np.searchsorted(keys, clock(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
+    index, of = _stretches(begin, end)
+    rows = rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null())[index]
+    rows = in_order(rows.with_columns(group=pl.Series((of // 4 * _FILES + np.array([1, 2, 4, 5])[of % 4]))), "group", "t_ms")
+    rows = _runs(rows.with_columns(timeline=pl.col("group") // 3), "timeline")
+    ends = rows.group_by("run", maintain_order=True).agg(pl.col("timeline").first(), start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max(),
+                                         known=pl.col("known").any())
+    rows = rows.with_columns(pl.col("group").set_sorted(), review=pl.col("t_ms") < ends["boundary"].gather(rows["run"] - 1))
+    if not ends["known"].all():
+        rows, ends = rows.filter(ends["known"].gather(rows["run"] - 1)), ends.filter("known")
+    looked = _gaps(rows.filter(pl.col("on_element") & pl.col("review")), "group", inactivity_ms).group_by("group").agg(
+        reviewing_entries=pl.len(), reviewing_engaged_time_s=pl.col("gap").sum() / 1000, max_char_position_reached=pl.col("centre_idx").max().fill_null(-1))
+    back = _gaps(rows.filter(pl.col("notice") & ~pl.col("review")), "group", inactivity_ms).group_by("group").agg(composing_lookback_time_s=pl.col("gap").sum() / 1000)
+    sides = rows.group_by("group").agg(pl.col("timeline").first(), reviewed=pl.col("review").sum()).join(ends, on="timeline").join(looked, on="group", how="left").join(
+        back, on="group", how="left").with_columns(pl.exclude("group", "timeline", "start", "end", "boundary").fill_null(0))
     total, before, after = pl.col("end") - pl.col("start"), pl.col("boundary") - pl.col("start"), pl.col("end") - pl.col("boundary")
     engaged = 1000 * pl.col("reviewing_engaged_time_s")
 
     def share(a, b):
         return pl.when(b > 0).then(a / b).otherwise(0.0)
-    sides = sides.with_columns(reviewing_engaged_pct=100 * share(engaged, total), reviewing_active_ratio=share(engaged, before),
-                               composing_lookback_ratio=share(1000 * pl.col("composing_lookback_time_s"), after))
-    shared = ends.select(*line, composing_duration_s=(pl.col("end") - pl.col("boundary")) / 1000, composing_pct=100 * share(after, total))
-    frames = [part.select("key", "window", **{f"{modality}_{side}_{stem}": pl.col(stem).cast(pl.Float64) for stem in _STUDY_SIDE})
-              for (modality, side), part in sides.partition_by(["modality", "side"], as_dict=True).items()]
-    frames += [part.select("key", "window", **{f"{modality}_{stem}": pl.col(stem) for stem in ("composing_duration_s", "composing_pct")})
-               for (modality,), part in shared.partition_by(["modality"], as_dict=True).items()]
-    tasks = queries.filter(pl.col("mode") == "pairwise").select("query", "task")
-    out = []
-    for frame in frames:  # a whole-task value goes to each query of the task
-        whole = tasks.join(frame.filter(pl.col("window") == "full"), left_on="task", right_on="key").drop("task")
-        out.append(pl.concat([whole, frame.filter(pl.col("window") != "full").rename({"key": "query"}).select(whole.columns)]))
-    return out
+    onscreen = share(pl.col("reviewing_entries"), pl.col("reviewed"))
+    sides = sides.with_columns(
+        reviewing_engaged_pct=100 * share(engaged, total), reviewing_active_ratio=share(engaged, before), reviewing_onscreen_ratio=onscreen,
+        reviewing_offscreen_ratio=pl.when(pl.col("reviewed") > 0).then(1 - onscreen).otherwise(1.0), composing_lookback_ratio=share(1000 * pl.col("composing_lookback_time_s"), after))
+    shared = ends.select("timeline", composing_duration_s=after / 1000, composing_pct=100 * share(after, total))
+
+    # a whole task's values are those of each of its queries
+    views = pl.concat([spans.drop_nulls("view").select("line", "view"), spans.filter(pl.col("view").is_null()).select("recording", "line").join(whole, on="recording").select("line", "view")])
+    sides = sides.with_columns(line=(pl.col("group") // _FILES).cast(pl.UInt32)).join(views, on="line").with_columns(cell=pl.col("view") * _FILES + pl.col("group") % _FILES)
+    cells.put(sides, _STUDY_SIDE, lambda modality, side, stem: f"{modality}_{side}_{stem}")
+    shared = shared.with_columns(line=(pl.col("timeline") // 2).cast(pl.UInt32)).join(views, on="line").with_columns(cell=pl.col("view") * _FILES + pl.col("timeline") % 2 * 3)
+    cells.put(shared, ("composing_duration_s", "composing_pct"), lambda modality, side, stem: f"{modality}_{stem}")
 
 # %% ../nbs/06_features.ipynb #ba66aaa7
-def _our_answers(rows: pl.DataFrame, inactivity_ms: float) -> list[pl.DataFrame]:
-    rows = rows.filter(pl.col("char").is_not_null()).sort("epoch_ms", "row").with_columns(
-        cell=pl.col("char") // CELL, length=pl.col("char_length"), inactivity_ms=pl.lit(float(inactivity_ms)))
-    group = [*_KEY, "modality", "response"]
-    aggregated = rows.group_by(group).agg(**{stem: spec[4].cast(pl.Float64) for stem, spec in _OURS_ANSWER.items()})
-    parts = rows.group_by(*group, part=(pl.col("position") * BINS).floor().clip(upper_bound=BINS - 1)).agg(time=_weight.sum())
+def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
+    new = (pl.col("cell") != pl.col("cell").shift()).fill_null(True) | (pl.col("epoch_ms").diff() > inactivity_ms)
+    rows = cells.cut(text)
+    rows = rows.with_columns(new_visit=new, block=pl.col("char") // CELL, length=cells.lengths(rows)).with_columns(step=pl.when(~pl.col("new_visit")).then(pl.col("char").diff()))
+    found = rows.group_by("cell").agg(**{stem: spec[4].cast(pl.Float64) for stem, spec in _OURS_ANSWER.items()})
+    parts = _runs(rows.select("cell", "dt_ms", part=(pl.col("position") * BINS).floor().clip(upper_bound=BINS - 1).cast(pl.Int32)), "cell", "part").group_by("run").agg(
+        pl.col("cell", "part").first(), time=_weight.sum()).group_by("cell", "part").agg(pl.col("time").sum())
     share = pl.col("time") / pl.col("time").sum()
-    entropy = parts.sort("part").group_by(group).agg(map_entropy=-(share * share.log()).sum().clip(upper_bound=0.0) / pl.lit(float(BINS)).log())
-    aggregated = aggregated.join(entropy, on=group)
-    out = []
-    for (modality, response), part in aggregated.partition_by(["modality", "response"], as_dict=True).items():
-        out.append(part.select(*_KEY, **{f"{modality}_{stem}_{response}": pl.col(stem) for stem in [*_OURS_ANSWER, "map_entropy"]}))
+    entropy = parts.sort("cell", "part").group_by("cell").agg(map_entropy=-(share * share.log()).sum().clip(upper_bound=0.0) / pl.lit(float(BINS)).log())
+    cells.put(found.join(entropy, on="cell"), [*_OURS_ANSWER, "map_entropy"], lambda modality, side, stem: f"{modality}_{stem}_{2 if side == 'right' else 1}")
     # the order of looks, both answers on one timeline
+    pair = text.filter(pl.col("file") % 3 > 0).with_columns(left=pl.col("file") % 3 == 1, file=pl.col("file") // 3 * 3 + 1).sort("at", "file", "epoch_ms", "row")
     late = pl.col("epoch_ms") >= pl.col("end_ms") - 0.25 * (pl.col("end_ms") - pl.col("start_ms"))
-    one, two = (_dwell.filter(late & (pl.col("response") == r)).sum() for r in (1, 2))
-    line = rows.group_by(*_KEY, "modality").agg(
-        switches=(pl.col("response") != pl.col("response").shift()).sum().cast(pl.Float64), late_share=pl.when(one + two > 0).then((one - two) / (one + two)))
-    for (modality,), part in line.partition_by(["modality"], as_dict=True).items():
-        out.append(part.select(*_KEY, **{f"{modality}_{stem}": pl.col(stem) for stem in ("switches", "late_share")}))
-    return out
+    switch = (pl.col("cell") == pl.col("cell").shift()) & (pl.col("left") != pl.col("left").shift())
+    line = cells.cut(pair).with_columns(switch=switch, time=pl.when(late).then("dt_ms").otherwise(0.0)).group_by("cell").agg(
+        switches=pl.col("switch").sum(), one=pl.when("left").then("time").otherwise(0.0).sum(), two=pl.when("left").then(0.0).otherwise("time").sum())
+    cells.put(line.with_columns(late_share=_contrast("one", "two")), ("switches", "late_share"), lambda modality, side, stem: f"{modality}_{stem}")
 
 
-def _our_phases(rows: pl.DataFrame) -> list[pl.DataFrame]:
+def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
     # each moment of a pairwise task is a row in the file of either side, and counts half in each
-    clock = _dwell * pl.when(pl.col("side") == "single").then(1.0).otherwise(0.5)
     spent = {"review_s": "reviewing", "idle_s": "idle", "compose_s": "composing"}
-    text = _dwell.filter(pl.col("char").is_not_null()).sum() / 1000
-    found = rows.group_by(*_KEY, "modality").agg(
-        text_s=text, text_share=pl.when(clock.sum() > 0).then(1000 * text / clock.sum()).clip(upper_bound=1.0),
-        **{name: clock.filter(pl.col("phase") == phase).sum() / 1000 for name, phase in spent.items()})
-    flag = rows.filter(pl.col("modality") == "gaze").group_by(_KEY).agg(gaze_head_ok_share=pl.col("flag").mean())
-    return [flag] + [part.select(*_KEY, **{f"{modality}_{stem}": pl.col(stem) for stem in ("text_s", "text_share", *spent)})
-                     for (modality,), part in found.partition_by(["modality"], as_dict=True).items()]
+    time = pl.col("dt_ms") * pl.when(pl.col("file") % 3 == 0).then(1.0).otherwise(0.5)
+    rows = rows.drop_nulls("at").select("at", "file", "epoch_ms", "flag", "phase", time=time, text=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0))
+    sums = {"clock": pl.col("time").sum(), "text_s": pl.col("text").sum(), "flagged": pl.col("flag").sum(), "flags": pl.col("flag").count()}
+    sums |= {name: pl.when(pl.col("phase").first() == phase).then(pl.col("time").sum()).otherwise(0.0) for name, phase in spent.items()}
+    found = cells.tally(rows, {name: ("sum", expr) for name, expr in sums.items()}, split=("phase",)).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(
+        pl.col("clock", "flagged", "flags").sum(), pl.col("text_s", *spent).sum() / 1000)
+    found = found.with_columns(text_share=pl.when(pl.col("clock") > 0).then(1000 * pl.col("text_s") / pl.col("clock")).clip(upper_bound=1.0),
+                               head_ok_share=pl.when(pl.col("flags") > 0).then(pl.col("flagged") / pl.col("flags")))
+    cells.put(found, ("text_s", "text_share", *spent), lambda modality, side, stem: f"{modality}_{stem}")
+    cells.put(found.filter(pl.col("cell") % _FILES == 0), ("head_ok_share",), lambda modality, side, stem: f"{modality}_{stem}")
 
 
 LAGS = range(-6, 7)  # half seconds
 
 
-def _gaze_and_mouse(rows: pl.DataFrame) -> list[pl.DataFrame]:
-    text = rows.filter(pl.col("char").is_not_null())
-    gaze, mouse = (text.filter(pl.col("modality") == m).select(*_KEY, "epoch_ms", "start_ms", "response", "char", "position") for m in MODALITIES)
-    now = gaze.join(mouse, on=[*_KEY, "epoch_ms"], suffix="_mouse")
-    same = pl.col("response") == pl.col("response_mouse")
-    out = [now.group_by(_KEY).agg(gaze_mouse_together_share=same.mean(), gaze_mouse_distance=(pl.col("char") - pl.col("char_mouse")).abs().filter(same).median().cast(pl.Float64))]
+def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
+    text = text.with_columns(side=pl.col("file") % 3)
+    gaze, mouse = text.filter(pl.col("file") < 3), text.filter(pl.col("file") >= 3)
+    now = gaze.join(mouse.select("at", "epoch_ms", "side", "char"), on=["at", "epoch_ms"], suffix="_mouse").select(
+        "at", "epoch_ms", file=pl.lit(0, pl.UInt32), same=pl.col("side") == pl.col("side_mouse"), apart=(pl.col("char") - pl.col("char_mouse")).abs()).sort("at", "epoch_ms")
+    now = cells.cut(now).group_by("cell").agg(gaze_mouse_together_share=pl.col("same").mean(), gaze_mouse_distance=pl.col("apart").filter("same").median().cast(pl.Float64))
 
-    def grid(frame):
-        step = (pl.col("epoch_ms") - pl.col("start_ms")) // 500
-        return frame.group_by(*_KEY, "response", step=step).agg(pl.col("position").mean())
+    def grid(rows):
+        rows = _runs(cells.cut(rows).with_columns(step=(pl.col("epoch_ms") - pl.col("start_ms")) // 500), "cell", "step")
+        return rows.group_by("run").agg(pl.col("cell", "step").first(), pl.col("position").mean()).with_columns(view=pl.col("cell") // _FILES, cell=pl.col("cell") % 3 + 3 * (pl.col("cell") // _FILES))
     gaze, mouse = grid(gaze), grid(mouse)
-    lagged = []
-    for lag in LAGS:
-        both = gaze.join(mouse.with_columns(step=pl.col("step") - lag), on=[*_KEY, "response", "step"], suffix="_mouse").sort("step", "response")
-        enough = (pl.len() >= 8) & (pl.col("position").std() > 1e-9) & (pl.col("position_mouse").std() > 1e-9)
-        lagged.append(both.group_by(_KEY).agg(r=pl.when(enough).then(pl.corr("position", "position_mouse"))).with_columns(lag=pl.lit(lag / 2)))
-    lagged = pl.concat(lagged).drop_nulls("r").with_columns(far=pl.col("lag").abs()).sort("far", "lag")
-    best = lagged.group_by(_KEY).agg(gaze_mouse_lag_s=pl.col("lag").get(pl.col("r").round(9).arg_max()))
-    return [*out, lagged.filter(pl.col("lag") == 0).select(*_KEY, gaze_mouse_correlation="r"), best]
+    far = 2 * (max(LAGS) - min(LAGS)) + max([0, *(frame["step"].max() for frame in (gaze, mouse) if frame.height)])  # more than any step and lag
+    at, there = (frame.select(far * pl.col("cell").cast(pl.Int64) + pl.col("step")).to_series().to_numpy() for frame in (gaze, mouse))
+    wanted = (at + np.array(LAGS)[:, None]).ravel()  # one lag after the other
+    place = np.searchsorted(there, wanted)
+    both = np.flatnonzero(np.append(there, -far)[place] == wanted)
+    pairs = gaze.select("view", "position")[both % max(at.size, 1)].with_columns(lag=pl.Series(np.array(LAGS)[both // max(at.size, 1)] / 2), position_mouse=mouse["position"].gather(place[both]))
+    enough = (pl.len() >= 8) & (pl.col("position").std() > 1e-9) & (pl.col("position_mouse").std() > 1e-9)
+    lagged = _runs(pairs, "view", "lag").group_by("run").agg(pl.col("view", "lag").first(), r=pl.when(enough).then(pl.corr("position", "position_mouse"))).drop_nulls("r").with_columns(
+        far=pl.col("lag").abs()).sort("far", "lag")
+    best = lagged.group_by("view").agg(gaze_mouse_lag_s=pl.col("lag").get(pl.col("r").round(9).arg_max()))
+    cells.put(now, ("gaze_mouse_together_share", "gaze_mouse_distance"), lambda modality, side, stem: stem)
+    cells.put_view(lagged.filter(pl.col("lag") == 0).select("view", gaze_mouse_correlation="r"), "gaze_mouse_correlation")
+    cells.put_view(best, "gaze_mouse_lag_s")
 
 
-def _page_motion(page: pl.DataFrame, windows: pl.DataFrame, queries: pl.DataFrame, width: pl.DataFrame) -> list[pl.DataFrame]:
-    spans = windows.join(queries.select("query", "task"), on="query").join(width, on="task", how="left")
-    rows = page.filter(pl.col("x").is_not_null()).sort("epoch_ms", "row").with_columns(
-        step=((pl.col("x") - pl.col("x").shift()) ** 2 + (pl.col("y") - pl.col("y").shift()) ** 2).sqrt().over("task", "modality"))
-    parts = []
-    for (name,), span in spans.sort("start_ms").partition_by(["window"], as_dict=True).items():
-        parts.append(rows.join_asof(span, left_on="epoch_ms", right_on="start_ms", by="task", check_sortedness=False).filter(pl.col("epoch_ms") < pl.col("end_ms")))
-    if not parts:
-        return []
-    rows = pl.concat(parts)
-    seconds = (pl.col("end_ms") - pl.col("start_ms")).first() / 1000
-    mouse = rows.filter(pl.col("modality") == "mouse").group_by(_KEY).agg(
-        mouse_travel=60 * pl.col("step").sum() / seconds / pl.col("width").first(), mouse_still_share=(pl.col("step") == 0).mean())
-    gaze = rows.filter(pl.col("modality") == "gaze").group_by(_KEY).agg(
-        gaze_off_page_share=((pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width"))).mean(), gaze_step=pl.col("step").median() / pl.col("width").first())
-    return [mouse, gaze]
+def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
+    rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
+    rows = in_order(rows, "recording", "mouse", "row")
+    keys = clock(2 * rows["recording"].to_numpy().astype(np.int64) + rows["mouse"].to_numpy(), rows["epoch_ms"].to_numpy())
+    if (np.diff(keys) < 0).any():  # a clock was set back
+        order = np.argsort(keys, kind="stable")
+        rows, keys = rows[order], keys[order]
+    same = (pl.col("recording") == pl.col("recording").shift()) & (pl.col("mouse") == pl.col("mouse").shift())
+    rows = rows.select("x", "y", "mouse", step=pl.when(same).then((pl.col("x").diff() ** 2 + pl.col("y").diff() ** 2).sqrt()))
+    spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000).join(queries.select("query", "recording"), on="query")
+    kinds = [clock(2 * spans["recording"].to_numpy().astype(np.int64)[:, None] + [0, 1], spans[c].to_numpy()[:, None]).ravel() for c in ("start_ms", "end_ms")]
+    index, of = _stretches(*(np.searchsorted(keys, kind) for kind in kinds))
+    rows = rows[index].with_columns(view=spans["view"].gather(of // 2), width=spans["width"].gather(of // 2))
+    off = pl.when(pl.col("width").is_not_null()).then((pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width")))
+    mouse = rows.filter("mouse").group_by("view").agg(pl.col("step").sum(), mouse_still_share=(pl.col("step") == 0).mean())
+    gaze = rows.filter(~pl.col("mouse")).group_by("view").agg(pl.col("step").median(), gaze_off_page_share=off.mean())
+    mouse, gaze = (frame.join(spans.select("view", "seconds", "width"), on="view") for frame in (mouse, gaze))
+    cells.put_view(mouse.with_columns(mouse_travel=60 * pl.col("step") / pl.col("seconds") / pl.col("width")), "mouse_travel", "mouse_still_share")
+    cells.put_view(gaze.with_columns(gaze_step=pl.col("step") / pl.col("width")), "gaze_step", "gaze_off_page_share")
 
 
-def _reading(reading: pl.DataFrame, queries: pl.DataFrame) -> list[pl.DataFrame]:
-    found = reading.join(queries.select("query"), on="query", how="semi").group_by("query", "response").agg(**{stem: spec[3] for stem, spec in _OURS_READING.items()})
-    return [part.select("query", pl.lit("reading", _WINDOW).alias("window"), **{f"gaze_{stem}_{response}": pl.col(stem).cast(pl.Float64) for stem in _OURS_READING})
-            for (response,), part in found.partition_by(["response"], as_dict=True).items()]
+def _reading(reading: pl.DataFrame, cells: _Cells) -> None:
+    found = reading.group_by("query", "response").agg(**{stem: spec[3] for stem, spec in _OURS_READING.items()})
+    found = found.with_columns(view=cells.place(found["query"]) + WINDOWS.index("reading") * len(cells.queries)).drop_nulls("view")
+    cells.put(found.with_columns(cell=pl.col("view") * _FILES + pl.col("response")), _OURS_READING, lambda modality, side, stem: f"gaze_{stem}_{_SIDE_NAMES.index(side)}")
 
 # %% ../nbs/06_features.ipynb #1a95c58f
-def _derive(frame: pl.DataFrame, features: list[Feature]) -> pl.DataFrame:
-    """Add all features of level "query", each as soon as the columns that it needs are there."""
-    waiting = [f for f in features if f.level == "query"]
+_ABOUT = {"query": pl.Int64, "worker": pl.String, "task": pl.Int64, "mode": pl.String, "window": pl.String}
+
+
+@cache
+def _no_rows() -> pl.DataFrame:
+    return pl.DataFrame(schema=_ABOUT | dict.fromkeys((f.name for f in registry()), pl.Float64))
+
+
+_HELPERS = [f"{m}_{p}_samples" for m in MODALITIES for p in ("reviewing", "composing")]  # columns that features need and the table does not show
+
+
+@cache
+def _previous() -> tuple[dict[str, str], dict[str, str]]:
+    """The features on the previous query, each with the column that it is made of: those that repeat it, and those that take it off."""
+    names = [f.name for f in registry()]
+    return {n: n.removeprefix("prev_") for n in names if n.startswith("prev_")}, {n: f"{n.removesuffix('_change')}_1" for n in names if n.endswith("_change")}
+
+
+@cache
+def _measured() -> list[str]:
+    """The columns that are computed from samples and texts; all others follow from them."""
+    return [f.name for f in registry() if f.level != "query" and not any(f.name in names for names in _previous())] + _HELPERS
+
+
+@cache
+def _stages(mode: str) -> list[list[pl.Expr]]:
+    """The features of level "query" of a mode, each as soon as the columns that it needs are there."""
+    there = set(_measured())
+    waiting, stages = [f for f in registry() if f.level == "query" and mode in f.modes], []
     while waiting:
-        ready = [f for f in waiting if set(f.expr.meta.root_names()) <= set(frame.columns)]
+        ready = [f for f in waiting if set(f.expr.meta.root_names()) <= there]
         if not ready:
-            raise ValueError(f"feature {waiting[0].name} needs {set(waiting[0].expr.meta.root_names()) - set(frame.columns)}, which nothing computes")
-        frame = frame.with_columns(**{f.name: pl.when(pl.lit(f.modes == _BOTH) | pl.col("mode").is_in(f.modes)).then(f.expr) for f in ready})
-        waiting = [f for f in waiting if f not in ready]
-    return frame
+            raise ValueError(f"feature {waiting[0].name} needs {set(waiting[0].expr.meta.root_names()) - there}, which nothing computes")
+        stages.append([f.expr.cast(pl.Float64).alias(f.name) for f in ready])
+        there |= {f.name for f in ready}
+        waiting = [f for f in waiting if f.name not in there]
+    return stages
+
+
+def _with_previous(frame: pl.DataFrame) -> pl.DataFrame:
+    repeated, taken_off = _previous()
+    before = frame.select("worker", "task", "window", pl.col("turn") + 1, **{name: pl.col(column) for name, column in repeated.items()}, **{name: pl.col(column) for name, column in taken_off.items()})
+    return frame.join(before, on=["worker", "task", "window", "turn"], how="left").with_columns((pl.col(column) - pl.col(name)).alias(name) for name, column in taken_off.items())
 
 
 def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.DataFrame, page: pl.DataFrame | None = None, reading: pl.DataFrame | None = None,
                      inactivity_ms: float = 1000.0) -> pl.DataFrame:
-    """Compute every feature of the registry for one worker's queries.
+    """Compute every feature of the registry for the queries of one worker or more.
 
     Parameters
     ----------
-    matched : one worker's frame from `match_samples` and `add_phases`
-    queries : frame of the `Queries` schema; only this worker's rows are used
+    matched : frame from `match_samples` and `add_phases`
+    queries : frame of the `Queries` schema; only rows of these workers are used
     windows : frame from `ifllm.trajectories.windows`
-    page : the same worker's rows of the `SamplesAbs` schema; without it the features of family "page" are null
+    page : the same workers' rows of the `SamplesAbs` schema; without it the features of family "page" are null
     reading : frame from `ifllm.trajectories.reading_measures`; without it the features on fixations are null
     inactivity_ms : longest gap that counts as attention
 
@@ -625,51 +760,44 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
         query, worker, task, mode, window, and one f64 column an entry of `registry()`; a row for each query and window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
-    features = registry()
-    own = queries.filter(pl.col("worker") == pl.lit(matched["worker"].first(), pl.String))
-    # as numbers below: grouping and joining by text takes twice as long
-    matched, windows = matched.with_columns(pl.col("modality").cast(_MODALITY), pl.col("side").cast(_SIDES)), windows.with_columns(pl.col("window").cast(_WINDOW))
-    page = page if page is None else page.with_columns(pl.col("modality").cast(_MODALITY))
-    windows = windows.join(own.select("query"), on="query", how="semi")
-    single = pl.when(pl.col("mode") == "pairwise").then(pl.lit("left")).otherwise(pl.lit("single"))
-    lengths = pl.concat([own.select("query", side=single, length=pl.col("response_1").str.len_chars()),
-                         own.filter(pl.col("mode") == "pairwise").select("query", side=pl.lit("right"), length=pl.col("response_2").str.len_chars())]).drop_nulls().with_columns(pl.col("side").cast(_SIDES))
+    known = recordings(matched)
+    own = queries.join(known, on=["worker", "task"], how="left").filter(pl.col("worker").is_in(known["worker"].implode()))
+    windows = windows.with_columns(pl.col("window").cast(_WINDOW)).join(own.select("query"), on="query", how="semi")
     frame = own.select("query", "worker", "task", "turn", "mode", user_query_length=pl.col("question").str.len_chars().cast(pl.Float64),
                        response_length_left=pl.col("response_1").str.len_chars().cast(pl.Float64), response_length_right=pl.col("response_2").str.len_chars().cast(pl.Float64),
                        **{f"text_{stem}_{r}": spec[3](pl.col(f"response_{r}")).cast(pl.Float64) for r in (1, 2) for stem, spec in _OURS_TEXT.items()})
-    frame = pl.DataFrame({"window": WINDOWS}, schema={"window": _WINDOW}).join(frame, how="cross")
-    rows = matched.lazy().filter(pl.col("query").is_not_null()).select(
-        "query", "modality", "side", "epoch_ms", "row", "char", "position", "dt_ms", "response", "phase", "flag").join(
-        windows.lazy().select("query", "window", "start_ms", "end_ms"), on="query").filter(
-        (pl.col("epoch_ms") >= pl.col("start_ms")) & (pl.col("epoch_ms") < pl.col("end_ms"))).join(
-        lengths.lazy().rename({"length": "char_length"}), on=["query", "side"], how="left").collect()
-    parts = [*_study_answers(matched, windows, lengths, inactivity_ms), *_study_metrics(matched, windows),
-             *_study_pointwise(matched, windows, inactivity_ms), *_study_pairwise(matched, windows, own, inactivity_ms),
-             *_our_answers(rows, inactivity_ms), *_our_phases(rows), *_gaze_and_mouse(rows),
-             windows.select(*_KEY, window_s=(pl.col("end_ms") - pl.col("start_ms")) / 1000),
-             *(_page_motion(page, windows, own, page_width(matched, page)) if page is not None else []), *(_reading(reading, own) if reading is not None else [])]
-    columns: dict[str, list[pl.DataFrame]] = {}
-    for part in parts:  # frames with the same columns (both layouts) are stacked, others joined
-        columns.setdefault(",".join(part.columns), []).append(part)
-    keys, values = frame.select(_KEY), {}
-    for same in columns.values():  # narrow joins, laid side by side at the end
-        aligned = keys.join(pl.concat(same), on=_KEY, how="left", maintain_order="left").drop(_KEY)
-        for column in aligned:
-            before = values.get(column.name)
-            values[column.name] = column if before is None else before.zip_with(before.is_not_null(), column)
-    frame = frame.with_columns(values.values())
-    previous = {f.name: f.name.removeprefix("prev_") for f in features if f.name.startswith("prev_")}
-    change = {f.name: f"{f.name.removesuffix('_change')}_1" for f in features if f.name.endswith("_change")}
-    helpers = {f"{m}_{p}_samples" for m in MODALITIES for p in ("reviewing", "composing")}
-    needed = {f.name for f in features if f.level != "query"} - set(previous) - set(change) | helpers
-    frame = frame.with_columns(**{c: pl.lit(None, pl.Float64) for c in sorted(needed - set(frame.columns))})
-    frame = _derive(frame, features)
-    before = frame.filter(pl.col("mode") == "pointwise").select(
-        "task", "window", pl.col("turn") + 1, **{name: pl.col(column) for name, column in previous.items()}, **{f"_{name}": pl.col(column) for name, column in change.items()})
-    frame = frame.join(before, on=["task", "window", "turn"], how="left").with_columns(
-        **{name: pl.when(pl.col("mode") == "pointwise").then(pl.col(column) - pl.col(f"_{name}")) for name, column in change.items()})
-    in_mode = {f.name: pl.when(pl.col("mode").is_in(f.modes)).then(pl.col(f.name)) if f.modes != _BOTH else pl.col(f.name) for f in features}
-    return frame.select("query", "worker", "task", "mode", pl.col("window").cast(pl.String), **{name: expr.cast(pl.Float64) for name, expr in in_mode.items()}).sort(_KEY)
+    frame = pl.DataFrame({"window": WINDOWS}, schema={"window": _WINDOW}).join(frame.sort("query"), how="cross")
+    cells = _Cells(own, windows)
+    windows = cells.windows
+    file = 3 * (pl.col("modality") == "mouse").cast(pl.UInt32) + (pl.col("side") == "left").cast(pl.UInt32) + 2 * (pl.col("side") == "right").cast(pl.UInt32)
+    matched = numbered(matched, known)
+    rows = matched.select("recording", "epoch_ms", "row", "t_ms", "on_element", "centre_idx", "flag", "char", "position", "dt_ms", "phase", file=file, at=cells.place(matched["query"]),
+                          study_at=cells.place(matched["query_study"]), notice=pl.col("query_study") == -1)
+    rows = in_order(rows, "recording", "file", "epoch_ms", "row")
+    text = in_order(rows.lazy().filter(pl.col("at").is_not_null() & pl.col("char").is_not_null()).select(
+        "at", "file", "epoch_ms", "row", "char", "position", "dt_ms").collect(), "at", "file", "epoch_ms", "row")
+    _study_answers(rows, cells, inactivity_ms)
+    _study_metrics(rows, cells)
+    _study_pointwise(rows, cells)
+    _study_pairwise(rows, cells, windows, own, inactivity_ms)
+    _our_answers(text, cells, inactivity_ms)
+    _our_phases(rows, cells)
+    _gaze_and_mouse(text, cells)
+    cells.put_view(windows.select("view", window_s=(pl.col("end_ms") - pl.col("start_ms")) / 1000), "window_s")
+    if page is not None:
+        _page_motion(numbered(page, known), cells, windows, own)
+    if reading is not None:
+        _reading(reading, cells)
+    nothing = np.full(frame.height, np.nan)
+    frame = frame.with_columns(pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in _measured() if name not in frame.columns)
+    done = [_no_rows()]
+    for (mode,), part in frame.partition_by(["mode"], as_dict=True).items():
+        for stage in _stages(mode):
+            part = part.with_columns(stage)
+        if mode == "pointwise":
+            part = _with_previous(part)
+        done.append(part.with_columns(pl.col("window").cast(pl.String)).select(*_ABOUT, *(f.name for f in registry() if mode in f.modes)))
+    return pl.concat(done, how="diagonal").sort(_KEY)
 
 
 def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from ifllm import simulate as sim
 from ifllm.data import behaviour_files, fetch, load, parse_files, pseudonyms, read_queries
 from ifllm.features import WINDOWS, complete, extract_features, registry, registry_frame, zscore_within_worker
-from ifllm.trajectories import add_phases, display_times, fixations, match_samples, reading_measures, windows
+from ifllm.trajectories import add_phases, display_times, fixations, match_samples, page_width, reading_measures, windows
 
 ROOT = Path(__file__).resolve().parents[1]
 _spec = importlib.util.spec_from_file_location("slow_features", ROOT / "benchmarks" / "slow_features.py")
@@ -24,7 +24,6 @@ slow = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(slow)
 
 NAMES = [f.name for f in registry()]
-REFERENCED = 330  # features that the reference knows, at least: the study's (its pointwise `prev_` ones included) and most of ours
 
 
 def pipeline(rel, page, queries):
@@ -201,34 +200,41 @@ def test_complete_and_zscores(features, study):
 # ---- the slow reference
 
 
-def compare(matched, cut, got, rel, queries, wanted):
-    """Compare the fast features of the wanted queries with the slow ones; give the names that were compared."""
+def compare(matched, cut, got, rel, page, queries, wanted):
+    """Compare all features of the wanted queries with the slow ones, both ways; give the names that were compared."""
     names = set()
-    for query in wanted:
-        what = queries.filter(pl.col("query") == query).row(0, named=True)
-        own = queries.filter((pl.col("worker") == what["worker"]) & (pl.col("task") == what["task"]))
-        mine = matched.filter(pl.col("task") == what["task"])
+    studys = {f.name for f in registry() if f.source == "study"}
+    for (worker, task), asked in queries.filter(pl.col("query").is_in(wanted)).partition_by(["worker", "task"], as_dict=True).items():
+        here = (pl.col("worker") == worker) & (pl.col("task") == task)
+        own, mine, raw, moves = queries.filter(here), matched.filter(here), rel.filter(here), page.filter(here)
         times = display_times(mine.filter(pl.col("how") == "exact"), own)
-        asked = own.join(times.select("query", "shown_ms"), on="query", how="left").to_dicts()
-        rows = slow.match(rel.filter(pl.col("task") == what["task"]).to_dicts(), asked)
-        fast = mine.sort("modality", "side", "row").select("query", "how", "char", "query_study", "dt_ms").to_dicts()
+        plain = own.join(times.select("query", "shown_ms"), on="query", how="left").to_dicts()
+        rows = slow.match(raw.to_dicts(), plain)
+        slow.add_phases(rows)
+        columns = ("query", "how", "char", "query_study", "dt_ms", "phase")
         rows.sort(key=lambda r: (r["modality"], r["side"], r["row"]))
-        assert fast == [{k: r[k] for k in ("query", "how", "char", "query_study", "dt_ms")} for r in rows]
+        assert mine.sort("modality", "side", "row").select(columns).to_dicts() == [{k: r[k] for k in columns} for r in rows]
         spans = {}
         for row in cut.join(own.select("query"), on="query", how="semi").to_dicts():
             spans.setdefault(row["query"], {})[row["window"]] = (row["start_ms"], row["end_ms"])
-        for window in WINDOWS:
-            reference = slow.features(rows, asked, spans, next(q for q in asked if q["query"] == query), window)
-            line = got.filter((pl.col("query") == query) & (pl.col("window") == window)).row(0, named=True)
-            reference = {name: value for name, value in reference.items() if name in line or not name.startswith("prev_")}  # only the study's are carried over
-            for name, value in reference.items():
-                assert name in line, name
-                assert line[name] is not None and math.isclose(line[name], value, rel_tol=1e-9, abs_tol=1e-9), (query, window, name, line[name], value)
-            known = {n for n in reference} | {n for n in NAMES if n.startswith(("response_A_gaze_", "gaze_dwell_s_"))}
-            missing = [n for n in known if n not in reference and line[n] is not None and not n.endswith(("_change", "_diff"))]
-            assert missing == [], (query, window, missing)
-            names |= set(reference)
+        measures = reading_measures(fixations(mine, moves, cut, own), own).to_dicts()
+        reference = slow.features(rows, moves.to_dicts(), plain, spans, page_width(mine, moves)["width"][0], measures, studys)
+        for query in asked["query"]:
+            for window in WINDOWS:
+                line = got.filter((pl.col("query") == query) & (pl.col("window") == window)).row(0, named=True)
+                expected = reference[query, window]
+                assert set(expected) <= set(NAMES), set(expected) - set(NAMES)
+                for name in NAMES:
+                    value = expected.get(name)
+                    assert (line[name] is None) == (value is None), (query, window, name, line[name], value)
+                    assert value is None or math.isclose(line[name], value, rel_tol=1e-9, abs_tol=1e-9), (query, window, name, line[name], value)
+                names |= set(expected)
     return names
+
+
+def test_workers_together_are_workers_alone(study, features):
+    *_, together = pipeline(study.samples_rel, study.samples_abs, study.queries)
+    assert_frame_equal(together, features, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def test_reference_on_simulated_queries(study, workers, made):
@@ -236,8 +242,8 @@ def test_reference_on_simulated_queries(study, workers, made):
     for worker in workers:
         matched, cut, got = made[worker]
         first = got.filter(pl.col("window") == "full", pl.col("gaze_text_s").is_not_null()).group_by("mode", maintain_order=True).agg(pl.col("query").head(2)).explode("query")["query"]
-        names |= compare(matched, cut, got, of(study, worker)[0], study.queries, first.to_list())
-    assert len(names) >= REFERENCED
+        names |= compare(matched, cut, got, *of(study, worker), study.queries, first.to_list())
+    assert set(NAMES) - names == set()
 
 
 def test_reference_on_real_queries(release_archive, tmp_path_factory):
@@ -259,9 +265,9 @@ def test_reference_on_real_queries(release_archive, tmp_path_factory):
         rel, page = (parse_files(own.filter(pl.col("kind") == kind), kind)[0].with_columns(worker=pl.lit(what["worker"])) for kind in ("rel", "abs"))
         mine = queries.filter((pl.col("worker") == what["worker"]) & (pl.col("task") == what["task"]))
         matched, cut, got = pipeline(rel, page, mine)
-        compared |= compare(matched, cut, got, rel, mine, [query])
+        compared |= compare(matched, cut, got, rel, page, mine, [query])
         modes.add(what["mode"])
-    assert modes == {"pairwise", "pointwise"} and len(compared) >= REFERENCED
+    assert modes == {"pairwise", "pointwise"} and set(NAMES) - compared == set()
 
 
 # ---- random recordings
@@ -310,4 +316,4 @@ def test_laws_on_random_recordings(seed):
         want = straight[f.name] * -1 if f.signed else straight[f.mirror] if f.mirror else None
         if want is not None:
             assert (swapped[f.name].is_null() == want.is_null()).all() and ((swapped[f.name] - want).abs().fill_null(0) <= 1e-9 * (1 + want.abs().fill_null(0))).all(), f.name
-    compare(matched, cut, got, rel, queries, [1, 2])
+    compare(matched, cut, got, rel, page, queries, [1, 2])

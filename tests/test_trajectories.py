@@ -113,8 +113,29 @@ def test_a_row_given_twice_is_caught():
     samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60), ("gaze", "single", 14, None, None)])
     with pytest.raises(InputError, match="row 2: occurs twice"):
         match_samples(pl.concat([samples, samples[1:]]), make_queries([(A, None)]))
-    with pytest.raises(ValueError, match="one worker at a time"):
-        match_samples(pl.concat([samples, samples.with_columns(worker=pl.lit("P002"))]), make_queries([(A, None)]))
+    other = samples.with_columns(worker=pl.lit("P002"))  # the same numbers of task and row, but not the same row
+    assert match_samples(pl.concat([samples, other]), make_queries([(A, None)])).height == 4
+
+
+def test_workers_together_are_workers_alone(study):
+    """Workers may do the same tasks: nothing of one reaches the other, and the order of the rows does not matter."""
+    _, release, *_ = study
+    chosen = release.queries.filter(pl.col("mode") == "pairwise").group_by("worker").agg(pl.col("task").min()).sort("worker").head(3)
+    rel, page, queries = (frame.join(chosen, on=["worker", "task"], how="semi", maintain_order="left").with_columns(task=pl.lit(3, pl.Int64))
+                          for frame in (release.samples_rel, release.samples_abs, release.queries))
+    together = add_phases(match_samples(rel.sample(fraction=1.0, shuffle=True, seed=1), queries))
+    cuts = windows(together, page, queries)
+    events = fixations(together, page, cuts, queries)
+    alone = []
+    for worker in rel["worker"].unique().sort():
+        own, moves = rel.filter(pl.col("worker") == worker), page.filter(pl.col("worker") == worker)
+        matched = add_phases(match_samples(own, queries))
+        cut = windows(matched, moves, queries)
+        alone.append((matched, cut, fixations(matched, moves, cut, queries)))
+    assert len(alone) == 3 and cuts.height > 0 and events.height > 0
+    for got, parts, order in zip((together, cuts, events), zip(*alone), ([], ["query", "window"], ["query", "onset_ms", "name"])):
+        want = pl.concat(parts)
+        assert_frame_equal(got, want.sort(order) if order else want)
 
 
 def test_no_queries_and_no_samples():
@@ -216,7 +237,7 @@ def test_no_chain_is_left_in_reading(study):
     _, release, matched, cuts = study
     for worker, own in matched.items():
         page, queries = release.samples_abs.filter(pl.col("worker") == worker), release.queries.filter(pl.col("worker") == worker)
-        path = rests(own, page, queries, display_times(own.filter(pl.col("how") == "exact"), queries))
+        path = rests(own, page, queries, display_times(own.filter(pl.col("how") == "exact"), queries), page_width(own, page))
         onset = rating_onset(path).join(cuts.filter(pl.col("window") == "reading"), on="query")
         assert (onset["onset_ms"].clip(onset["start_ms"], onset["end_ms"]) == onset["end_ms"]).all()
 

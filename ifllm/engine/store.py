@@ -293,15 +293,28 @@ class Study:
             return pl.scan_parquet(place / "worker=*" / "part.parquet", hive_partitioning=True, hive_schema={"worker": pl.String})
         return pl.concat([pl.scan_parquet(file) for file in sorted(place.glob("*.parquet"))], how="diagonal_relaxed")
 
-    def read(self, name: str, worker: str | None = None) -> pl.DataFrame:
-        """Read an artefact, or one worker's rows of a partitioned one."""
+    def read(self, name: str, worker: str | list[str] | None = None) -> pl.DataFrame:
+        """Read an artefact, or some workers' rows of a partitioned one (of those that it holds)."""
         if worker is None:
             return self.scan(name).collect()
-        return pl.read_parquet(self._artefact(name) / f"worker={worker}" / "part.parquet", hive_partitioning=False).with_columns(worker=pl.lit(worker))
+        if isinstance(worker, str):
+            return pl.read_parquet(self._artefact(name) / f"worker={worker}" / "part.parquet", hive_partitioning=False).with_columns(worker=pl.lit(worker))
+        there = set(self.workers(name))
+        return pl.concat([self.read(name, own) for own in worker if own in there]) if there & set(worker) else self.scan(name).head(0).collect()
 
     def workers(self, name: str) -> list[str]:
         """Which workers a partitioned artefact holds, in order."""
         return sorted(json.loads((self._artefact(name) / "_index.json").read_text()))
+
+    def batches(self, name: str, rows: int = 400_000) -> list[list[str]]:
+        """The workers of a partitioned artefact in groups of at least so many rows (the last may have fewer): one call for many small recordings, in little memory."""
+        index, groups, size = json.loads((self._artefact(name) / "_index.json").read_text()), [[]], 0
+        for worker in self.workers(name):
+            if size >= rows:
+                groups, size = [*groups, []], 0
+            groups[-1].append(worker)
+            size += index[worker]["rows"]
+        return groups if groups[-1] else []
 
     def write(self, name: str, frame: pl.DataFrame, part: str | None = None) -> None:
         """Write a frame as `artefacts/NAME.parquet` (with `part`: one file of the folder `artefacts/NAME`), if its content differs."""
