@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import changes, clock, in_order, numbered, recordings
+from .trajectories import changes, in_order, numbered, recordings, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -421,8 +421,8 @@ class _Cells:
         for name in uncut:
             spans[WINDOWS.index(name)] = [[0], [_NEVER]]
         group = np.arange(len(self.queries) * _FILES)
-        keys = clock(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
-        begin, end = (np.searchsorted(keys, clock(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1))
+        keys = time_key(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+        begin, end = (np.searchsorted(keys, time_key(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1))
         index, cell = _stretches(begin, end)
         start, stop = (np.repeat(spans[:, i], _FILES, axis=1).ravel() for i in (0, 1))
         return rows[index].with_columns(cell=pl.Series(cell, dtype=pl.UInt32).set_sorted(), start_ms=pl.Series(start[cell]), end_ms=pl.Series(stop[cell]))
@@ -570,9 +570,9 @@ def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, qu
     spans = pl.concat([tasks.select("recording", view=pl.lit(None, pl.UInt32), start_ms=pl.lit(0, pl.Int64), end_ms=pl.lit(_NEVER, pl.Int64)).unique("recording", maintain_order=True),
                        cuts.select("recording", "view", "start_ms", "end_ms")]).with_row_index("line")
     whole = tasks.select("recording", view=cells.place(tasks["query"]) + WINDOWS.index("full") * len(cells.queries))
-    keys = clock(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+    keys = time_key(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
     file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + np.array([1, 2, 4, 5])
-    begin, end = (np.searchsorted(keys, clock(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
+    begin, end = (np.searchsorted(keys, time_key(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
     index, of = _stretches(begin, end)
     rows = rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null())[index]
     rows = in_order(rows.with_columns(group=pl.Series((of // 4 * _FILES + np.array([1, 2, 4, 5])[of % 4]))), "group", "t_ms")
@@ -672,14 +672,14 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
 def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
     rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
     rows = in_order(rows, "recording", "mouse", "row")
-    keys = clock(2 * rows["recording"].to_numpy().astype(np.int64) + rows["mouse"].to_numpy(), rows["epoch_ms"].to_numpy())
+    keys = time_key(2 * rows["recording"].to_numpy().astype(np.int64) + rows["mouse"].to_numpy(), rows["epoch_ms"].to_numpy())
     if (np.diff(keys) < 0).any():  # a clock was set back
         order = np.argsort(keys, kind="stable")
         rows, keys = rows[order], keys[order]
     same = (pl.col("recording") == pl.col("recording").shift()) & (pl.col("mouse") == pl.col("mouse").shift())
     rows = rows.select("x", "y", "mouse", step=pl.when(same).then((pl.col("x").diff() ** 2 + pl.col("y").diff() ** 2).sqrt()))
     spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000).join(queries.select("query", "recording"), on="query")
-    kinds = [clock(2 * spans["recording"].to_numpy().astype(np.int64)[:, None] + [0, 1], spans[c].to_numpy()[:, None]).ravel() for c in ("start_ms", "end_ms")]
+    kinds = [time_key(2 * spans["recording"].to_numpy().astype(np.int64)[:, None] + [0, 1], spans[c].to_numpy()[:, None]).ravel() for c in ("start_ms", "end_ms")]
     index, of = _stretches(*(np.searchsorted(keys, kind) for kind in kinds))
     rows = rows[index].with_columns(view=spans["view"].gather(of // 2), width=spans["width"].gather(of // 2))
     off = pl.when(pl.col("width").is_not_null()).then((pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width")))

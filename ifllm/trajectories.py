@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIKERT', 'PREFERENCE', 'GRID_MS', 'NEAR_MS', 'changes', 'answers', 'display_times', 'in_order', 'recordings',
-           'numbered', 'clock', 'locate', 'match_samples', 'add_phases', 'page_width', 'rests', 'rating_onset',
+           'numbered', 'time_key', 'locate', 'match_samples', 'add_phases', 'page_width', 'rests', 'rating_onset',
            'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations', 'reading_measures']
 
 # %% ../nbs/03_trajectories.ipynb #c1018258
@@ -126,7 +126,7 @@ def numbered(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return frame.drop_nulls("recording") if firsts.null_count() else frame
 
 
-def clock(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
+def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
     """One whole number for a group and a time: sorts by group, then by time."""
     return ids.astype(np.int64) * 2**42 + ms  # 2^42 ms after 1970 is the year 2109
 
@@ -139,7 +139,7 @@ def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFra
     rows : with recording and epoch_ms
     spans : with recording, start_ms and `columns`, sorted by recording and start_ms
     """
-    keys, starts = (clock(frame["recording"].to_numpy(), frame[time].to_numpy()) for frame, time in ((rows, "epoch_ms"), (spans, "start_ms")))
+    keys, starts = (time_key(frame["recording"].to_numpy(), frame[time].to_numpy()) for frame, time in ((rows, "epoch_ms"), (spans, "start_ms")))
     at = np.searchsorted(starts, keys, side="right") - 1
     inside = np.append(spans["recording"].to_numpy().astype(np.int64), -1)[at] == rows["recording"].to_numpy()
     found = pl.select(pl.when(pl.Series(inside)).then(pl.Series(at)).cast(pl.UInt32)).to_series()
@@ -257,13 +257,13 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
     queries = matched.select(pl.col("query").fill_null(-1), run=pl.col("query").fill_null(-1).rle_id())
     number = queries.filter(changes("run"))["query"].rank("dense").gather(queries["run"])
     group = 2 * number.to_numpy().astype(np.int64) + (matched["modality"] == "gaze").to_numpy()
-    keys = clock(group, matched["epoch_ms"].to_numpy())
+    keys = time_key(group, matched["epoch_ms"].to_numpy())
     seen = np.sort(keys[matched["char"].is_not_null().to_numpy()])
     fenced = np.concatenate([[-2**62], seen, [2**62]])
     after = np.searchsorted(seen, keys, side="right")
     last = fenced[after]
     following = np.where(last == keys, keys, fenced[after + 1])
-    known = pl.Series((last >= clock(group, 0)) & (following < clock(group + 1, 0)))
+    known = pl.Series((last >= time_key(group, 0)) & (following < time_key(group + 1, 0)))
     phase = (pl.when(pl.col("query").is_null()).then(None).when(~known).then(pl.lit("composing"))
              .when(pl.Series(following - last) > inactivity_ms).then(pl.lit("idle")).otherwise(pl.lit("reviewing")))
     return matched.with_columns(phase=phase)
@@ -290,7 +290,7 @@ def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     known = recordings(samples)
     seen, page = (numbered(frame, known).lazy().filter(keep).select("recording", "epoch_ms", "x", gaze=pl.col("modality") == "gaze", **more).collect()
                   for frame, keep, more in ((samples, pl.col("on_element"), {"side": pl.col("side")}), (page, True, {})))
-    wanted, keys = (clock(2 * frame["recording"].to_numpy().astype(np.int64) + frame["gaze"].to_numpy(), frame["epoch_ms"].to_numpy()) for frame in (seen, page))
+    wanted, keys = (time_key(2 * frame["recording"].to_numpy().astype(np.int64) + frame["gaze"].to_numpy(), frame["epoch_ms"].to_numpy()) for frame in (seen, page))
     order = np.argsort(keys, kind="stable")  # of rows at one moment the first
     at = np.append(order, -1)[np.searchsorted(keys, wanted, sorter=order)]
     both = np.append(keys, -1)[at] == wanted

@@ -69,6 +69,15 @@ def test_a_failing_notebook_names_its_cell_and_leaves_the_others(tiny_project):
     assert not (run / "logs" / "03_bad-failed.ipynb").exists()
 
 
+def test_what_follows_from_a_failed_notebook_waits_for_it(tiny_project):
+    run = run_study(profile="demo", data="own", name="t", cores=2)
+    edit(tiny_project / "nbs" / "01_data.ipynb", 'study.record(\\"data.rows\\"', 'raise ValueError(\\"no\\")\\nstudy.record(\\"data.rows\\"')
+    for _ in range(2):  # the old numbers are there again, and must not be taken for the new ones
+        with pytest.raises(RuntimeError, match="01_data, cell 3: ValueError: no"):
+            run_study(profile="demo", data="own", name="t", until="02_sum", cores=2)
+        assert [job for job, _ in events(run)] == ["01_data", "01_data"]
+
+
 def test_a_cluster_executor_gives_the_same_results(tiny_project):
     here = run_study(profile="demo", data="own", name="here", cores=2)
     away = run_study(profile="demo", data="own", name="away", cores=2, executor=(

@@ -417,7 +417,10 @@ def run_study(*, profile: str = "quick", data: str | None = None, name: str | No
     jobs = plan(run)
     if until and until not in {job.name for job in jobs} | {job.notebook for job in jobs}:
         raise InputError(f"--until {until}: no such notebook; there is {', '.join(dict.fromkeys(job.notebook for job in jobs))}")
-    targets = [file for job in jobs if until is None or until in (job.name, job.notebook) for file in job.outputs[:1]]
+    wanted = [job for job in jobs if until is None or until in (job.name, job.notebook)]
+    for job in wanted:  # with all before it: of one that failed Snakemake has put the old artefacts back, and only its missing page tells
+        wanted += [before for before in jobs if before not in wanted and set(before.outputs) & set(job.inputs)]
+    targets = [job.outputs[0] for job in wanted]
     cores = cores or len(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(run), "--cores", str(cores),
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--max-checksum-file-size", "1000000000", "--nolock",
