@@ -27,7 +27,7 @@ import polars as pl
 
 from ifllm import simulate
 from ifllm.data import behaviour_files, fetch, parse_files, pseudonyms, read_queries
-from ifllm.features import complete, extract_features, registry
+from ifllm.features import extract_features, registry
 from ifllm.trajectories import add_phases, display_times, fixations, match_samples, page_width, reading_measures, windows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,39 +55,40 @@ def parse(files):
 
 
 def one(job):
-    """All of some recordings: parse, match, cut, fixations, features. Gives the features, the rows of both kinds, and the processor seconds of parsing, of what the loop is given and of what it does."""
-    files, queries = job
+    """All of some recordings: parse, match, cut, fixations, features into a file. Gives the rows of both kinds, and the processor seconds of parsing, of what the loop is given and of what it does."""
+    files, queries, out = job
     start = time.process_time()
     rel, page = parse(files)
     parsed = time.process_time()
     if rel is None or page is None:
-        return None, 0, 0, parsed - start, 0.0, 0.0
+        return 0, 0, parsed - start, 0.0, 0.0
     matched = add_phases(match_samples(rel, queries))
     done = time.process_time()
     cut = windows(matched, page, queries)
     reading = reading_measures(fixations(matched, page, cut, queries), queries)
     given = time.process_time()
-    features = extract_features(matched, queries, cut, page, reading)
-    return features, rel.height, page.height, parsed - start, given - done, time.process_time() - given + done - parsed
+    extract_features(matched, queries, cut, page, reading).write_parquet(out)
+    return rel.height, page.height, parsed - start, given - done, time.process_time() - given + done - parsed
 
 
-def table(folder, processes):
-    """The feature table of a dataset folder: (frame, rows of both kinds, seconds, processor seconds of everything, of what the loop is given and does, and of what it does, peak MB of all processes together)."""
+def table(folder, processes, out):
+    """The feature table of a dataset folder, in files below `out`: (rows of both kinds, seconds, processor seconds of everything, of what the loop is given and does, and of what it does, peak MB of all processes together)."""
     start, own_start = time.perf_counter(), time.process_time()
+    out.mkdir()
     files, queries = inventory(folder)
     size = {path: Path(path).stat().st_size for path in files["path"]}
     files = files.with_columns(bytes=pl.col("path").replace_strict(size, return_dtype=pl.Int64)).sort("worker", "task")
     # nothing reaches from one task into another: tasks are handed out in parts of about the same size, whoever's they are
     parts = files.with_columns(part=pl.col("bytes").cum_sum() // PART_BYTES).with_columns(part=pl.col("part").min().over("worker", "task"))
-    jobs = [(own, queries.join(own.select("worker", "task").unique(), on=["worker", "task"], how="semi")) for own in parts.drop("bytes").partition_by("part", maintain_order=True, include_key=False)]
+    parts = parts.drop("bytes").partition_by("part", maintain_order=True, include_key=False)
+    jobs = [(own, queries.join(own.select("worker", "task").unique(), on=["worker", "task"], how="semi"), out / f"{number}.parquet") for number, own in enumerate(parts)]
     jobs.sort(key=lambda job: -sum(size[path] for path in job[0]["path"]))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         done = list(pool.imap_unordered(one, jobs))
         peaks = pool.map(peak, range(processes), chunksize=1)
-    features = complete(pl.concat([frame for frame, *_ in done if frame is not None]), queries)
     memory = max(peaks) * processes + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rel, page, parsed, given, loops = (sum(entry[i] for entry in done) for i in range(1, 6))
-    return features, (rel, page), time.perf_counter() - start, (parsed + given + loops + time.process_time() - own_start, given + loops, loops), memory
+    rel, page, parsed, given, loops = (sum(entry[i] for entry in done) for i in range(5))
+    return (rel, page), time.perf_counter() - start, (parsed + given + loops + time.process_time() - own_start, given + loops, loops), memory
 
 
 def peak(_):
@@ -141,8 +142,9 @@ def main():
         else:
             folder = Path(scratch) / "one"
             simulate.simulate(folder, workers=args.workers, seed=1, max_tasks=6)
-        features, (rel, page), seconds, (busy, rest, fast_s), memory = table(folder, args.processes)
-        report((f"{'release' if args.archive else 'simulated'}: archive to {features.width - 5} features of {features['query'].n_unique()} queries",
+        (rel, page), seconds, (busy, rest, fast_s), memory = table(folder, args.processes, Path(scratch) / "features")
+        features = pl.scan_parquet(Path(scratch) / "features" / "*.parquet")
+        report((f"{'release' if args.archive else 'simulated'}: archive to {len(registry())} features of {features.select(pl.col('query').n_unique()).collect().item()} queries",
                 f"{seconds:.1f} s, of processor time {busy:.1f} s in {args.processes} processes; {memory:.0f} MB; {(rel + page) / busy / 1e3:.0f} thousand rows a processor second"))
         slow_s, n = loop(folder, args.processes, args.loop_tasks)
         report((f"matching and all features, a text-relative row: loop ({n} rows of {args.loop_tasks} tasks) against ours (all {rel} rows)",
@@ -150,7 +152,7 @@ def main():
         small, large = Path(scratch) / "small", Path(scratch) / "large"
         for place, workers in ((small, args.workers), (large, 10 * args.workers)):
             simulate.simulate(place, workers=workers, seed=2, max_tasks=4)
-        (_, rows1, _, (s1, *_), m1), (_, rows10, _, (s10, *_), m10) = table(small, args.processes), table(large, args.processes)
+        (rows1, _, (s1, *_), m1), (rows10, _, (s10, *_), m10) = (table(place, args.processes, Path(scratch) / f"features of {place.name}") for place in (small, large))
         report((f"{args.workers} to {10 * args.workers} simulated participants ({sum(rows10) / sum(rows1):.1f} times the rows)", f"{s10 / s1:.1f} times the processor time, {m10 / m1:.2f} times the memory"))
 
 

@@ -519,28 +519,28 @@ def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
     rows = rows.lazy().filter(pl.col("file") % 3 == 0).select("recording", "file", "at", "study_at", "epoch_ms", "t_ms", "on_element", "centre_idx").collect()
     if rows.is_empty():
         return
-    rows = in_order(_runs(rows, "recording", "file").drop("recording").rename({"run": "recording"}), "recording", "t_ms")
+    rows = in_order(_runs(rows, "recording", "file").rename({"run": "stream"}), "stream", "t_ms")  # one file each
     time, index = rows["t_ms"].to_numpy(), rows["centre_idx"]
-    runs = rows.group_by("recording", maintain_order=True).agg(size=pl.len(), file_start=pl.col("t_ms").first(), file_end=pl.col("t_ms").last())
+    runs = rows.group_by("stream", maintain_order=True).agg(size=pl.len(), file_start=pl.col("t_ms").first(), file_end=pl.col("t_ms").last())
     known = rows.drop("at").rename({"study_at": "at"}).drop_nulls("at")
     look = pl.when(pl.col("centre_idx").is_not_null()).then("t_ms")
-    ordered = known.group_by("recording", "at").agg(begin=pl.col("t_ms").min()).sort("recording", "begin", "at").with_columns(
-        before=pl.col("at").shift().over("recording"), last=pl.col("at") == pl.col("at").last().over("recording"))
-    phases = cells.tally(known, {"recording": ("min", pl.col("recording").min()), "first": ("min", look.min()), "last_look": ("max", look.max()), "window_end": ("max", pl.col("t_ms").max())},
+    ordered = known.group_by("stream", "at").agg(begin=pl.col("t_ms").min()).sort("stream", "begin", "at").with_columns(
+        before=pl.col("at").shift().over("stream"), last=pl.col("at") == pl.col("at").last().over("stream"))
+    phases = cells.tally(known, {"stream": ("min", pl.col("stream").min()), "first": ("min", look.min()), "last_look": ("max", look.max()), "window_end": ("max", pl.col("t_ms").max())},
                          uncut=("full",)).drop_nulls("first")
     phases = phases.with_columns(at=pl.col("cell") // _FILES % len(cells.queries), full=pl.col("cell") // _FILES // len(cells.queries) == WINDOWS.index("full"))
-    phases = phases.join(ordered, on=["recording", "at"]).join(runs, on="recording").sort("first")
-    looks = known.lazy().filter(pl.col("centre_idx").is_not_null()).select("recording", before="at", previous="t_ms").sort("previous").collect()
-    phases = phases.join_asof(looks, left_on="first", right_on="previous", by=["recording", "before"], allow_exact_matches=False, check_sortedness=False)
+    phases = phases.join(ordered, on=["stream", "at"]).join(runs, on="stream").sort("first")
+    looks = known.lazy().filter(pl.col("centre_idx").is_not_null()).select("stream", before="at", previous="t_ms").sort("previous").collect()
+    phases = phases.join_asof(looks, left_on="first", right_on="previous", by=["stream", "before"], allow_exact_matches=False, check_sortedness=False)
     phases = phases.with_columns(
         reviewed=pl.when("last").then(pl.when("full").then("file_end").otherwise("window_end")).otherwise("last_look"),
-        composing=pl.when(pl.col("before").is_null()).then("file_start").otherwise(pl.coalesce("previous", "first"))).sort("recording")
+        composing=pl.when(pl.col("before").is_null()).then("file_start").otherwise(pl.coalesce("previous", "first"))).sort("stream")
     # a file is sorted by time: each phase is a stretch of its rows
-    start = dict(zip(runs["recording"], runs["size"].cum_sum() - runs["size"]))
+    start = dict(zip(runs["stream"], runs["size"].cum_sum() - runs["size"]))
     bounds = []
-    for (recording,), part in phases.partition_by(["recording"], as_dict=True, maintain_order=True).items():
-        own = time[start[recording]:start[recording] + part["size"][0]]
-        bounds.append(start[recording] + np.stack([np.searchsorted(own, part[c].to_numpy(), side) for c, side in (("composing", "left"), ("first", "left"), ("reviewed", "right"))]))
+    for (stream,), part in phases.partition_by(["stream"], as_dict=True, maintain_order=True).items():
+        own = time[start[stream]:start[stream] + part["size"][0]]
+        bounds.append(start[stream] + np.stack([np.searchsorted(own, part[c].to_numpy(), side) for c, side in (("composing", "left"), ("first", "left"), ("reviewed", "right"))]))
     begin, first, end = np.concatenate(bounds, axis=1) if bounds else np.zeros((3, 0), int)
     on, blank = rows["on_element"].to_numpy(), index.is_null().to_numpy()
     total = {name: np.concatenate([[0], np.cumsum(flags)]) for name, flags in (("on", on), ("index", ~blank), ("thinking", on & blank))}

@@ -127,8 +127,24 @@ def numbered(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 
 def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
-    """One whole number for a group and a time: sorts by group, then by time."""
-    return ids.astype(np.int64) * 2**42 + ms  # 2^42 ms after 1970 is the year 2109
+    """One whole number for a group and a time: sorts by group, then by time.
+
+    Parameters
+    ----------
+    ids : whole numbers from 0
+    ms : milliseconds since the epoch
+
+    Raises
+    ------
+    InputError
+        A time beyond the year 2109, as of a clock that does not count milliseconds; or more than two million groups at once.
+    """
+    late = ms.max(initial=0) if isinstance(ms, np.ndarray) else ms
+    if late >= 2**42:
+        raise InputError(f"epoch_ms {late}: beyond the year 2109; give times in milliseconds since 1970")
+    if ids.max(initial=0) >= 2**21:
+        raise InputError(f"{ids.max() + 1} recordings or answers at once; pass the workers in smaller groups")
+    return ids.astype(np.int64) * 2**42 + ms
 
 
 def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFrame:

@@ -117,6 +117,12 @@ def test_a_row_given_twice_is_caught():
     assert match_samples(pl.concat([samples, other]), make_queries([(A, None)])).height == 4
 
 
+def test_a_clock_of_microseconds_is_refused():
+    samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60)])
+    with pytest.raises(InputError, match="give times in milliseconds"):
+        match_samples(samples.with_columns(epoch_ms=pl.lit(1_763_404_778_204_000)), make_queries([(A, None)]))
+
+
 def test_workers_together_are_workers_alone(study):
     """Workers may do the same tasks: nothing of one reaches the other, and the order of the rows does not matter."""
     _, release, *_ = study
