@@ -473,7 +473,7 @@ def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
 
 
 def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
-    rows = rows.drop("at").rename({"study_at": "at"}).drop_nulls("at")
+    rows = rows.lazy().filter(pl.col("study_at").is_not_null()).select("file", "epoch_ms", "t_ms", "on_element", "centre_idx", at="study_at").collect()
     seen = cells.tally(rows, {"seen": ("sum", pl.len().cast(pl.Float64))}, uncut=("full",))
     looks = rows.lazy().filter(pl.col("on_element") & pl.col("centre_idx").is_not_null()).select("at", "file", "t_ms", "epoch_ms", "centre_idx").collect()  # a third of the rows; the others only count
     looks = in_order(looks, "at", "file", "epoch_ms")
@@ -629,7 +629,8 @@ def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
     # each moment of a pairwise task is a row in the file of either side, and counts half in each
     spent = {"review_s": "reviewing", "idle_s": "idle", "compose_s": "composing"}
     time = pl.col("dt_ms") * pl.when(pl.col("file") % 3 == 0).then(1.0).otherwise(0.5)
-    rows = rows.drop_nulls("at").select("at", "file", "epoch_ms", "flag", "phase", time=time, text=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0))
+    rows = rows.lazy().filter(pl.col("at").is_not_null()).select(
+        "at", "file", "epoch_ms", "flag", "phase", time=time, text=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0)).collect()
     sums = {"clock": pl.col("time").sum(), "text_s": pl.col("text").sum(), "flagged": pl.col("flag").sum(), "flags": pl.col("flag").count()}
     sums |= {name: pl.when(pl.col("phase").first() == phase).then(pl.col("time").sum()).otherwise(0.0) for name, phase in spent.items()}
     found = cells.tally(rows, {name: ("sum", expr) for name, expr in sums.items()}, split=("phase",)).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(

@@ -112,8 +112,8 @@ def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
 def recordings(frame: pl.DataFrame) -> pl.DataFrame:
     """Number a frame's recordings (a worker's tasks): worker, task, recording. A frame that has been `numbered` keeps its numbers."""
     if "recording" in frame.columns:
-        return frame.filter(changes("recording")).select(*_RECORDING, "recording").unique().sort("recording")
-    return frame.filter(changes(*_RECORDING)).select(_RECORDING).unique().sort(_RECORDING).with_row_index("recording")
+        return frame.select(*_RECORDING, "recording").filter(changes("recording")).unique().sort("recording")
+    return frame.select(_RECORDING).filter(changes(*_RECORDING)).unique().sort(_RECORDING).with_row_index("recording")
 
 
 def numbered(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -172,7 +172,7 @@ def _by_time(rows: pl.DataFrame) -> pl.DataFrame:
         again = rows[start:end].sort("epoch_ms", "row").with_columns(begins=pl.int_range(pl.len()) == 0)
         parts += [rows[done:start], again]
         done = end
-    return pl.concat([*parts, rows[done:]]) if parts else rows
+    return pl.concat([*parts, rows[done:]], rechunk=True) if parts else rows
 
 
 def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 15, inactivity_ms: float = 1000.0) -> pl.DataFrame:
@@ -205,10 +205,10 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
         A row occurs twice (same worker, task, modality, side and row number).
     """
     rows = samples.with_columns(begins=changes(*_FILE))
-    heads = rows.filter("begins").select(_FILE)
+    heads = rows.lazy().filter("begins").select(_FILE).collect()
     if not heads.equals(heads.unique().sort(_FILE)) or rows.select((~pl.col("begins") & (pl.col("row") <= pl.col("row").shift())).any()).item():
         rows = samples.sort(*_FILE, "row").with_columns(begins=changes(*_FILE))
-        heads = rows.filter("begins").select(_FILE)
+        heads = rows.lazy().filter("begins").select(_FILE).collect()
         twice = rows.filter(~pl.col("begins") & (pl.col("row") == pl.col("row").shift()))
         if twice.height:
             row = twice.row(0, named=True)
@@ -234,7 +234,7 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
     before = pl.when(pl.col("query_study") > 0).then("query_study").when("begins").then(pl.lit(-2, pl.Int64)).forward_fill()
     rows = rows.with_columns(query_study=pl.coalesce("query_study", before))
 
-    times = display_times(rows.filter(pl.col("fits") == 1).select("epoch_ms", query="first"), own)
+    times = display_times(rows.lazy().filter(pl.col("fits") == 1).select("epoch_ms", query="first").collect(), own)
     rows = locate(rows, times.join(known, on=_RECORDING).select("recording", start_ms="shown_ms", shown="query").sort("recording", "start_ms", maintain_order=True), "shown")
     # several answers fit: the latest already on display, else the earliest
     rows = rows.with_row_index("at")
