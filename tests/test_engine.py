@@ -190,6 +190,22 @@ def test_an_unfinished_sink_is_no_artefact(tmp_path):
     assert study.workers("samples") == ["P002"] and not (tmp_path / "r" / "artefacts" / "samples" / "worker=P001").exists()
 
 
+def test_workers_are_read_in_groups(tmp_path):
+    write_json(tmp_path / "r" / "settings.json", {"seed": 1})
+    write_json(tmp_path / "r" / "source.json", {"source": "path"})
+    study = Study.open(tmp_path / "r", "x")
+    with study.sink("samples") as sink:
+        for worker, rows in (("P003", 1), ("P001", 2), ("P002", 5), ("P004", 1)):
+            sink.write(worker, pl.DataFrame({"x": list(range(rows))}))
+    with study.sink("page") as sink:
+        sink.write("P002", pl.DataFrame({"y": [7.5]}))
+    assert study.batches("samples", rows=3) == [["P001", "P002"], ["P003", "P004"]] and study.batches("samples", rows=1) == [["P001"], ["P002"], ["P003"], ["P004"]]
+    assert study.read("samples", worker=["P001", "P003"]).rows() == [(0, "P001"), (1, "P001"), (0, "P003")]
+    assert study.read("page", worker=["P001", "P002"]).rows() == [(7.5, "P002")]
+    nobody = study.read("page", worker=["P001"])  # was recorded, but not on the page
+    assert nobody.height == 0 and nobody.columns == ["y", "worker"]
+
+
 def test_a_record_is_checked(tmp_path):
     write_json(tmp_path / "r" / "settings.json", {"seed": 1})
     write_json(tmp_path / "r" / "source.json", {"source": "path"})
