@@ -150,7 +150,7 @@ def intraclass_correlation(values: np.ndarray, worker: Sequence, *, ranks: bool 
     names, index = np.unique(worker, return_inverse=True)
     if len(names) < 3 or len(values) <= len(names) or np.ptp(values) == 0:
         return np.nan, np.nan, np.nan
-    values = stats.rankdata(values) if ranks else values
+    values = stats.rankdata(np.round(values / np.abs(values).max(), 12)) if ranks else values  # rounding errors break no tie
     values = values - values.mean()
     n = np.bincount(index).astype(float)
     sums, squares = np.bincount(index, values), np.bincount(index, values**2)

@@ -55,6 +55,13 @@ def test_excluded_workers_and_unmatched_samples_are_not_looked_at():
     assert looks(matched, queries).select("query", "position").rows() == [(1, 0.5)]
 
 
+def test_intraclass_correlation_ties_what_differs_by_rounding_only():
+    rng = np.random.default_rng(3)
+    who, shares = np.repeat(np.arange(12), 20), np.round(rng.random(240), 1)
+    noise = shares * (1 + 1e-15 * rng.choice([-1, 0, 1], 240))
+    assert (noise != shares).any() and intraclass_correlation(shares, who) == intraclass_correlation(noise, who)
+
+
 def test_intraclass_correlation_covers_a_planted_value():
     hits = 0
     for seed in range(40):
