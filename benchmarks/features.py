@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import slow_features as slow  # noqa: E402
 
 
-PART_BYTES = 60_000_000  # of behaviour files, in one job
+PART_BYTES = 40_000_000  # of behaviour files, in one job
 
 
 def inventory(folder):

@@ -27,8 +27,8 @@ from pathlib import Path
 
 from .store import InputError, atomic_path, load_settings, write_bytes, write_json
 
-# for polars' allocator: keep freed memory for half a minute, in one arena; asking the system for it again cost a tenth of the time of 03 and 06
-POLARS_MEMORY = "narenas:1,dirty_decay_ms:30000,muzzy_decay_ms:30000"
+# for polars' allocator: one arena, from which freed memory is used again; with several, a job of 03 or 06 took an eighth more memory and a little more time
+POLARS_MEMORY = "narenas:1"
 
 # %% ../../nbs/engine/run.ipynb #cf700760
 def project_root(start: str | Path = ".") -> Path:
