@@ -104,14 +104,11 @@ def one_slowly(job):
     measures = reading_measures(fixations(matched, page, cut, queries), queries).to_dicts()
     width = page_width(matched, page)["width"][0]
     times = display_times(matched.filter(pl.col("how") == "exact"), queries)
-    spans = {}
-    for row in cut.to_dicts():
-        spans.setdefault(row["query"], {})[row["window"]] = (row["start_ms"], row["end_ms"])
     asked, plain, moves = queries.join(times.select("query", "shown_ms"), on="query", how="left").to_dicts(), rel.to_dicts(), page.to_dicts()
     start = time.process_time()
     slow.match(plain, asked)
     slow.add_phases(plain)
-    slow.features(plain, moves, asked, spans, width, measures, {f.name for f in registry() if f.source == "study"})
+    slow.features(plain, moves, asked, cut.to_dicts(), width, measures, {f.name for f in registry() if f.source == "study"})
     return time.process_time() - start, rel.height
 
 

@@ -414,23 +414,24 @@ def of_window(rows, page, query, span, cut, width, measures):
     return out
 
 
-def features(rows, page, queries, spans, width, measures, studys):
+def features(rows, page, queries, cuts, width, measures, studys):
     """All features of one task's queries: {(query, window): {name: value}}; a feature that is not defined is not there.
 
     rows, page : dicts of the task's samples, text-relative (already through `match` and `add_phases`) and page-absolute
     queries : dicts of the task's queries
-    spans : {query: {window: (start, end)}}
+    cuts : dicts of the windows of its queries
     width : of the page, or None
     measures : dicts of the reading measures of its sentences
     studys : names of the study's features, which the next query of a pointwise task repeats
     """
+    spans = {(cut["query"], cut["window"]): (cut["start_ms"], cut["end_ms"]) for cut in cuts}
     out, before = {}, None
     for query in sorted(queries, key=lambda q: q["turn"]):
         texts = of_texts(query)
         for window in ("reading", "full", "rating"):
             found = dict(texts)
-            if window in spans.get(query["query"], {}):
-                span = spans[query["query"]][window]
+            span = spans.get((query["query"], window))
+            if span is not None:
                 found |= of_window(rows, page, query, span, None if window == "full" else span, width, measures if window == "reading" else [])
             elif window == "full":
                 found |= of_window(rows, [], query, (0, 0), None, None, [])  # nothing of ours

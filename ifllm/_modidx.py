@@ -428,6 +428,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ifllm.features._lay_out': ('features.html#_lay_out', 'ifllm/features.py'),
                                 'ifllm.features._measured': ('features.html#_measured', 'ifllm/features.py'),
                                 'ifllm.features._no_rows': ('features.html#_no_rows', 'ifllm/features.py'),
+                                'ifllm.features._of_modality': ('features.html#_of_modality', 'ifllm/features.py'),
                                 'ifllm.features._our_answers': ('features.html#_our_answers', 'ifllm/features.py'),
                                 'ifllm.features._our_features': ('features.html#_our_features', 'ifllm/features.py'),
                                 'ifllm.features._our_phases': ('features.html#_our_phases', 'ifllm/features.py'),

@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import changes, in_order, numbered, recordings, time_key
+from .trajectories import LATEST_MS, changes, in_order, numbered, recordings, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ _KEY = ["query", "window"]
 _WINDOW = pl.Enum(WINDOWS)
 _SIDE_NAMES = ("single", "left", "right")
 _FILES = len(MODALITIES) * 3  # behaviour files that a query can have samples in: modality by side
-_NEVER = 2**42 - 1  # no time is later
+_PAIR_FILES = np.array([1, 2, 4, 5])  # those of a pairwise task
 
 
 class _Cells:
@@ -392,7 +392,7 @@ class _Cells:
 
     def __init__(self, queries: pl.DataFrame, windows: pl.DataFrame):
         self.queries = queries["query"].sort()
-        self.spans = np.full((len(WINDOWS), 2, len(self.queries) + 1), _NEVER)  # start and end; the last stands for no query
+        self.spans = np.full((len(WINDOWS), 2, len(self.queries)), LATEST_MS)  # start and end
         spans = windows.with_columns(at=self.place(windows["query"])).drop_nulls("at")
         self.windows = spans.with_columns(view=spans["window"].to_physical().cast(pl.UInt32) * len(self.queries) + spans["at"])  # `view`: the window's row in the table
         self.spans[spans["window"].to_physical().to_numpy(), :, spans["at"].to_numpy()] = spans.select("start_ms", "end_ms").to_numpy()
@@ -417,9 +417,9 @@ class _Cells:
 
         `rows` must be sorted by at, file and epoch_ms.
         """
-        spans = self.spans[:, :, :-1].copy()  # window, start and end, query
+        spans = self.spans.copy()
         for name in uncut:
-            spans[WINDOWS.index(name)] = [[0], [_NEVER]]
+            spans[WINDOWS.index(name)] = [[0], [LATEST_MS]]
         group = np.arange(len(self.queries) * _FILES)
         keys = time_key(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
         begin, end = (np.searchsorted(keys, time_key(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1))
@@ -455,6 +455,10 @@ class _Cells:
         self.put(found.with_columns(cell=pl.col("view") * _FILES), stems, lambda modality, side, stem: stem)
 
 
+def _of_modality(modality: str, side: str, stem: str) -> str:
+    return f"{modality}_{stem}"
+
+
 def _stretches(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows from begin to end of each stretch, one after the other, and the stretch that each is of."""
     size = np.maximum(end - begin, 0)
@@ -469,7 +473,7 @@ def _runs(rows: pl.DataFrame, *same: str) -> pl.DataFrame:
 
 def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
     """Add `gap`: time since the group's row before, at most `inactivity_ms`; 0 for its first. Rows are sorted by group and t_ms."""
-    return rows.with_columns(gap=pl.when(pl.col(group) == pl.col(group).shift()).then(pl.col("t_ms").diff().clip(upper_bound=inactivity_ms)).fill_null(0.0))
+    return rows.with_columns(gap=pl.when(~changes(group)).then(pl.col("t_ms").diff().clip(upper_bound=inactivity_ms)).fill_null(0.0))
 
 
 def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
@@ -557,7 +561,7 @@ def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
         composing_lookback_ratio=pl.Series(share("index", begin, first)), composing_thinking_ratio=pl.Series(share("thinking", begin, first)))
     both = pl.col("reviewing_duration_s") + pl.col("composing_duration_s")
     done = done.with_columns(**{f"{p}_pct": pl.when(both > 0).then(100 * pl.col(f"{p}_duration_s") / both).otherwise(0.0) for p in ("reviewing", "composing")})
-    cells.put(done, [c for c in done.columns if c != "cell"], lambda modality, side, stem: f"{modality}_{stem}")
+    cells.put(done, [c for c in done.columns if c != "cell"], _of_modality)
 
 
 def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame, inactivity_ms: float) -> None:
@@ -567,15 +571,15 @@ def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, qu
     # timelines: each task's whole recording, and each window of its queries
     tasks = queries.filter(pl.col("mode") == "pairwise").select("query", "recording").drop_nulls()
     cuts = windows.filter(pl.col("window") != "full").join(tasks, on="query")
-    spans = pl.concat([tasks.select("recording", view=pl.lit(None, pl.UInt32), start_ms=pl.lit(0, pl.Int64), end_ms=pl.lit(_NEVER, pl.Int64)).unique("recording", maintain_order=True),
+    spans = pl.concat([tasks.select("recording", view=pl.lit(None, pl.UInt32), start_ms=pl.lit(0, pl.Int64), end_ms=pl.lit(LATEST_MS, pl.Int64)).unique("recording", maintain_order=True),
                        cuts.select("recording", "view", "start_ms", "end_ms")]).with_row_index("line")
     whole = tasks.select("recording", view=cells.place(tasks["query"]) + WINDOWS.index("full") * len(cells.queries))
     keys = time_key(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
-    file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + np.array([1, 2, 4, 5])
+    file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + _PAIR_FILES
     begin, end = (np.searchsorted(keys, time_key(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
     index, of = _stretches(begin, end)
     rows = rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null())[index]
-    rows = in_order(rows.with_columns(group=pl.Series((of // 4 * _FILES + np.array([1, 2, 4, 5])[of % 4]))), "group", "t_ms")
+    rows = in_order(rows.with_columns(group=pl.Series((of // 4 * _FILES + _PAIR_FILES[of % 4]))), "group", "t_ms")
     rows = _runs(rows.with_columns(timeline=pl.col("group") // 3), "timeline")
     ends = rows.group_by("run", maintain_order=True).agg(pl.col("timeline").first(), start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max(),
                                          known=pl.col("known").any())
@@ -603,11 +607,11 @@ def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, qu
     sides = sides.with_columns(line=(pl.col("group") // _FILES).cast(pl.UInt32)).join(views, on="line").with_columns(cell=pl.col("view") * _FILES + pl.col("group") % _FILES)
     cells.put(sides, _STUDY_SIDE, lambda modality, side, stem: f"{modality}_{side}_{stem}")
     shared = shared.with_columns(line=(pl.col("timeline") // 2).cast(pl.UInt32)).join(views, on="line").with_columns(cell=pl.col("view") * _FILES + pl.col("timeline") % 2 * 3)
-    cells.put(shared, ("composing_duration_s", "composing_pct"), lambda modality, side, stem: f"{modality}_{stem}")
+    cells.put(shared, ("composing_duration_s", "composing_pct"), _of_modality)
 
 # %% ../nbs/06_features.ipynb #ba66aaa7
 def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
-    new = (pl.col("cell") != pl.col("cell").shift()).fill_null(True) | (pl.col("epoch_ms").diff() > inactivity_ms)
+    new = changes("cell") | (pl.col("epoch_ms").diff() > inactivity_ms)
     rows = cells.cut(text)
     rows = rows.with_columns(new_visit=new, block=pl.col("char") // CELL, length=cells.lengths(rows)).with_columns(step=pl.when(~pl.col("new_visit")).then(pl.col("char").diff()))
     found = rows.group_by("cell").agg(**{stem: spec[4].cast(pl.Float64) for stem, spec in _OURS_ANSWER.items()})
@@ -619,10 +623,10 @@ def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> Non
     # the order of looks, both answers on one timeline
     pair = text.filter(pl.col("file") % 3 > 0).with_columns(left=pl.col("file") % 3 == 1, file=pl.col("file") // 3 * 3 + 1).sort("at", "file", "epoch_ms", "row")
     late = pl.col("epoch_ms") >= pl.col("end_ms") - 0.25 * (pl.col("end_ms") - pl.col("start_ms"))
-    switch = (pl.col("cell") == pl.col("cell").shift()) & (pl.col("left") != pl.col("left").shift())
+    switch = ~changes("cell") & changes("left")
     line = cells.cut(pair).with_columns(switch=switch, time=pl.when(late).then("dt_ms").otherwise(0.0)).group_by("cell").agg(
         switches=pl.col("switch").sum(), one=pl.when("left").then("time").otherwise(0.0).sum(), two=pl.when("left").then(0.0).otherwise("time").sum())
-    cells.put(line.with_columns(late_share=_contrast("one", "two")), ("switches", "late_share"), lambda modality, side, stem: f"{modality}_{stem}")
+    cells.put(line.with_columns(late_share=_contrast("one", "two")), ("switches", "late_share"), _of_modality)
 
 
 def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
@@ -637,8 +641,8 @@ def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
         pl.col("clock", "flagged", "flags").sum(), pl.col("text_s", *spent).sum() / 1000)
     found = found.with_columns(text_share=pl.when(pl.col("clock") > 0).then(1000 * pl.col("text_s") / pl.col("clock")).clip(upper_bound=1.0),
                                head_ok_share=pl.when(pl.col("flags") > 0).then(pl.col("flagged") / pl.col("flags")))
-    cells.put(found, ("text_s", "text_share", *spent), lambda modality, side, stem: f"{modality}_{stem}")
-    cells.put(found.filter(pl.col("cell") % _FILES == 0), ("head_ok_share",), lambda modality, side, stem: f"{modality}_{stem}")
+    cells.put(found, ("text_s", "text_share", *spent), _of_modality)
+    cells.put(found.filter(pl.col("cell") % _FILES == 0), ("head_ok_share",), _of_modality)
 
 
 LAGS = range(-6, 7)  # half seconds
@@ -672,13 +676,9 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
 
 def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
     rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
-    rows = in_order(rows, "recording", "mouse", "row")
+    rows = in_order(rows, "recording", "mouse", "epoch_ms", "row")
     keys = time_key(2 * rows["recording"].to_numpy().astype(np.int64) + rows["mouse"].to_numpy(), rows["epoch_ms"].to_numpy())
-    if (np.diff(keys) < 0).any():  # a clock was set back
-        order = np.argsort(keys, kind="stable")
-        rows, keys = rows[order], keys[order]
-    same = (pl.col("recording") == pl.col("recording").shift()) & (pl.col("mouse") == pl.col("mouse").shift())
-    rows = rows.select("x", "y", "mouse", step=pl.when(same).then((pl.col("x").diff() ** 2 + pl.col("y").diff() ** 2).sqrt()))
+    rows = rows.select("x", "y", "mouse", step=pl.when(~changes("recording", "mouse")).then((pl.col("x").diff() ** 2 + pl.col("y").diff() ** 2).sqrt()))
     spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000).join(queries.select("query", "recording"), on="query")
     kinds = [time_key(2 * spans["recording"].to_numpy().astype(np.int64)[:, None] + [0, 1], spans[c].to_numpy()[:, None]).ravel() for c in ("start_ms", "end_ms")]
     index, of = _stretches(*(np.searchsorted(keys, kind) for kind in kinds))

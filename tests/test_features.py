@@ -214,11 +214,9 @@ def compare(matched, cut, got, rel, page, queries, wanted):
         columns = ("query", "how", "char", "query_study", "dt_ms", "phase")
         rows.sort(key=lambda r: (r["modality"], r["side"], r["row"]))
         assert mine.sort("modality", "side", "row").select(columns).to_dicts() == [{k: r[k] for k in columns} for r in rows]
-        spans = {}
-        for row in cut.join(own.select("query"), on="query", how="semi").to_dicts():
-            spans.setdefault(row["query"], {})[row["window"]] = (row["start_ms"], row["end_ms"])
+        cuts = cut.join(own.select("query"), on="query", how="semi").to_dicts()
         measures = reading_measures(fixations(mine, moves, cut, own), own).to_dicts()
-        reference = slow.features(rows, moves.to_dicts(), plain, spans, page_width(mine, moves)["width"][0], measures, studys)
+        reference = slow.features(rows, moves.to_dicts(), plain, cuts, page_width(mine, moves)["width"][0], measures, studys)
         for query in asked["query"]:
             for window in WINDOWS:
                 line = got.filter((pl.col("query") == query) & (pl.col("window") == window)).row(0, named=True)

@@ -309,11 +309,11 @@ class Study:
     def batches(self, name: str, rows: int = 400_000) -> list[list[str]]:
         """The workers of a partitioned artefact in groups of at least so many rows (the last may have fewer): one call for many small recordings, in little memory."""
         index, groups, size = json.loads((self._artefact(name) / "_index.json").read_text()), [[]], 0
-        for worker in self.workers(name):
+        for worker, part in sorted(index.items()):
             if size >= rows:
                 groups, size = [*groups, []], 0
             groups[-1].append(worker)
-            size += index[worker]["rows"]
+            size += part["rows"]
         return groups if groups[-1] else []
 
     def write(self, name: str, frame: pl.DataFrame, part: str | None = None) -> None:
