@@ -17,11 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ifllm.engine.run import POLARS_MEMORY
+from ifllm.engine.run import ALLOCATORS
 
-for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # the processes are the parallelism
-os.environ.setdefault("_RJEM_MALLOC_CONF", POLARS_MEMORY)
+for name, value in {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", **ALLOCATORS}.items():  # the processes are the parallelism
+    os.environ.setdefault(name, value)
 
 import polars as pl
 

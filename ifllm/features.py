@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import LATEST_MS, changes, in_order, numbered, recordings, time_key
+from .trajectories import LATEST_MS, changes, in_order, numbered, recordings, stretches, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -423,22 +423,27 @@ class _Cells:
         group = np.arange(len(self.queries) * _FILES)
         keys = time_key(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
         begin, end = (np.searchsorted(keys, time_key(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1))
-        index, cell = _stretches(begin, end)
-        start, stop = (np.repeat(spans[:, i], _FILES, axis=1).ravel() for i in (0, 1))
-        return rows[index].with_columns(cell=pl.Series(cell, dtype=pl.UInt32).set_sorted(), start_ms=pl.Series(start[cell]), end_ms=pl.Series(stop[cell]))
+        rows, size = stretches(rows, begin, end)
+        cell, start, stop = (np.repeat(values, size) for values in (np.arange(size.size, dtype=np.uint32), *(np.repeat(spans[:, i], _FILES, axis=1).ravel() for i in (0, 1))))
+        return rows.with_columns(cell=pl.Series(cell).set_sorted(), start_ms=pl.Series(start), end_ms=pl.Series(stop))
 
-    def tally(self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = (), split: tuple[str, ...] = ()) -> pl.DataFrame:
-        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows; a part has one value of the columns `split`."""
-        at, time = rows["at"].to_numpy().astype(np.intp), rows["epoch_ms"].to_numpy()
-        windows = np.zeros(rows.height, np.uint8)  # a bit for each that the row is in
-        for number, name in enumerate(WINDOWS):
-            start, end = (edge.take(at, mode="clip") for edge in self.spans[number])
-            windows |= np.uint8(1 << number) if name in uncut else ((time >= start) & (time < end)).view(np.uint8) << np.uint8(number)
-        many = 2 ** len(WINDOWS)
-        parts = _runs(rows.with_columns(part=(pl.col("at") * _FILES + pl.col("file")) * many + pl.Series(windows)), "part", *split).group_by("run").agg(
-            pl.col("part").first(), **{name: expr for name, (_, expr) in aggregates.items()})
-        each = [parts.filter((pl.col("part") // 2**number) % 2 == 1).with_columns(cell=pl.col("part") // many + number * len(self.queries) * _FILES) for number in range(len(WINDOWS))]
-        return pl.concat(each).group_by("cell").agg(**{name: getattr(pl.col(name), how)() for name, (how, _) in aggregates.items()}).sort("cell")
+    def tally(self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()) -> pl.DataFrame:
+        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows. `uncut` windows take all rows."""
+        rows = in_order(_runs(rows, "at", "file"), "run", "epoch_ms")
+        run = rows["run"].to_numpy() - 1
+        start = np.flatnonzero(np.diff(run, prepend=-1))
+        at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
+        edges = np.searchsorted(time_key(run, rows["epoch_ms"].to_numpy()), time_key(np.arange(start.size), self.spans[:, :, at]))
+        for name in uncut:
+            edges[WINDOWS.index(name)] = start, np.append(start[1:], rows.height)[:start.size]
+        begin = np.unique(np.append(start, edges))  # of parts, whose rows are in the same windows
+        begin = begin[begin < rows.height]
+        parts = rows.with_columns(part=pl.Series(np.repeat(np.arange(begin.size, dtype=np.uint32), np.diff(begin, append=rows.height))).set_sorted()).group_by("part", maintain_order=True).agg(
+            **{name: expr for name, (_, expr) in aggregates.items()})
+        of = np.searchsorted(start, begin, side="right") - 1
+        window, part = np.nonzero((begin >= edges[:, 0, of]) & (begin < edges[:, 1, of]))
+        cell = (window * len(self.queries) + at[of[part]]) * _FILES + file[of[part]]
+        return parts[part].group_by(cell=pl.Series(cell)).agg(**{name: getattr(pl.col(name), how)() for name, (how, _) in aggregates.items()}).sort("cell")
 
     def put(self, found: pl.DataFrame, stems, name) -> None:
         """Enter the values of each `cell` as the features `name(modality, side, stem)`; other columns are left out."""
@@ -457,13 +462,6 @@ class _Cells:
 
 def _of_modality(modality: str, side: str, stem: str) -> str:
     return f"{modality}_{stem}"
-
-
-def _stretches(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows from begin to end of each stretch, one after the other, and the stretch that each is of."""
-    size = np.maximum(end - begin, 0)
-    of = np.repeat(np.arange(size.size), size)
-    return np.arange(of.size) + (begin - np.cumsum(size) + size)[of], of
 
 
 def _runs(rows: pl.DataFrame, *same: str) -> pl.DataFrame:
@@ -577,19 +575,19 @@ def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, qu
     keys = time_key(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
     file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + _PAIR_FILES
     begin, end = (np.searchsorted(keys, time_key(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
-    index, of = _stretches(begin, end)
-    rows = rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null())[index]
-    rows = in_order(rows.with_columns(group=pl.Series((of // 4 * _FILES + _PAIR_FILES[of % 4]))), "group", "t_ms")
-    rows = _runs(rows.with_columns(timeline=pl.col("group") // 3), "timeline")
-    ends = rows.group_by("run", maintain_order=True).agg(pl.col("timeline").first(), start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max(),
+    rows, size = stretches(rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null()), begin, end)
+    group = (np.arange(len(spans))[:, None] * _FILES + _PAIR_FILES).ravel()
+    run = np.searchsorted(np.unique(group[size > 0] // 3), group // 3)  # both sides' files make one timeline
+    rows = in_order(rows.with_columns(group=pl.Series(np.repeat(group, size)), run=pl.Series(np.repeat(run, size))), "group", "t_ms").with_columns(pl.col("group", "run").set_sorted())
+    ends = rows.group_by("run", maintain_order=True).agg(timeline=pl.col("group").first() // 3, start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max(),
                                          known=pl.col("known").any())
-    rows = rows.with_columns(pl.col("group").set_sorted(), review=pl.col("t_ms") < ends["boundary"].gather(rows["run"] - 1))
+    rows = rows.with_columns(review=pl.col("t_ms") < ends["boundary"].gather(rows["run"]))
     if not ends["known"].all():
-        rows, ends = rows.filter(ends["known"].gather(rows["run"] - 1)), ends.filter("known")
+        rows, ends = rows.filter(ends["known"].gather(rows["run"])), ends.filter("known")
     looked = _gaps(rows.filter(pl.col("on_element") & pl.col("review")), "group", inactivity_ms).group_by("group").agg(
         reviewing_entries=pl.len(), reviewing_engaged_time_s=pl.col("gap").sum() / 1000, max_char_position_reached=pl.col("centre_idx").max().fill_null(-1))
     back = _gaps(rows.filter(pl.col("notice") & ~pl.col("review")), "group", inactivity_ms).group_by("group").agg(composing_lookback_time_s=pl.col("gap").sum() / 1000)
-    sides = rows.group_by("group").agg(pl.col("timeline").first(), reviewed=pl.col("review").sum()).join(ends, on="timeline").join(looked, on="group", how="left").join(
+    sides = rows.group_by("group").agg(timeline=pl.col("group").first() // 3, reviewed=pl.col("review").sum()).join(ends, on="timeline").join(looked, on="group", how="left").join(
         back, on="group", how="left").with_columns(pl.exclude("group", "timeline", "start", "end", "boundary").fill_null(0))
     total, before, after = pl.col("end") - pl.col("start"), pl.col("boundary") - pl.col("start"), pl.col("end") - pl.col("boundary")
     engaged = 1000 * pl.col("reviewing_engaged_time_s")
@@ -621,7 +619,8 @@ def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> Non
     entropy = parts.sort("cell", "part").group_by("cell").agg(map_entropy=-(share * share.log()).sum().clip(upper_bound=0.0) / pl.lit(float(BINS)).log())
     cells.put(found.join(entropy, on="cell"), [*_OURS_ANSWER, "map_entropy"], lambda modality, side, stem: f"{modality}_{stem}_{2 if side == 'right' else 1}")
     # the order of looks, both answers on one timeline
-    pair = text.filter(pl.col("file") % 3 > 0).with_columns(left=pl.col("file") % 3 == 1, file=pl.col("file") // 3 * 3 + 1).sort("at", "file", "epoch_ms", "row")
+    pair = text.filter(pl.col("file") % 3 > 0).with_columns(left=pl.col("file") % 3 == 1, file=pl.col("file") // 3 * 3 + 1)
+    pair = pair[np.lexsort((pair["row"].to_numpy(), time_key(pair["at"].to_numpy() * np.int64(_FILES) + pair["file"].to_numpy(), pair["epoch_ms"].to_numpy())))]
     late = pl.col("epoch_ms") >= pl.col("end_ms") - 0.25 * (pl.col("end_ms") - pl.col("start_ms"))
     switch = ~changes("cell") & changes("left")
     line = cells.cut(pair).with_columns(switch=switch, time=pl.when(late).then("dt_ms").otherwise(0.0)).group_by("cell").agg(
@@ -633,11 +632,10 @@ def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
     # each moment of a pairwise task is a row in the file of either side, and counts half in each
     spent = {"review_s": "reviewing", "idle_s": "idle", "compose_s": "composing"}
     time = pl.col("dt_ms") * pl.when(pl.col("file") % 3 == 0).then(1.0).otherwise(0.5)
-    rows = rows.lazy().filter(pl.col("at").is_not_null()).select(
-        "at", "file", "epoch_ms", "flag", "phase", time=time, text=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0)).collect()
-    sums = {"clock": pl.col("time").sum(), "text_s": pl.col("text").sum(), "flagged": pl.col("flag").sum(), "flags": pl.col("flag").count()}
-    sums |= {name: pl.when(pl.col("phase").first() == phase).then(pl.col("time").sum()).otherwise(0.0) for name, phase in spent.items()}
-    found = cells.tally(rows, {name: ("sum", expr) for name, expr in sums.items()}, split=("phase",)).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(
+    rows = rows.lazy().filter(pl.col("at").is_not_null()).with_columns(time=time).select(
+        "at", "file", "epoch_ms", clock="time", text_s=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0), flagged="flag", flags=pl.col("flag").is_not_null(),
+        **{name: pl.when(pl.col("phase") == phase).then("time").otherwise(0.0) for name, phase in spent.items()}).collect()
+    found = cells.tally(rows, {name: ("sum", pl.col(name).sum()) for name in ("clock", "text_s", "flagged", "flags", *spent)}).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(
         pl.col("clock", "flagged", "flags").sum(), pl.col("text_s", *spent).sum() / 1000)
     found = found.with_columns(text_share=pl.when(pl.col("clock") > 0).then(1000 * pl.col("text_s") / pl.col("clock")).clip(upper_bound=1.0),
                                head_ok_share=pl.when(pl.col("flags") > 0).then(pl.col("flagged") / pl.col("flags")))
@@ -676,17 +674,22 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
 
 def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
     rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
-    rows = in_order(rows, "recording", "mouse", "epoch_ms", "row")
-    keys = time_key(2 * rows["recording"].to_numpy().astype(np.int64) + rows["mouse"].to_numpy(), rows["epoch_ms"].to_numpy())
-    rows = rows.select("x", "y", "mouse", step=pl.when(~changes("recording", "mouse")).then((pl.col("x").diff() ** 2 + pl.col("y").diff() ** 2).sqrt()))
+    rows = in_order(rows.with_columns(file=2 * pl.col("recording").cast(pl.Int64) + pl.col("mouse")), "file", "row")
+    keys = time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+    order = np.argsort(keys, kind="stable")
+    keys, x, y = keys[order], rows["x"].to_numpy()[order], rows["y"].to_numpy()[order]
+    step = np.sqrt(np.diff(x, prepend=np.nan) ** 2 + np.diff(y, prepend=np.nan) ** 2)
+    step[np.flatnonzero(np.diff(keys // (LATEST_MS + 1), prepend=-1))] = np.nan  # a file's first sample
+    rows = pl.DataFrame({"x": x, "y": y, "step": pl.Series(step, nan_to_null=True)})
     spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000).join(queries.select("query", "recording"), on="query")
-    kinds = [time_key(2 * spans["recording"].to_numpy().astype(np.int64)[:, None] + [0, 1], spans[c].to_numpy()[:, None]).ravel() for c in ("start_ms", "end_ms")]
-    index, of = _stretches(*(np.searchsorted(keys, kind) for kind in kinds))
-    rows = rows[index].with_columns(view=spans["view"].gather(of // 2), width=spans["width"].gather(of // 2))
+    recording = spans["recording"].to_numpy().astype(np.int64)
+
+    def within(kind, *columns):
+        part, size = stretches(rows.select(columns), *(np.searchsorted(keys, time_key(2 * recording + kind, spans[c].to_numpy())) for c in ("start_ms", "end_ms")))
+        return part.with_columns(pl.Series(name, np.repeat(spans[name].to_numpy(), size), nan_to_null=name == "width") for name in ("view", "width")).group_by("view", maintain_order=True)
     off = pl.when(pl.col("width").is_not_null()).then((pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width")))
-    mouse = rows.filter("mouse").group_by("view").agg(pl.col("step").sum(), mouse_still_share=(pl.col("step") == 0).mean())
-    gaze = rows.filter(~pl.col("mouse")).group_by("view").agg(pl.col("step").median(), gaze_off_page_share=off.mean())
-    mouse, gaze = (frame.join(spans.select("view", "seconds", "width"), on="view") for frame in (mouse, gaze))
+    gaze = within(0, "x", "y", "step").agg(pl.col("width").first(), pl.col("step").median(), gaze_off_page_share=off.mean())
+    mouse = within(1, "step").agg(pl.col("width").first(), pl.col("step").sum(), mouse_still_share=(pl.col("step") == 0).mean()).join(spans.select("view", "seconds"), on="view")
     cells.put_view(mouse.with_columns(mouse_travel=60 * pl.col("step") / pl.col("seconds") / pl.col("width")), "mouse_travel", "mouse_still_share")
     cells.put_view(gaze.with_columns(gaze_step=pl.col("step") / pl.col("width")), "gaze_step", "gaze_off_page_share")
 
