@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import LATEST_MS, changes, in_order, numbered, recordings, stretches, time_key
+from .trajectories import LATEST_MS, changes, in_order, in_runs, numbered, recordings, stretches, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -429,7 +429,7 @@ class _Cells:
 
     def tally(self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()) -> pl.DataFrame:
         """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows. `uncut` windows take all rows."""
-        rows = in_order(_runs(rows, "at", "file"), "run", "epoch_ms")
+        rows = in_order(in_runs(rows, "at", "file"), "run", "epoch_ms")
         run = rows["run"].to_numpy() - 1
         start = np.flatnonzero(np.diff(run, prepend=-1))
         at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
@@ -464,11 +464,6 @@ def _of_modality(modality: str, side: str, stem: str) -> str:
     return f"{modality}_{stem}"
 
 
-def _runs(rows: pl.DataFrame, *same: str) -> pl.DataFrame:
-    """Add `run`, a number for each stretch of rows with the same values: sorted, so that grouping by it takes no search."""
-    return rows.with_columns(run=changes(*same).cum_sum().set_sorted())
-
-
 def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
     """Add `gap`: time since the group's row before, at most `inactivity_ms`; 0 for its first. Rows are sorted by group and t_ms."""
     return rows.with_columns(gap=pl.when(~changes(group)).then(pl.col("t_ms").diff().clip(upper_bound=inactivity_ms)).fill_null(0.0))
@@ -481,7 +476,7 @@ def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> N
     looks = in_order(looks, "at", "file", "epoch_ms")
     looks = cells.cut(looks.with_columns(share=pl.col("centre_idx") / cells.lengths(looks)), uncut=("full",)).drop("start_ms", "end_ms")
     looks = _gaps(in_order(looks, "cell", "t_ms", "centre_idx"), "cell", inactivity_ms)
-    looks = _runs(looks, "cell")
+    looks = in_runs(looks, "cell")
     span = looks.group_by("run", maintain_order=True).agg(t0=pl.col("t_ms").first(), t1=pl.col("t_ms").last())
     span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS))  # by a column: polars multiplies by the inverse of a scalar
     looks = looks.with_columns(span.select("t0", "step")[(looks["run"] - 1).to_numpy()])
@@ -489,7 +484,7 @@ def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> N
     guess = ((t - t0) / step).floor()
     exact = guess - (t < t0 + guess * step).cast(pl.Float64) + (t >= t0 + (guess + 1) * step).cast(pl.Float64)  # the edges as the study rounds them
     parts = looks.lazy().filter(pl.col("step") > 0).select("cell", "share", part=exact.cast(pl.Int32)).collect()
-    parts = _runs(parts, "cell", "part").group_by("run").agg(pl.col("cell", "part").first(), pl.col("share").mean())
+    parts = in_runs(parts, "cell", "part").group_by("run").agg(pl.col("cell", "part").first(), pl.col("share").mean())
     temporal = parts.group_by("cell").agg(**{stem: pl.col("share").filter(pl.col("part") == i).first() for i, stem in enumerate(_STUDY_BINS)})
     looked = seen.join(looks.group_by("cell").agg(
         looks=pl.len(), **{stem: spec[4] for stem, spec in _STUDY_ANSWER.items() if spec[4] is not None}), on="cell", how="left").join(temporal, on="cell", how="left")
@@ -501,7 +496,7 @@ def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> N
 
 def _study_metrics(rows: pl.DataFrame, cells: _Cells) -> None:
     looked = rows.lazy().filter(pl.col("on_element") & pl.col("study_at").is_not_null()).select("t_ms", at="study_at", file=pl.col("recording") * _FILES + pl.col("file")).collect()
-    firsts = _runs(looked, "file", "at").group_by("run").agg(pl.col("file", "at").first(), pl.col("t_ms").min()).group_by("file", "at").agg(pl.col("t_ms").min()).sort("file", "t_ms", "at")
+    firsts = in_runs(looked, "file", "at").group_by("run").agg(pl.col("file", "at").first(), pl.col("t_ms").min()).group_by("file", "at").agg(pl.col("t_ms").min()).sort("file", "t_ms", "at")
     # a sample belongs to the query that was the last to be matched for the first time
     file, time, begun = (rows["recording"] * _FILES + rows["file"]).to_numpy(), rows["t_ms"].to_numpy(), np.full(rows.height, -1)
     of, first, at = (firsts[c].to_numpy() for c in ("file", "t_ms", "at"))
@@ -521,7 +516,7 @@ def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
     rows = rows.lazy().filter(pl.col("file") % 3 == 0).select("recording", "file", "at", "study_at", "epoch_ms", "t_ms", "on_element", "centre_idx").collect()
     if rows.is_empty():
         return
-    rows = in_order(_runs(rows, "recording", "file").rename({"run": "stream"}), "stream", "t_ms")  # one file each
+    rows = in_order(in_runs(rows, "recording", "file").rename({"run": "stream"}), "stream", "t_ms")  # one file each
     time, index = rows["t_ms"].to_numpy(), rows["centre_idx"]
     runs = rows.group_by("stream", maintain_order=True).agg(size=pl.len(), file_start=pl.col("t_ms").first(), file_end=pl.col("t_ms").last())
     known = rows.drop("at").rename({"study_at": "at"}).drop_nulls("at")
@@ -613,7 +608,7 @@ def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> Non
     rows = cells.cut(text)
     rows = rows.with_columns(new_visit=new, block=pl.col("char") // CELL, length=cells.lengths(rows)).with_columns(step=pl.when(~pl.col("new_visit")).then(pl.col("char").diff()))
     found = rows.group_by("cell").agg(**{stem: spec[4].cast(pl.Float64) for stem, spec in _OURS_ANSWER.items()})
-    parts = _runs(rows.select("cell", "dt_ms", part=(pl.col("position") * BINS).floor().clip(upper_bound=BINS - 1).cast(pl.Int32)), "cell", "part").group_by("run").agg(
+    parts = in_runs(rows.select("cell", "dt_ms", part=(pl.col("position") * BINS).floor().clip(upper_bound=BINS - 1).cast(pl.Int32)), "cell", "part").group_by("run").agg(
         pl.col("cell", "part").first(), time=_weight.sum()).group_by("cell", "part").agg(pl.col("time").sum())
     share = pl.col("time") / pl.col("time").sum()
     entropy = parts.sort("cell", "part").group_by("cell").agg(map_entropy=-(share * share.log()).sum().clip(upper_bound=0.0) / pl.lit(float(BINS)).log())
@@ -654,7 +649,7 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
     now = cells.cut(now).group_by("cell").agg(gaze_mouse_together_share=pl.col("same").mean(), gaze_mouse_distance=pl.col("apart").filter("same").median().cast(pl.Float64))
 
     def grid(rows):
-        rows = _runs(cells.cut(rows).with_columns(step=(pl.col("epoch_ms") - pl.col("start_ms")) // 500), "cell", "step")
+        rows = in_runs(cells.cut(rows).with_columns(step=(pl.col("epoch_ms") - pl.col("start_ms")) // 500), "cell", "step")
         return rows.group_by("run").agg(pl.col("cell", "step").first(), pl.col("position").mean()).with_columns(view=pl.col("cell") // _FILES, cell=pl.col("cell") % 3 + 3 * (pl.col("cell") // _FILES))
     gaze, mouse = grid(gaze), grid(mouse)
     far = 2 * (max(LAGS) - min(LAGS)) + max([0, *(frame["step"].max() for frame in (gaze, mouse) if frame.height)])  # more than any step and lag
@@ -664,7 +659,7 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
     both = np.flatnonzero(np.append(there, -far)[place] == wanted)
     pairs = gaze.select("view", "position")[both % max(at.size, 1)].with_columns(lag=pl.Series(np.array(LAGS)[both // max(at.size, 1)] / 2), position_mouse=mouse["position"].gather(place[both]))
     enough = (pl.len() >= 8) & (pl.col("position").std() > 1e-9) & (pl.col("position_mouse").std() > 1e-9)
-    lagged = _runs(pairs, "view", "lag").group_by("run").agg(pl.col("view", "lag").first(), r=pl.when(enough).then(pl.corr("position", "position_mouse"))).drop_nulls("r").with_columns(
+    lagged = in_runs(pairs, "view", "lag").group_by("run").agg(pl.col("view", "lag").first(), r=pl.when(enough).then(pl.corr("position", "position_mouse"))).drop_nulls("r").with_columns(
         far=pl.col("lag").abs()).sort("far", "lag")
     best = lagged.group_by("view").agg(gaze_mouse_lag_s=pl.col("lag").get(pl.col("r").round(9).arg_max()))
     cells.put(now, ("gaze_mouse_together_share", "gaze_mouse_distance"), lambda modality, side, stem: stem)
@@ -684,12 +679,13 @@ def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queri
     spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000).join(queries.select("query", "recording"), on="query")
     recording = spans["recording"].to_numpy().astype(np.int64)
 
-    def within(kind, *columns):
+    def within(kind, columns, *aggregates):
         part, size = stretches(rows.select(columns), *(np.searchsorted(keys, time_key(2 * recording + kind, spans[c].to_numpy())) for c in ("start_ms", "end_ms")))
-        return part.with_columns(pl.Series(name, np.repeat(spans[name].to_numpy(), size), nan_to_null=name == "width") for name in ("view", "width")).group_by("view", maintain_order=True)
+        part = part.with_columns(pl.Series(name, np.repeat(spans[name].to_numpy(), size), nan_to_null=name == "width") for name in ("view", "width"))
+        return in_runs(part, "view").group_by("run").agg(pl.col("view", "width").first(), *aggregates)
     off = pl.when(pl.col("width").is_not_null()).then((pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width")))
-    gaze = within(0, "x", "y", "step").agg(pl.col("width").first(), pl.col("step").median(), gaze_off_page_share=off.mean())
-    mouse = within(1, "step").agg(pl.col("width").first(), pl.col("step").sum(), mouse_still_share=(pl.col("step") == 0).mean()).join(spans.select("view", "seconds"), on="view")
+    gaze = within(0, ["x", "y", "step"], pl.col("step").median(), off.mean().alias("gaze_off_page_share"))
+    mouse = within(1, ["step"], pl.col("step").sum(), (pl.col("step") == 0).mean().alias("mouse_still_share")).join(spans.select("view", "seconds"), on="view")
     cells.put_view(mouse.with_columns(mouse_travel=60 * pl.col("step") / pl.col("seconds") / pl.col("width")), "mouse_travel", "mouse_still_share")
     cells.put_view(gaze.with_columns(gaze_step=pl.col("step") / pl.col("width")), "gaze_step", "gaze_off_page_share")
 
