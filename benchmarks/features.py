@@ -5,7 +5,8 @@
 With an archive (or IFLLM_ARCHIVE) it times the release; without one, a simulated study. Ratios are within one run, and of processor time, so that
 other work on the machine does not tilt them. The loop (slow_features.py) makes the same features row by row, in as many processes: matching, phases
 and all features of the registry. Neither way's time has in it what the loop is given: the parsed rows (benchmarks/parse.py compares that), the ends
-of the windows, and pymovements' fixations and reading measures; the line says what the fast way takes with these, too.
+of the windows, and pymovements' fixations and reading measures (the line says what the fast way takes with the last two, too); nor the writing of
+the table, which the loop does not do.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def parse(files):
 
 
 def one(job):
-    """All of some recordings: parse, match, cut, fixations, features into a file. Gives the rows of both kinds, and the processor seconds of parsing, of what the loop is given and of what it does."""
+    """All of some recordings: parse, match, cut, fixations, features into a file. Gives the rows of both kinds, and the processor seconds of parsing and writing, of what the loop is given and of what it does."""
     files, queries, out = job
     start = time.process_time()
     rel, page = parse(files)
@@ -66,8 +67,10 @@ def one(job):
     cut = windows(matched, page, queries)
     reading = reading_measures(fixations(matched, page, cut, queries), queries)
     given = time.process_time()
-    extract_features(matched, queries, cut, page, reading).write_parquet(out)
-    return rel.height, page.height, parsed - start, given - done, time.process_time() - given + done - parsed
+    features = extract_features(matched, queries, cut, page, reading)
+    ours = time.process_time() - given + done - parsed
+    features.write_parquet(out)
+    return rel.height, page.height, time.process_time() - start - (given - done) - ours, given - done, ours
 
 
 def table(folder, processes, out):

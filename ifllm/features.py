@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import LATEST_MS, changes, in_order, in_runs, numbered, recordings, stretches, time_key
+from .trajectories import LATEST_MS, changes, in_order, in_runs, numbered, stretches, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -404,9 +404,10 @@ class _Cells:
 
     def place(self, query: pl.Series) -> pl.Series:
         """Where each query stands among them; null where it is none of them."""
-        runs = query.to_frame("query").select("query", run=changes("query").cum_sum() - 1)  # it mostly stays the same from row to row
-        numbers = self.queries.to_frame("query").with_row_index("at").with_columns(pl.col("at").cast(pl.UInt32))
-        return runs.filter(changes("run")).join(numbers, on="query", how="left", maintain_order="left")["at"].gather(runs["run"])
+        runs = in_runs(query.to_frame("query"), "query")  # it mostly stays the same from row to row
+        heads, known = runs.filter(changes("run"))["query"].fill_null(-1).to_numpy(), np.append(self.queries.to_numpy(), -1)
+        at = np.searchsorted(known[:-1], heads)
+        return pl.select(pl.when(pl.Series((known[at] == heads) & (heads >= 0))).then(pl.Series(at, dtype=pl.UInt32))).to_series().gather(runs["run"])
 
     def lengths(self, rows: pl.DataFrame) -> pl.Series:
         """Length of the answer that each row's file is about (characters)."""
@@ -429,11 +430,14 @@ class _Cells:
 
     def tally(self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()) -> pl.DataFrame:
         """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows. `uncut` windows take all rows."""
-        rows = in_order(in_runs(rows, "at", "file"), "run", "epoch_ms")
-        run = rows["run"].to_numpy() - 1
-        start = np.flatnonzero(np.diff(run, prepend=-1))
+        rows = in_runs(rows, "at", "file")
+        start = rows.select(changes("run").arg_true()).to_series().to_numpy()
         at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
-        edges = np.searchsorted(time_key(run, rows["epoch_ms"].to_numpy()), time_key(np.arange(start.size), self.spans[:, :, at]))
+        keys = time_key(rows["run"].to_numpy(), rows["epoch_ms"].to_numpy())
+        if (keys[1:] < keys[:-1]).any():
+            order = np.argsort(keys, kind="stable")
+            rows, keys = rows[order], keys[order]
+        edges = np.searchsorted(keys, time_key(np.arange(start.size), self.spans[:, :, at]))
         for name in uncut:
             edges[WINDOWS.index(name)] = start, np.append(start[1:], rows.height)[:start.size]
         begin = np.unique(np.append(start, edges))  # of parts, whose rows are in the same windows
@@ -479,7 +483,7 @@ def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> N
     looks = in_runs(looks, "cell")
     span = looks.group_by("run", maintain_order=True).agg(t0=pl.col("t_ms").first(), t1=pl.col("t_ms").last())
     span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS))  # by a column: polars multiplies by the inverse of a scalar
-    looks = looks.with_columns(span.select("t0", "step")[(looks["run"] - 1).to_numpy()])
+    looks = looks.with_columns(span.select(pl.col("t0", "step").gather(looks["run"])))
     t, t0, step = pl.col("t_ms"), pl.col("t0"), pl.col("step")
     guess = ((t - t0) / step).floor()
     exact = guess - (t < t0 + guess * step).cast(pl.Float64) + (t >= t0 + (guess + 1) * step).cast(pl.Float64)  # the edges as the study rounds them
@@ -670,9 +674,10 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
 def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
     rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
     rows = in_order(rows.with_columns(file=2 * pl.col("recording").cast(pl.Int64) + pl.col("mouse")), "file", "row")
-    keys = time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
-    order = np.argsort(keys, kind="stable")
-    keys, x, y = keys[order], rows["x"].to_numpy()[order], rows["y"].to_numpy()[order]
+    keys, x, y = time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy()), rows["x"].to_numpy(), rows["y"].to_numpy()
+    if (keys[1:] < keys[:-1]).any():
+        order = np.argsort(keys, kind="stable")
+        keys, x, y = keys[order], x[order], y[order]
     step = np.sqrt(np.diff(x, prepend=np.nan) ** 2 + np.diff(y, prepend=np.nan) ** 2)
     step[np.flatnonzero(np.diff(keys // (LATEST_MS + 1), prepend=-1))] = np.nan  # a file's first sample
     rows = pl.DataFrame({"x": x, "y": y, "step": pl.Series(step, nan_to_null=True)})
@@ -760,7 +765,7 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
         query, worker, task, mode, window, and one f64 column an entry of `registry()`; a row for each query and window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
-    known = recordings(matched)
+    matched, known = numbered(matched)
     own = queries.join(known, on=["worker", "task"], how="left").filter(pl.col("worker").is_in(known["worker"].implode()))
     windows = windows.with_columns(pl.col("window").cast(_WINDOW)).join(own.select("query"), on="query", how="semi")
     frame = own.select("query", "worker", "task", "turn", "mode", user_query_length=pl.col("question").str.len_chars().cast(pl.Float64),
@@ -770,7 +775,6 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
     cells = _Cells(own, windows)
     windows = cells.windows
     file = 3 * (pl.col("modality") == "mouse").cast(pl.UInt32) + (pl.col("side") == "left").cast(pl.UInt32) + 2 * (pl.col("side") == "right").cast(pl.UInt32)
-    matched = numbered(matched, known)
     rows = matched.select("recording", "epoch_ms", "row", "t_ms", "on_element", "centre_idx", "flag", "char", "position", "dt_ms", "phase", file=file, at=cells.place(matched["query"]),
                           study_at=cells.place(matched["query_study"]), notice=pl.col("query_study") == -1)
     rows = in_order(rows, "recording", "file", "epoch_ms", "row")
@@ -785,11 +789,11 @@ def extract_features(matched: pl.DataFrame, queries: pl.DataFrame, windows: pl.D
     _gaze_and_mouse(text, cells)
     cells.put_view(windows.select("view", window_s=(pl.col("end_ms") - pl.col("start_ms")) / 1000), "window_s")
     if page is not None:
-        _page_motion(numbered(page, known), cells, windows, own)
+        _page_motion(numbered(page, known)[0], cells, windows, own)
     if reading is not None:
         _reading(reading, cells)
-    nothing = np.full(frame.height, np.nan)
-    frame = frame.with_columns(pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in _measured() if name not in frame.columns)
+    nothing, there = np.full(frame.height, np.nan), set(frame.columns)
+    frame = frame.hstack([pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in _measured() if name not in there])
     done = [_no_rows()]
     for (mode,), part in frame.partition_by(["mode"], as_dict=True).items():
         for stage in _stages(mode):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATEST_MS', 'LIKERT', 'PREFERENCE', 'GRID_MS', 'NEAR_MS', 'changes', 'in_runs', 'answers', 'display_times',
-           'stretches', 'in_order', 'recordings', 'numbered', 'time_key', 'locate', 'match_samples', 'add_phases',
-           'page_width', 'rests', 'rating_onset', 'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations',
+           'stretches', 'in_order', 'numbered', 'time_key', 'locate', 'match_samples', 'add_phases', 'page_width',
+           'rests', 'rating_onset', 'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations',
            'reading_measures']
 
 # %% ../nbs/03_trajectories.ipynb #c1018258
@@ -28,7 +28,7 @@ def changes(*columns: str) -> pl.Expr:
 
 def in_runs(rows: pl.DataFrame, *same: str) -> pl.DataFrame:
     """Add `run`, a number for each stretch of rows with the same values: sorted, so that grouping by it takes no search and adds up in the same order wherever the rows stand."""
-    return rows.with_columns(run=changes(*same).cum_sum().set_sorted())
+    return rows.with_columns(run=pl.struct(same).rle_id().set_sorted())
 
 
 _RECORDING = ("worker", "task")  # numbered below, since numbers are faster than names
@@ -76,7 +76,7 @@ def _look_up(snippets: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple
 def _snippets(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows that have a snippet: at (number of the row), run (of rows with the same snippet: the pointer mostly rests), and the snippet."""
     said = rows.lazy().with_row_index("at").filter(pl.col("window").is_not_null() & pl.col("centre_idx").is_not_null()).select("at", "window", "centre_idx", place=_PLACE)
-    return said.with_columns(run=changes(*_SNIPPET).cum_sum() - 1).collect()
+    return in_runs(said.collect(), *_SNIPPET)
 
 # %% ../nbs/03_trajectories.ipynb #8cb26f0b
 _ZONE_MS = 15 * 60_000  # time zones differ by multiples of a quarter of an hour
@@ -125,44 +125,48 @@ def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
         return rows
     group = rows[by[0]].to_numpy()
     start = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-    heads = group[start]
-    if (heads[1:] < heads[:-1]).any():
-        order, end = np.argsort(heads, kind="stable"), np.append(start[1:], rows.height)
-        rows, size = stretches(rows, start[order], end[order])
-        group = np.repeat(heads[order], size)
-    tied, behind = group[1:] == group[:-1], np.zeros(rows.height - 1, bool)
+    order = np.argsort(group[start], kind="stable")
+    start, end = start[order], np.append(start[1:], rows.height)[order]
+    heads, whole = group[start], (order[1:] > order[:-1]).all()
+    if not whole and rows.height < 400 * start.size:
+        return in_order(stretches(rows, start, end)[0], *by)
+    # rows that are behind the one before, within a stretch and from one to the next of the same group
+    within, across = (group[1:] == group[:-1], np.zeros(rows.height - 1, bool)), (heads[1:] == heads[:-1], np.zeros(start.size - 1, bool))
     for column in by[1:]:
         values = rows[column].to_numpy()
-        behind |= tied & (values[1:] < values[:-1])
-        tied &= values[1:] == values[:-1]
-    if not behind.any():
+        for (tied, behind), now, before in ((within, values[1:], values[:-1]), (across, values[start[1:]], values[end[:-1] - 1])):
+            behind |= tied & (now < before)
+            tied &= now == before
+    unsorted = np.isin(heads, np.append(group[1:][within[1]], heads[1:][across[1]]))
+    if whole and not unsorted.any():
         return rows
-    start, end = (np.searchsorted(group, np.unique(group[1:][behind]), side) for side in ("left", "right"))
-    if 2 * (end - start).sum() > rows.height:
+    if 2 * (end - start)[unsorted].sum() > rows.height:
         return rows.sort(by, maintain_order=True)
-    parts, done = [], 0
-    for a, b in zip(start, end):
-        parts += [rows[done:a], rows[a:b].sort(by, maintain_order=True)]
-        done = b
-    return pl.concat([*parts, rows[done:]], rechunk=True)
+    # neighbours go together: those of one group if it is to be sorted, else those that follow each other
+    new = np.append(True, np.where(unsorted[1:] | unsorted[:-1], heads[1:] != heads[:-1], start[1:] != end[:-1]))
+    parts = []
+    for first, last in zip(np.flatnonzero(new), np.append(np.flatnonzero(new)[1:], start.size)):
+        if unsorted[first]:
+            parts.append(pl.concat(rows[a:b] for a, b in zip(start[first:last], end[first:last])).sort(by, maintain_order=True))
+        else:
+            parts.append(rows[start[first]:end[last - 1]])
+    return pl.concat(parts, rechunk=True)
 
 
-def recordings(frame: pl.DataFrame, by: tuple[str, ...] = _RECORDING, number: str = "recording") -> pl.DataFrame:
-    """Number a frame's recordings (a worker's tasks), or other groups: the number, and what they are grouped `by`. A frame that has been `numbered` keeps its numbers."""
+def numbered(frame: pl.DataFrame, known: pl.DataFrame | None = None, by: tuple[str, ...] = _RECORDING, number: str = "recording") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Add the number of each row's recording (a worker's task), or other group: (frame, the numbers and what they stand for).
+
+    With numbers that are `known`, rows of others are dropped. A frame that has been numbered keeps its numbers.
+    """
     if number in frame.columns:
-        return frame.select(number, *by).filter(changes(number)).unique().sort(number)
-    return frame.select(by).filter(changes(*by)).unique().sort(by).with_row_index(number)
-
-
-def numbered(frame: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Add the number of each row's recording (the first column of `known`), unless it is there; rows of others than the `known` are dropped."""
-    number, *by = known.columns
-    if number in frame.columns:
-        return frame
-    runs = frame.select(*by, run=changes(*by).cum_sum() - 1)
-    firsts = runs.filter(changes("run")).join(known, on=by, how="left", maintain_order="left")[number]
+        return frame, frame.select(number, *by).filter(changes(number)).unique().sort(number) if known is None else known
+    runs = in_runs(frame.select(by), *by)
+    heads = runs.filter(changes("run"))
+    if known is None:
+        known = heads.select(by).unique().sort(by).with_row_index(number)
+    firsts = heads.join(known, on=by, how="left", maintain_order="left")[number]
     frame = frame.with_columns(firsts.gather(runs["run"]))
-    return frame.drop_nulls(number) if firsts.null_count() else frame
+    return frame.drop_nulls(number) if firsts.null_count() else frame, known
 
 
 LATEST_MS = 2**42 - 1  # in the year 2109
@@ -204,6 +208,16 @@ def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFra
     return rows.with_columns(spans[name].gather(found) for name in columns)
 
 
+_HOW = pl.Series(["exact", "ambiguous", "by_time", "none"])
+
+
+def _placed(values: pl.Series, at: pl.Series, height: int) -> pl.Series:
+    """A column of numbers from 0 that has `values` in the rows `at`, and null in the others."""
+    out = np.full(height, -1)
+    out[at.to_numpy()] = values.to_numpy()
+    return pl.select(pl.when(pl.Series(out) >= 0).then(pl.Series(out))).to_series()
+
+
 def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 15, inactivity_ms: float = 1000.0) -> pl.DataFrame:
     """Tie each text-relative sample to a query and a character of its answer.
 
@@ -233,56 +247,60 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
     InputError
         A row occurs twice (same worker, task, modality, side and row number).
     """
-    files = recordings(samples, _FILE, "file")
-    rows = in_order(numbered(samples, files), "file", "row")
-    twice = rows.filter(~changes("file", "row"))
-    if twice.height:
-        row = twice.row(0, named=True)
+    rows, files = numbered(samples, by=_FILE, number="file")
+    rows = in_order(rows, "file", "epoch_ms", "row")
+    place = rows["file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
+    as_written = np.argsort(place, kind="stable") if (place[1:] <= place[:-1]).any() else np.arange(place.size)  # a clock may have been set back
+    place = place[as_written]
+    twice = as_written[1:][place[1:] == place[:-1]]
+    if twice.size:
+        row = rows.row(int(twice[0]), named=True)
         raise InputError(f"worker {row['worker']}, task {row['task']}, {row['modality']} {row['side']}, row {row['row']}: occurs twice; read each behaviour file once")
-    known = recordings(files)
+    files, known = numbered(files)
     own = queries.join(known, on=_RECORDING, how="semi")
-    rows = rows.with_columns(numbered(files, known)["recording"].gather(rows["file"]), begins=changes("file"))
+    rows = rows.with_columns(files["recording"].gather(rows["file"]))
     texts = answers(own).join(known, on=_RECORDING)
     said = _snippets(rows)
     runs = said.filter(changes("run"))
     keys, several = _look_up(runs, texts, context)
     key = keys.select("rows", "key").explode("rows").sort("rows")["key"].gather(said["run"])
-    of = np.full(rows.height, -1)
-    of[said["at"].to_numpy()] = key.to_numpy()
-    of = pl.select(pl.when(pl.Series(of) >= 0).then(pl.Series(of)).cast(pl.UInt32)).to_series()
+    of = _placed(key, said["at"], rows.height).cast(pl.UInt32)
     rows = rows.with_columns(keys.select(pl.col("notice", "first", "fits").gather(of)))
 
     on_notice = pl.col("notice").fill_null(False)
-    # on the element with no snippet at all, the study took the empty snippet for the notice
-    study = (pl.when(~pl.col("on_element")).then(None).when(on_notice | pl.col("window").is_null()).then(pl.lit(-1, pl.Int64))
+    # on the element with no snippet at all, the study took the empty snippet for the notice; off it, what was last looked at goes on
+    study = (pl.when(~pl.col("on_element")).then(pl.lit(-3, pl.Int64)).when(on_notice | pl.col("window").is_null()).then(pl.lit(-1, pl.Int64))
              .otherwise(pl.coalesce("first", pl.lit(0, pl.Int64))))
-    rows = rows.with_columns(query_study=study)
-    before = pl.when(pl.col("query_study") > 0).then("query_study").when("begins").then(pl.lit(-2, pl.Int64)).forward_fill()
-    rows = rows.with_columns(query_study=pl.coalesce("query_study", before))
+    study = rows.select(study).to_series().to_numpy()[as_written]
+    known_at = (study > 0) | np.append(True, np.diff(place >> 32) > 0)[:study.size]
+    last = np.maximum.accumulate(np.where(known_at, np.arange(study.size), 0))
+    query_study = np.empty_like(study)
+    query_study[as_written] = np.where(study > -3, study, np.where(study[last] > 0, study[last], -2))
+    rows = rows.with_columns(query_study=pl.Series(query_study))
 
     times = display_times(rows.lazy().filter(pl.col("fits") == 1).select("epoch_ms", query="first").collect(), own)
     rows = locate(rows, times.join(known, on=_RECORDING).select("recording", start_ms="shown_ms", shown="query").sort("recording", "start_ms", maintain_order=True), "shown")
     # several answers fit: the latest already on display, else the earliest
-    rows = rows.with_row_index("at")
-    doubtful = said.select("at", key=key).filter((keys["fits"] > 1).fill_null(False).gather(key)).join(several, on="key").join(rows.select("at", "epoch_ms"), on="at").join(
-        times.select("query", "shown_ms"), on="query", how="left").with_columns(past=pl.col("shown_ms") <= pl.col("epoch_ms")).sort("turn")
+    doubtful = said.select("at", key=key).filter((keys["fits"] > 1).fill_null(False).gather(key)).join(several, on="key").join(times.select("query", "shown_ms"), on="query", how="left")
+    doubtful = doubtful.with_columns(past=pl.col("shown_ms") <= rows["epoch_ms"].gather(doubtful["at"])).sort("turn")
     settled = doubtful.group_by("at").agg(chosen=pl.coalesce(pl.col("query").filter("past").last(), pl.col("query").first()))
-    rows = rows.join(settled, on="at", how="left", maintain_order="left")
+    rows = rows.with_columns(chosen=_placed(settled["chosen"], settled["at"], rows.height))
 
     tied = pl.col("fits") >= 1
-    how = (pl.when(pl.col("fits") == 1).then(pl.lit("exact")).when(pl.col("fits") > 1).then(pl.lit("ambiguous"))
-           .when(on_notice | pl.col("shown").is_null()).then(pl.lit("none")).otherwise(pl.lit("by_time")))
-    rows = rows.with_columns(how=how, query=pl.when(tied).then(pl.coalesce("chosen", "first")).when(~on_notice).then(pl.col("shown")))
-    runs = rows.select("query", "side", run=changes("query", "side").cum_sum() - 1)  # they mostly stay the same from row to row
+    how = pl.when(pl.col("fits") == 1).then(0).when(pl.col("fits") > 1).then(1).when(on_notice | pl.col("shown").is_null()).then(3).otherwise(2)
+    rows = rows.with_columns(how=pl.lit(_HOW).gather(how), query=pl.when(tied).then(pl.coalesce("chosen", "first")).when(~on_notice).then(pl.col("shown")))
+    runs = in_runs(rows.select("query", "side"), "query", "side")  # they mostly stay the same from row to row
     about = runs.filter(changes("run")).join(texts, on=["query", "side"], how="left", maintain_order="left").select("response", "length")
     rows = rows.with_columns(about.select(pl.all().gather(runs["run"])))
     rows = rows.with_columns(char=pl.when(tied).then(pl.min_horizontal("centre_idx", pl.col("length") - 1)), response=pl.when("on_element").then("response"))
-    rows = in_order(rows.with_columns(position=pl.col("char") / pl.col("length")).drop(
-        "notice", "first", "fits", "shown", "chosen", "length", "window", "at", "recording", "begins"), "file", "epoch_ms", "row")  # by row before; a clock may have been set back
+    rows = rows.with_columns(position=pl.col("char") / pl.col("length")).drop("notice", "first", "fits", "shown", "chosen", "length", "window", "recording")
     step = pl.when(pl.col("file") == pl.col("file").shift(-1)).then(pl.col("epoch_ms").shift(-1) - pl.col("epoch_ms"))
     return rows.with_columns(dt_ms=step.fill_null(0).clip(0, inactivity_ms).cast(pl.Float64)).drop("file")
 
 # %% ../nbs/03_trajectories.ipynb #d5e65e2d
+_PHASES = pl.Series(["reviewing", "idle", "composing"])
+
+
 def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataFrame:
     """Say of each matched sample in which phase of its query it falls.
 
@@ -297,7 +315,7 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
         The same rows with ``phase``: "reviewing", "idle" or "composing"; null for samples of no query.
     """
     # of a query that is null nothing is said: any number stands for it
-    queries = matched.select(pl.col("query").fill_null(-1), run=pl.col("query").fill_null(-1).rle_id())
+    queries = in_runs(matched.select(pl.col("query").fill_null(-1)), "query")
     number = queries.filter(changes("run"))["query"].rank("dense").gather(queries["run"])
     group = 2 * number.to_numpy().astype(np.int64) + (matched["modality"] == "gaze").to_numpy()
     keys = time_key(group, matched["epoch_ms"].to_numpy())
@@ -307,9 +325,8 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
     last = fenced[after]
     following = np.where(last == keys, keys, fenced[after + 1])
     known = pl.Series((last >= time_key(group, 0)) & (following < time_key(group + 1, 0)))
-    phase = (pl.when(pl.col("query").is_null()).then(None).when(~known).then(pl.lit("composing"))
-             .when(pl.Series(following - last) > inactivity_ms).then(pl.lit("idle")).otherwise(pl.lit("reviewing")))
-    return matched.with_columns(phase=phase)
+    phase = pl.when(pl.col("query").is_null()).then(None).when(~known).then(2).when(pl.Series(following - last) > inactivity_ms).then(1).otherwise(0)
+    return matched.with_columns(phase=pl.lit(_PHASES).gather(phase))
 
 # %% ../nbs/03_trajectories.ipynb #c3a36571
 LIKERT = (0.375, 0.4583, 0.5417, 0.625, 0.7083)  # centres of the satisfaction buttons, share of the window's width
@@ -330,8 +347,8 @@ def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     polars.DataFrame
         worker, task, width (px; null where no sample fell on the text).
     """
-    known = recordings(samples)
-    seen, page = (numbered(frame, known).lazy().filter(keep).select("recording", "epoch_ms", "x", gaze=pl.col("modality") == "gaze", **more).collect()
+    samples, known = numbered(samples)
+    seen, page = (numbered(frame, known)[0].lazy().filter(keep).select("recording", "epoch_ms", "x", gaze=pl.col("modality") == "gaze", **more).collect()
                   for frame, keep, more in ((samples, pl.col("on_element"), {"side": pl.col("side")}), (page, True, {})))
     wanted, keys = (time_key(2 * frame["recording"].to_numpy().astype(np.int64) + frame["gaze"].to_numpy(), frame["epoch_ms"].to_numpy()) for frame in (seen, page))
     order = np.argsort(keys, kind="stable")  # of rows at one moment the first
@@ -364,18 +381,18 @@ def rests(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, time
     polars.DataFrame
         query, mode, x, y (px), start_ms, end_ms (epoch), on_text, share (x as a share of the window's width), in order of time.
     """
-    known = recordings(matched)
+    matched, known = numbered(matched)
+    page, _ = numbered(page, known)
     shown = times.join(queries.select("query", "mode"), on="query").join(known, on=_RECORDING).select("recording", "query", "mode", start_ms="shown_ms").sort("recording", "start_ms")
-    matched, page = numbered(matched, known), numbered(page, known)
     on_text, mouse = (frame.lazy().filter(pl.col("modality") == "mouse", keep).select("recording", *columns).collect() for frame, keep, columns in (
         (matched, pl.col("on_element"), ("epoch_ms",)), (page, pl.col("x").is_not_null(), ("epoch_ms", "row", "x", "y"))))
     on_text = on_text.select("recording", "epoch_ms", on_text=pl.lit(True)).unique()
     mouse = locate(in_order(mouse, "recording", "epoch_ms", "row"), shown, "query", "mode").drop_nulls("query").join(
         on_text, on=["recording", "epoch_ms"], how="left", maintain_order="left").join(
         width.join(known, on=_RECORDING).select("recording", "width"), on="recording", how="left", maintain_order="left")
-    return mouse.with_columns(rest=changes("x", "y", "query").cum_sum()).group_by("rest", maintain_order=True).agg(
+    return in_runs(mouse, "x", "y", "query").group_by("run", maintain_order=True).agg(
         pl.col("query", "mode", "x", "y").first(), start_ms=pl.col("epoch_ms").first(), end_ms=pl.col("epoch_ms").last(),
-        on_text=pl.col("on_text").any(), share=pl.col("x").first() / pl.col("width").first()).drop("rest").with_columns(pl.col("on_text").fill_null(False))
+        on_text=pl.col("on_text").any(), share=pl.col("x").first() / pl.col("width").first()).drop("run").with_columns(pl.col("on_text").fill_null(False))
 
 
 def _near(places, tolerance: float) -> pl.Expr:
@@ -437,8 +454,8 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button", "text" or "none"),
         offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`). A query whose time on display was not recorded has no row.
     """
-    known = recordings(matched)
-    matched, page = numbered(matched, known), numbered(page, known)
+    matched, known = numbered(matched)
+    page, _ = numbered(page, known)
     own = queries.join(known, on=_RECORDING, how="semi")
     times = display_times(matched.lazy().filter(pl.col("how") == "exact").select("query", "epoch_ms").collect(), own)
     end = pl.concat([in_runs(frame.select("recording", "epoch_ms"), "recording").group_by("run").agg(pl.col("recording").first(), pl.col("epoch_ms").max())
@@ -573,9 +590,9 @@ def fixations(matched: pl.DataFrame, page: pl.DataFrame, windows: pl.DataFrame, 
     """
     if method not in ("idt", "ivt"):
         raise ValueError(f"method is {method!r}; idt and ivt are known")
-    known = recordings(matched)
+    _, known = numbered(matched)
     spans = windows.filter(pl.col("window") == "reading").join(queries.select("query", *_RECORDING).join(known, on=_RECORDING), on="query").sort("recording", "start_ms")
-    gaze = numbered(page.lazy().filter((pl.col("modality") == "gaze") & pl.col("x").is_not_null()).select(*_RECORDING, "epoch_ms", "x", "y").collect(), known)
+    gaze, _ = numbered(page.lazy().filter((pl.col("modality") == "gaze") & pl.col("x").is_not_null()).select(*_RECORDING, "epoch_ms", "x", "y").collect(), known)
     gaze = locate(gaze, spans, "query", "end_ms").filter(pl.col("epoch_ms") < pl.col("end_ms")).sort("epoch_ms", maintain_order=True)
     seen = matched.lazy().filter((pl.col("modality") == "gaze") & pl.col("char").is_not_null()).select("query", "epoch_ms", "response", "char").sort("epoch_ms").collect()
     near = gaze.join_asof(seen.select("query", "epoch_ms", seen_ms="epoch_ms"), on="epoch_ms", by="query", strategy="nearest", check_sortedness=False)

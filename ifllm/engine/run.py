@@ -27,9 +27,9 @@ from pathlib import Path
 
 from .store import InputError, atomic_path, load_settings, write_bytes, write_json
 
-# freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more memory), and numpy's gives back only blocks
-# beyond 32 MiB (a tenth of the time of 06 went into taking new pages)
-ALLOCATORS = {"_RJEM_MALLOC_CONF": "narenas:1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
+# freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more memory) and gives nothing back, numpy's only
+# blocks beyond 32 MiB (a fifth of the time of 06 went into taking new pages)
+ALLOCATORS = {"_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 
 # %% ../../nbs/engine/run.ipynb #cf700760
 def project_root(start: str | Path = ".") -> Path:
