@@ -574,15 +574,15 @@ def _study_pairwise(rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, qu
     keys = time_key(rows["recording"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
     file = spans["recording"].to_numpy().astype(np.int64)[:, None] * _FILES + _PAIR_FILES
     begin, end = (np.searchsorted(keys, time_key(file, spans[c].to_numpy()[:, None]).ravel()) for c in ("start_ms", "end_ms"))
-    rows, size = stretches(rows.select("t_ms", "on_element", "centre_idx", "notice", known=pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null()), begin, end)
+    # both sides' files make one timeline, and nothing is said of one in which no answer was recognised
+    known = np.append(0, np.cumsum(rows.select(pl.col("study_at").is_not_null() & pl.col("centre_idx").is_not_null()).to_series().to_numpy()))
+    known = (known[end] > known[begin]).reshape(-1, 2).any(axis=1).repeat(2)
+    rows, size = stretches(rows.select("t_ms", "on_element", "centre_idx", "notice"), begin, np.where(known, end, begin))
     group = (np.arange(len(spans))[:, None] * _FILES + _PAIR_FILES).ravel()
-    run = np.searchsorted(np.unique(group[size > 0] // 3), group // 3)  # both sides' files make one timeline
+    run = np.searchsorted(np.unique(group[size > 0] // 3), group // 3)
     rows = in_order(rows.with_columns(group=pl.Series(np.repeat(group, size)), run=pl.Series(np.repeat(run, size))), "group", "t_ms").with_columns(pl.col("group", "run").set_sorted())
-    ends = rows.group_by("run", maintain_order=True).agg(timeline=pl.col("group").first() // 3, start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max(),
-                                         known=pl.col("known").any())
+    ends = rows.group_by("run", maintain_order=True).agg(timeline=pl.col("group").first() // 3, start=pl.col("t_ms").min(), end=pl.col("t_ms").max(), boundary=pl.when(pl.col("centre_idx").is_not_null()).then("t_ms").max())
     rows = rows.with_columns(review=pl.col("t_ms") < ends["boundary"].gather(rows["run"]))
-    if not ends["known"].all():
-        rows, ends = rows.filter(ends["known"].gather(rows["run"])), ends.filter("known")
     looked = _gaps(rows.filter(pl.col("on_element") & pl.col("review")), "group", inactivity_ms).group_by("group").agg(
         reviewing_entries=pl.len(), reviewing_engaged_time_s=pl.col("gap").sum() / 1000, max_char_position_reached=pl.col("centre_idx").max().fill_null(-1))
     back = _gaps(rows.filter(pl.col("notice") & ~pl.col("review")), "group", inactivity_ms).group_by("group").agg(composing_lookback_time_s=pl.col("gap").sum() / 1000)
@@ -628,17 +628,19 @@ def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> Non
 
 
 def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
+    spent = {"review_s": "reviewing", "idle_s": "idle"}
+    rows = rows.lazy().filter(pl.col("at").is_not_null()).select(
+        "at", "file", "epoch_ms", clock="dt_ms", text_s=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0), flagged="flag", flags=pl.col("flag").is_not_null(),
+        **{name: pl.when(pl.col("phase") == phase).then("dt_ms").otherwise(0.0) for name, phase in spent.items()}).collect()
+    found = cells.tally(rows, {name: ("sum", pl.col(name).sum()) for name in ("clock", "text_s", "flagged", "flags", *spent)})
     # each moment of a pairwise task is a row in the file of either side, and counts half in each
-    spent = {"review_s": "reviewing", "idle_s": "idle", "compose_s": "composing"}
-    time = pl.col("dt_ms") * pl.when(pl.col("file") % 3 == 0).then(1.0).otherwise(0.5)
-    rows = rows.lazy().filter(pl.col("at").is_not_null()).with_columns(time=time).select(
-        "at", "file", "epoch_ms", clock="time", text_s=pl.when(pl.col("char").is_not_null()).then("dt_ms").otherwise(0.0), flagged="flag", flags=pl.col("flag").is_not_null(),
-        **{name: pl.when(pl.col("phase") == phase).then("time").otherwise(0.0) for name, phase in spent.items()}).collect()
-    found = cells.tally(rows, {name: ("sum", pl.col(name).sum()) for name in ("clock", "text_s", "flagged", "flags", *spent)}).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(
-        pl.col("clock", "flagged", "flags").sum(), pl.col("text_s", *spent).sum() / 1000)
+    found = found.with_columns(pl.col("clock", *spent) * pl.when(pl.col("cell") % 3 == 0).then(1.0).otherwise(0.5)).group_by(cell=pl.col("cell") - pl.col("cell") % 3).agg(
+        pl.col("clock", "flagged", "flags", "text_s", *spent).sum())
+    composing = pl.col("clock") - pl.sum_horizontal(*spent)  # the rest
+    found = found.with_columns(compose_s=composing).with_columns(pl.col("text_s", "compose_s", *spent) / 1000)
     found = found.with_columns(text_share=pl.when(pl.col("clock") > 0).then(1000 * pl.col("text_s") / pl.col("clock")).clip(upper_bound=1.0),
                                head_ok_share=pl.when(pl.col("flags") > 0).then(pl.col("flagged") / pl.col("flags")))
-    cells.put(found, ("text_s", "text_share", *spent), _of_modality)
+    cells.put(found, ("text_s", "text_share", *spent, "compose_s"), _of_modality)
     cells.put(found.filter(pl.col("cell") % _FILES == 0), ("head_ok_share",), _of_modality)
 
 

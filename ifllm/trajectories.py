@@ -111,7 +111,7 @@ def stretches(rows: pl.DataFrame, begin: np.ndarray, end: np.ndarray) -> tuple[p
     size = np.maximum(end - begin, 0)
     some = np.flatnonzero(size)
     if size.sum() < 400 * some.size:  # short ones are not worth a copy each
-        return rows[np.arange(size.sum()) + np.repeat(begin - np.cumsum(size) + size, size)], size
+        return rows[(np.arange(size.sum()) + np.repeat(begin - np.cumsum(size) + size, size)).astype(np.uint32)], size
     return pl.concat([rows[:0], *(rows.slice(a, n) for a, n in zip(begin[some].tolist(), size[some].tolist()))], rechunk=True), size
 
 
@@ -169,7 +169,8 @@ def numbered(frame: pl.DataFrame, known: pl.DataFrame | None = None, by: tuple[s
     return frame.drop_nulls(number) if firsts.null_count() else frame, known
 
 
-LATEST_MS = 2**42 - 1  # in the year 2109
+_TIME_BITS = 42
+LATEST_MS = 2**_TIME_BITS - 1  # in the year 2109
 
 
 def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
@@ -190,7 +191,7 @@ def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
         raise InputError(f"epoch_ms {late}: beyond the year 2109; give times in milliseconds since 1970")
     if ids.max(initial=0) >= 2**21:
         raise InputError(f"{ids.max() + 1} recordings or answers at once; pass the workers in smaller groups")
-    return ids.astype(np.int64) * (LATEST_MS + 1) + ms
+    return np.left_shift(ids, _TIME_BITS, dtype=np.int64) + ms
 
 
 def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFrame:
