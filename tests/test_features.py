@@ -151,6 +151,13 @@ def test_row_order_and_other_workers_change_nothing(study, workers, made):
     assert_frame_equal(again, made[workers[1]][2], rel_tol=1e-9, abs_tol=1e-9)
 
 
+def test_rows_before_a_worker_change_not_even_the_last_bit(study, workers, made):
+    both = [pl.concat(frames) for frames in zip(of(study, workers[0]), of(study, workers[1]))]  # sums of floats depend on the order of adding
+    *_, together = pipeline(*both, study.queries)
+    for worker in workers[:2]:
+        assert_frame_equal(together.filter(pl.col("worker") == worker), made[worker][2], check_exact=True)
+
+
 def test_a_query_without_samples_gives_nulls(study, workers, made):
     worker = next(w for w in workers if made[w][0]["task"].n_unique() > 1)
     _, page = of(study, worker)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -13,7 +13,8 @@ from ifllm import simulate as sim
 from ifllm.data import NOTICE, load, pseudonyms
 from ifllm.engine.store import InputError
 from ifllm.trajectories import (
-    LIKERT, PREFERENCE, add_phases, answers, display_times, fixations, match_samples, page_width, rating_onset, reading_measures, rests, sentences, to_pymovements, windows,
+    LIKERT, PREFERENCE, add_phases, answers, display_times, fixations, in_order, match_samples, page_width, rating_onset, reading_measures, rests, sentences, stretches, to_pymovements,
+    windows,
 )
 
 HOUR = 3_600_000
@@ -100,6 +101,37 @@ def test_matching_is_the_same_in_any_order_and_from_parts():
     whole = match_samples(samples, queries)
     assert_frame_equal(whole, match_samples(samples.sample(fraction=1.0, shuffle=True, seed=1), queries))
     assert_frame_equal(whole, match_samples(pl.concat([samples[120:], samples[:120]]), queries))  # one file read in two parts
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, 2, 7, 500, 900]), st.sampled_from([0, 0, 3000])), max_size=8), st.sampled_from([0, 1, 30]), st.integers(0, 2**32 - 1))
+@example([(0, 500, 3000), (1, 900, 0), (0, 500, 0), (2, 900, 0), (3, 900, 0)], 0, 0)  # a file in two parts, the later one first
+def test_rows_are_put_in_the_order_that_a_sort_gives(recorded, set_back, seed):
+    rng = np.random.default_rng(seed)
+    file, late = (np.repeat([part[i] for part in recorded], [size for _, size, _ in recorded]).astype(np.int64) for i in (0, 2))
+    time = np.arange(file.size) // 2 + late
+    for at in rng.integers(0, max(file.size, 1), set_back and min(file.size, 2)):
+        time[at:] -= set_back
+    rows = pl.DataFrame({"file": file, "time": time, "row": rng.integers(0, 3, file.size), "first": np.arange(file.size)})
+    assert_frame_equal(in_order(rows, "file", "time", "row"), rows.sort("file", "time", "row", maintain_order=True))
+
+
+@pytest.mark.parametrize("size", [3, 1000])  # rows are picked one by one, or copied in slices
+def test_stretches_of_rows_follow_each_other(size):
+    rows = pl.DataFrame({"at": range(5 * size)})
+    begin, end = np.array([3 * size, 0, size, 2 * size]), np.array([4 * size, size + 1, size, 2 * size - 1])  # the third is empty, the last ends before it begins
+    found, sizes = stretches(rows, begin, end)
+    assert sizes.tolist() == [size, size + 1, 0, 0]
+    assert found["at"].to_list() == [*range(3 * size, 4 * size), *range(size + 1)]
+
+
+def test_a_clock_set_back_puts_samples_in_order_of_time_and_leaves_what_was_looked_at_before():
+    # the third row was written when the clock had been set back: off the text, it goes on with what the second saw
+    samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60), ("gaze", "single", 70, snippet(B, 40), 40), ("gaze", "single", 13, None, None), ("gaze", "single", 14, snippet(A, 70), 70)])
+    found = match_samples(samples, make_queries([(A, None), (B, None)]))
+    assert found["row"].to_list() == [1, 3, 4, 2]
+    assert found["query_study"].to_list() == [100, 101, 100, 101]
+    assert found["dt_ms"].to_list() == [1000, 1000, 1000, 0]
 
 
 def test_another_workers_rows_change_nothing():
