@@ -104,15 +104,15 @@ def test_matching_is_the_same_in_any_order_and_from_parts():
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, 2, 7, 500, 900]), st.sampled_from([0, 0, 3000])), max_size=8), st.sampled_from([0, 1, 30]), st.integers(0, 2**32 - 1))
-@example([(0, 500, 3000), (1, 900, 0), (0, 500, 0), (2, 900, 0), (3, 900, 0)], 0, 0)  # a file in two parts, the later one first
-def test_rows_are_put_in_the_order_that_a_sort_gives(recorded, set_back, seed):
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1, 2, 7, 500, 900]), st.sampled_from([0, 0, 3000])), max_size=8), st.sampled_from([0, 1, 30]), st.booleans(), st.integers(0, 2**32 - 1))
+@example([(0, 500, 3000), (1, 900, 0), (0, 500, 0), (2, 900, 0), (3, 900, 0)], 0, False, 0)  # a file in two parts, the later one first
+def test_rows_are_put_in_the_order_that_a_sort_gives(recorded, set_back, ties, seed):
     rng = np.random.default_rng(seed)
     file, late = (np.repeat([part[i] for part in recorded], [size for _, size, _ in recorded]).astype(np.int64) for i in (0, 2))
     time = np.arange(file.size) // 2 + late
     for at in rng.integers(0, max(file.size, 1), set_back and min(file.size, 2)):
         time[at:] -= set_back
-    rows = pl.DataFrame({"file": file, "time": time, "row": rng.integers(0, 3, file.size), "first": np.arange(file.size)})
+    rows = pl.DataFrame({"file": file, "time": time, "row": rng.integers(0, 3, file.size) if ties else np.arange(file.size) % 2, "first": np.arange(file.size)})
     assert_frame_equal(in_order(rows, "file", "time", "row"), rows.sort("file", "time", "row", maintain_order=True))
 
 
