@@ -65,9 +65,11 @@ class Visit:
         return sum(Path(unquote(urlparse(url).path)).stat().st_size for url in set(self.requests) if url.startswith("file:"))
 
 
-CHECK = """() => {
+CHECK = r"""() => {
   const wide = [...document.querySelectorAll('body *')].filter((e) => { const r = e.getBoundingClientRect(); return r.width && r.right > innerWidth + 1 && !e.closest('.ifllm-scroll, .ifllm-wide, pre, .sidebar, .collapse, math'); });
   return { overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth, wide: wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)),
+           idle: [...document.querySelectorAll('.ifllm-plot.is-drawn')].flatMap((box) => { const layout = box.querySelector(':scope > div')._fullLayout || {};
+             return Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name) && layout[name].visible && ['-1,6', '-1,4'].includes(String(layout[name].range))).map((name) => `${box.dataset.figure} ${name}`); }),
            noalt: [...document.images].filter((i) => !i.hasAttribute('alt')).length, broken: [...document.images].filter((i) => i.complete && !i.naturalWidth && i.offsetParent).length };
 }"""
 
@@ -81,6 +83,7 @@ def examine(browser, file: Path, width: int, scheme: str, axe: bool = True) -> l
         wrong = [f"{where}: console: {error}" for error in visit.errors]
         wrong += [f"{where}: asks the network for {url}" for url in visit.requests if not url.startswith(("file:", "data:", "blob:"))]
         wrong += [f"{where}: {found['overflow']} px too wide: {found['wide']}"] if found["overflow"] > 0 else []
+        wrong += [f"{where}: an axis that nothing is drawn on, with plotly's own range: {found['idle']}"] if found["idle"] else []
         wrong += [f"{where}: {found['noalt']} images without alt text"] if found["noalt"] else []
         wrong += [f"{where}: {found['broken']} images broken"] if found["broken"] else []
         if axe and AXE.exists():
