@@ -248,9 +248,9 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
     InputError
         A row occurs twice (same worker, task, modality, side and row number).
     """
-    rows, files = numbered(samples, by=_FILE, number="file")
-    rows = in_order(rows, "file", "epoch_ms", "row")
-    place = rows["file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
+    rows, files = numbered(samples, by=_FILE, number="_file")
+    rows = in_order(rows, "_file", "epoch_ms", "row")
+    place = rows["_file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
     as_written = np.argsort(place, kind="stable") if (place[1:] <= place[:-1]).any() else np.arange(place.size)  # a clock may have been set back
     place = place[as_written]
     twice = as_written[1:][place[1:] == place[:-1]]
@@ -259,7 +259,7 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
         raise InputError(f"worker {row['worker']}, task {row['task']}, {row['modality']} {row['side']}, row {row['row']}: occurs twice; read each behaviour file once")
     files, known = numbered(files)
     own = queries.join(known, on=_RECORDING, how="semi")
-    rows = rows.with_columns(files["recording"].gather(rows["file"]))
+    rows = rows.with_columns(files["recording"].gather(rows["_file"]))
     texts = answers(own).join(known, on=_RECORDING)
     said = _snippets(rows)
     runs = said.filter(changes("run"))
@@ -295,8 +295,8 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
     rows = rows.with_columns(about.select(pl.all().gather(runs["run"])))
     rows = rows.with_columns(char=pl.when(tied).then(pl.min_horizontal("centre_idx", pl.col("length") - 1)), response=pl.when("on_element").then("response"))
     rows = rows.with_columns(position=pl.col("char") / pl.col("length")).drop("notice", "first", "fits", "shown", "chosen", "length", "window", "recording")
-    step = pl.when(pl.col("file") == pl.col("file").shift(-1)).then(pl.col("epoch_ms").shift(-1) - pl.col("epoch_ms"))
-    return rows.with_columns(dt_ms=step.fill_null(0).clip(0, inactivity_ms).cast(pl.Float64)).drop("file")
+    step = pl.when(pl.col("_file") == pl.col("_file").shift(-1)).then(pl.col("epoch_ms").shift(-1) - pl.col("epoch_ms"))
+    return rows.with_columns(dt_ms=step.fill_null(0).clip(0, inactivity_ms).cast(pl.Float64)).drop("_file")
 
 # %% ../nbs/03_trajectories.ipynb #d5e65e2d
 _PHASES = pl.Series(["reviewing", "idle", "composing"])

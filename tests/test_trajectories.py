@@ -141,6 +141,11 @@ def test_another_workers_rows_change_nothing():
     assert_frame_equal(match_samples(samples, queries), match_samples(samples, more))
 
 
+def test_columns_of_ones_own_stay():
+    samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60), ("gaze", "single", 14, None, None)]).with_columns(file=pl.lit("rel_gaze.csv"), note=pl.lit("mine"))
+    assert match_samples(samples, make_queries([(A, None)])).select("file", "note").equals(samples.select("file", "note"))
+
+
 def test_a_row_given_twice_is_caught():
     samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60), ("gaze", "single", 14, None, None)])
     with pytest.raises(InputError, match="row 2: occurs twice"):
