@@ -84,7 +84,8 @@ def show_comparison(run_a: str | Path, run_b: str | Path, rtol: float = 1e-6, at
     a, b = read_records(run_a), read_records(run_b)
     frame = compare_records(a, b, rtol, atol)
     console = Console()
-    sources = [sorted({record["data"] for record in records}) for records in (a, b)]
+    both = {record["id"] for record in a} & {record["id"] for record in b}
+    sources = [sorted({record["data"] for record in records if record["id"] in both}) for records in (a, b)]
     if sources[0] != sources[1]:
         console.print(f"[bold]Different data[/bold]: {', '.join(sources[0])} against {', '.join(sources[1])}; their numbers need not agree.")
     changed = frame.filter(pl.col("change") != "same")

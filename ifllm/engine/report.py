@@ -153,7 +153,8 @@ def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], pages
         groups.setdefault(record["id"].split(".")[0], []).append(record)
     order = [*(g for g in _GROUPS if g in groups), *sorted(g for g in groups if g not in _GROUPS)]
     out = [f"{len(records):,} numbers were recorded by the notebooks of this run; prose, tables and plots read them from here. Intervals are 95 %, from a bootstrap over "
-           "workers unless the chapter says otherwise. *Computed in* leads to the cell, by its number in the executed notebook. *Protocol* is `honest` (this project's) or `paper` (the study's own) where the two differ.",
+           "workers unless the chapter says otherwise. *Computed in* leads to the cell, by its number in the executed notebook. *Protocol* is `honest` (this project's) or `paper` (the study's own) where the two differ, "
+           "and *data* what a number is of: the run's own, or `simulated` where a notebook made participants to know the truth, or `published` in a paper.",
            raw('<p class="ifllm-filter"><label for="ifllm-filter">Filter</label> <input id="ifllm-filter" type="search" placeholder="e.g. reward.pairwise unseen_worker" '
                'autocomplete="off"> <span id="ifllm-filter-count" role="status"></span> <span class="ifllm-links"><a href="results.json" download>results.json</a></span></p>')]
     for group in order:

@@ -341,7 +341,7 @@ class Study:
         write_json(self._results_file, list(self._records.values()))
 
     def record(self, id: str, value, *, ci: tuple[float, float] | None = None, n: int | None = None, unit: str | None = None,
-               protocol: str | None = None) -> None:
+               protocol: str | None = None, data: str | None = None) -> None:
         """Record one number of the report in `results.json`.
 
         Parameters
@@ -352,14 +352,17 @@ class Study:
         n : number of cases behind it
         unit : "share", "px", "s", ...
         protocol : "honest" (this project's) or "paper" (the study's own), where the two differ
+        data : what the number is of, where that is not the run's data: "simulated" (by the notebook itself), or "published" (what a paper says)
         """
+        if data not in (None, "simulated", "published"):
+            raise ValueError(f"result {id}: data is {data!r}; simulated and published are known, and None for the run's own")
         if id in self._records:
             raise ValueError(f"result {id} is recorded twice in {self.notebook}")
         if re.search(r"[^A-Za-z0-9_.+-]", id):
             raise ValueError(f"result id {id!r} may hold letters, digits, and . _ + - only")
         low, high = ci if ci is not None else (None, None)
         self._records[id] = {"id": id, "value": _plain(value), "ci_low": _plain(low), "ci_high": _plain(high), "n": _plain(n), "unit": unit,
-                             "protocol": protocol, "data": self.data["source"], "notebook": self._results_file.stem, "cell": _cell_now()}
+                             "protocol": protocol, "data": data or self.data["source"], "notebook": self._results_file.stem, "cell": _cell_now()}
         self._save_records()
 
     def results(self, notebook: str) -> pl.DataFrame:
