@@ -751,7 +751,7 @@ class QualityRule:
             worker, rel_rows, text_rows, minutes, text_share, rule_excluded; one row a participant
         """
         means = pl.col("rows_total", "text_rows", "minutes").mean()
-        measured = (counts.filter(pl.col("rows_total") > 0).group_by("worker", "task").agg(means)
+        measured = (counts.filter(pl.col("rows_total") > 0).group_by("worker", "task", maintain_order=True).agg(means)
                     .with_columns(text_share=pl.col("text_rows") / pl.col("rows_total"))
                     .group_by("worker").agg(rel_rows=pl.col("rows_total").mean(), text_rows=pl.col("text_rows").mean(), minutes=pl.col("minutes").mean(),
                                             text_share=pl.col("text_share").mean()))

@@ -376,7 +376,7 @@ def source_tests(results: pl.DataFrame, n_permutations: int = 4000, seed: int = 
     for i, first in enumerate(sources):
         for second in sources[i + 1:]:
             a, b = (results.filter(pl.col("source") == s) for s in (first, second))
-            paired = a.join(b, on=["llm", "index"], suffix="_b").group_by("index").agg((pl.col("dpo_wins") - pl.col("dpo_wins_b")).mean().alias("d")).sort("index")
+            paired = a.join(b, on=["llm", "index"], suffix="_b", maintain_order="left").group_by("index").agg((pl.col("dpo_wins") - pl.col("dpo_wins_b")).mean().alias("d")).sort("index")
             d = paired["d"].to_numpy()
             flips = np.abs(rng.choice([-1.0, 1.0], (n_permutations, len(d))) @ d)
             rows.append(dict(first=first, second=second, difference=d.mean(), p_value=(1 + (flips >= abs(d.sum()) - 1e-12).sum()) / (1 + n_permutations), questions=len(d)))

@@ -300,7 +300,7 @@ def summarise(worlds: pl.DataFrame, value: str = "gain") -> pl.DataFrame:
 
 def difference(worlds: pl.DataFrame, first: pl.Expr, second: pl.Expr, value: str = "gain") -> tuple[float, float, float]:
     """Mean over seeds of `value` under `first` minus `second`, paired within seeds, and its interval."""
-    pair = worlds.filter(first).select("seed", a=value).join(worlds.filter(second).select("seed", b=value), on="seed", validate="1:1")
+    pair = worlds.filter(first).select("seed", a=value).join(worlds.filter(second).select("seed", b=value), on="seed", validate="1:1", maintain_order="left")
     return mean_interval(pair["a"] - pair["b"])
 
 
