@@ -894,7 +894,7 @@ def replay(matched: pl.DataFrame, queries: pl.DataFrame, query: int, window: tup
     layouts = [_lay_out(text, COLUMNS) for text in texts]
     height = max(int(line.max()) for line, *_ in layouts) + 1
     fig = make_subplots(rows=1, cols=len(texts), horizontal_spacing=0.02,
-                        subplot_titles=[f"{name}: {about[f'model_{r}']}" if about.get(f"model_{r}") else name
+                        subplot_titles=[f"{name}: {about[f'model_{r}'].split('/')[-1]}" if about.get(f"model_{r}") else name
                                         for r, name in enumerate(("left", "right") if len(texts) == 2 else ("answer",), 1)])
     end = seen["s"].max()
     stops = np.linspace(0, end, steps + 1)[1:]

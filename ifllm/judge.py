@@ -588,7 +588,7 @@ def margins_figure(log: pl.DataFrame):
                                line=dict(color=SEQUENCE[i % len(SEQUENCE)], dash="solid" if i < len(SEQUENCE) else "dot"), row=1, col=column)
         figure.update_xaxes(title_text="step", row=1, col=column)
     figure.update_yaxes(title_text="chosen minus rejected (nats x beta)", row=1, col=1)
-    return figure.update_layout(height=400, legend=dict(orientation="h", y=-0.28))
+    return figure.update_layout(height=460, legend=dict(orientation="h", y=-0.2, yanchor="top"))
 
 
 def side_by_side(answers: pl.DataFrame, index: int = 0, words: int = 25) -> pl.DataFrame:

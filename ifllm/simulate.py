@@ -1201,7 +1201,7 @@ def power_figure(curve: pl.DataFrame, power: float = 0.8):
     fig.update_xaxes(type="log", title_text="workers", tickvals=curve["workers"].unique().sort().to_list())
     fig.update_yaxes(range=[0, 1.02], tickformat=".0%")
     fig.update_yaxes(title_text="power", col=1)
-    return fig.update_layout(height=420)
+    return fig.update_layout(height=460, legend=dict(y=-0.22, yanchor="top"))
 
 # %% ../nbs/02_simulate.ipynb #801d0922
 def judge_studies(pool: pl.DataFrame, size: int, n_bootstrap: int = 400, level: float = 0.95, seed: int = 0) -> pl.DataFrame:

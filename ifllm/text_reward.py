@@ -1014,7 +1014,7 @@ def reliability_figure(curves: pl.DataFrame):
     """Small multiples of reliability: rows are windows, columns splits."""
     windows, splits = curves["window"].unique(maintain_order=True).to_list(), curves["split"].unique(maintain_order=True).to_list()
     fig = make_subplots(len(windows), len(splits), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=0.08,
-                        column_titles=[split.replace("_", " ") for split in splits], row_titles=windows)
+                        column_titles=[split.replace("_and_", "<br>and ").replace("_", " ") for split in splits], row_titles=windows)
     for (window, split, stage), part in curves.partition_by(["window", "split", "stage"], as_dict=True, maintain_order=True).items():
         row, column = windows.index(window) + 1, splits.index(split) + 1
         if stage == "before":
