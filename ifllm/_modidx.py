@@ -956,6 +956,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ifllm.trajectories._snippets': ('trajectories.html#_snippets', 'ifllm/trajectories.py'),
                                     'ifllm.trajectories.add_phases': ('trajectories.html#add_phases', 'ifllm/trajectories.py'),
                                     'ifllm.trajectories.answers': ('trajectories.html#answers', 'ifllm/trajectories.py'),
+                                    'ifllm.trajectories.by_key': ('trajectories.html#by_key', 'ifllm/trajectories.py'),
                                     'ifllm.trajectories.changes': ('trajectories.html#changes', 'ifllm/trajectories.py'),
                                     'ifllm.trajectories.display_times': ('trajectories.html#display_times', 'ifllm/trajectories.py'),
                                     'ifllm.trajectories.fixations': ('trajectories.html#fixations', 'ifllm/trajectories.py'),

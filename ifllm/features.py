@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from .engine.figures import COLOURS
 from .engine.store import InputError
-from .trajectories import LATEST_MS, changes, in_order, in_runs, numbered, stretches, time_key
+from .trajectories import LATEST_MS, by_key, changes, in_order, in_runs, numbered, stretches, time_key
 
 # %% ../nbs/06_features.ipynb #a94d9164
 @dataclass(frozen=True)
@@ -434,9 +434,8 @@ class _Cells:
         start = rows.select(changes("run").arg_true()).to_series().to_numpy()
         at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
         keys = time_key(rows["run"].to_numpy(), rows["epoch_ms"].to_numpy())
-        if (keys[1:] < keys[:-1]).any():
-            order = np.argsort(keys, kind="stable")
-            rows, keys = rows[order], keys[order]
+        order = by_key(keys)
+        rows, keys = rows[order], keys[order]
         edges = np.searchsorted(keys, time_key(np.arange(start.size), self.spans[:, :, at]))
         for name in uncut:
             edges[WINDOWS.index(name)] = start, np.append(start[1:], rows.height)[:start.size]
@@ -677,9 +676,8 @@ def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queri
     rows = page.lazy().filter(pl.col("x").is_not_null()).select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse").collect()
     rows = in_order(rows.with_columns(file=2 * pl.col("recording").cast(pl.Int64) + pl.col("mouse")), "file", "row")
     keys, x, y = time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy()), rows["x"].to_numpy(), rows["y"].to_numpy()
-    if (keys[1:] < keys[:-1]).any():
-        order = np.argsort(keys, kind="stable")
-        keys, x, y = keys[order], x[order], y[order]
+    order = by_key(keys)
+    keys, x, y = keys[order], x[order], y[order]
     step = np.sqrt(np.diff(x, prepend=np.nan) ** 2 + np.diff(y, prepend=np.nan) ** 2)
     step[np.flatnonzero(np.diff(keys // (LATEST_MS + 1), prepend=-1))] = np.nan  # a file's first sample
     rows = pl.DataFrame({"x": x, "y": y, "step": pl.Series(step, nan_to_null=True)})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATEST_MS', 'LIKERT', 'PREFERENCE', 'GRID_MS', 'NEAR_MS', 'changes', 'in_runs', 'answers', 'display_times',
-           'stretches', 'in_order', 'numbered', 'time_key', 'locate', 'match_samples', 'add_phases', 'page_width',
-           'rests', 'rating_onset', 'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations',
+           'stretches', 'in_order', 'numbered', 'time_key', 'by_key', 'locate', 'match_samples', 'add_phases',
+           'page_width', 'rests', 'rating_onset', 'windows', 'press_rule', 'to_pymovements', 'sentences', 'fixations',
            'reading_measures']
 
 # %% ../nbs/03_trajectories.ipynb #c1018258
@@ -194,6 +194,11 @@ def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
     return np.left_shift(ids, _TIME_BITS, dtype=np.int64) + ms
 
 
+def by_key(keys: np.ndarray) -> np.ndarray | slice:
+    """What puts rows in the order of their keys, and rows of one key as they came: mostly nothing is to do."""
+    return np.argsort(keys, kind="stable") if (keys[1:] < keys[:-1]).any() else slice(None)
+
+
 def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Add `columns` of the span that began last in the row's recording; null before the first.
 
@@ -251,11 +256,11 @@ def match_samples(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 1
     rows, files = numbered(samples, by=_FILE, number="_file")
     rows = in_order(rows, "_file", "epoch_ms", "row")
     place = rows["_file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
-    as_written = np.argsort(place, kind="stable") if (place[1:] <= place[:-1]).any() else np.arange(place.size)  # a clock may have been set back
+    as_written = by_key(place)  # a clock may have been set back
     place = place[as_written]
-    twice = as_written[1:][place[1:] == place[:-1]]
+    twice = np.flatnonzero(place[1:] == place[:-1])
     if twice.size:
-        row = rows.row(int(twice[0]), named=True)
+        row = rows[as_written].row(int(twice[0]) + 1, named=True)
         raise InputError(f"worker {row['worker']}, task {row['task']}, {row['modality']} {row['side']}, row {row['row']}: occurs twice; read each behaviour file once")
     files, known = numbered(files)
     own = queries.join(known, on=_RECORDING, how="semi")
