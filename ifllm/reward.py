@@ -358,9 +358,9 @@ def sentence_spans(text: str, least: int = 20) -> list[tuple[int, int]]:
 def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int = 96, batch: int = 64) -> np.ndarray:
     """Unit-length sentence embeddings (n, 384) by the packaged MiniLM encoder [@reimers2019].
 
-    Batches are made by length, sums are taken in bfloat16. With `cache`, a folder, a result is kept there under a hash of the texts and never computed twice.
+    Batches are made by length; sums are taken in float32, which no processor computes slowly. With `cache`, a folder, a result is kept there under a hash of the texts and never computed twice.
     """
-    file = cache / f"minilm-{max_tokens}-{hashlib.sha256(repr(list(texts)).encode()).hexdigest()[:16]}.npy" if cache else None
+    file = cache / f"minilm-fp32-{max_tokens}-{hashlib.sha256(repr(list(texts)).encode()).hexdigest()[:16]}.npy" if cache else None
     if file and file.exists():
         return np.load(file).astype(np.float32)
     import torch
@@ -370,7 +370,7 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
     tokenizer, model = AutoTokenizer.from_pretrained(get_model_path()), AutoModel.from_pretrained(get_model_path()).eval()
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode():
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             tokens = tokenizer([texts[i] for i in rows], truncation=True, max_length=max_tokens, padding=True, return_tensors="pt")
