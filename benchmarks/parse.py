@@ -18,12 +18,12 @@ from pathlib import Path
 
 import polars as pl
 
-from ifllm import data
-from ifllm.engine.store import Sink
+from ifllm.base.study import Sink
+from ifllm.recording import data
 
 
 class LoopParser:
-    """The rules of `ifllm.data`, row by row."""
+    """The rules of `ifllm.recording.data`, row by row."""
 
     rel, abs_ = (re.compile(data._FULL[kind]) for kind in ("rel", "abs"))
     no_flag = re.compile(r'^(?:".*)?",[0-9]+$|^,$')
@@ -33,7 +33,12 @@ class LoopParser:
         if match is None:
             return None
         x, y, t_ms, epoch_ms = float(match["x"]), float(match["y"]), float(match["t_ms"]), int(match["epoch_ms"])
-        if not (abs(x) <= data.PX_LIMIT and abs(y) <= data.PX_LIMIT and 0 <= t_ms <= data.T_LIMIT and data.EPOCH_MS[0] <= epoch_ms <= data.EPOCH_MS[1]):
+        if not (
+            abs(x) <= data.PX_LIMIT
+            and abs(y) <= data.PX_LIMIT
+            and 0 <= t_ms <= data.T_LIMIT
+            and data.EPOCH_MS[0] <= epoch_ms <= data.EPOCH_MS[1]
+        ):
             return None
         off = x == -1 and y == -1
         if off:
@@ -52,7 +57,9 @@ class LoopParser:
         for (id,), own in files.group_by("id", maintain_order=True):
             for kind, sink in sinks.items():
                 rows = []
-                for path, task, modality, side in own.filter(kind=kind).select("path", "task", "modality", "side").iter_rows():
+                for path, task, modality, side in (
+                    own.filter(kind=kind).select("path", "task", "modality", "side").iter_rows()
+                ):
                     with open(path, encoding="utf-8", errors="replace", newline="\n") as handle:
                         for number, line in enumerate(handle, 1):
                             parsed = self.one(line.rstrip("\n").removesuffix("\r"), kind)
@@ -75,10 +82,17 @@ def measure(how: str, folder: Path, out: Path) -> dict:
             lost = release.ledger.filter(pl.col("kind").is_in(["rel", "abs"]))["rows_quarantined"].sum()
         else:
             files = data.behaviour_files(folder)
-            ids = set(files["id"]).union(*(data.read_table(folder, name)["user_id"].drop_nulls() for name in data.TABLES))
+            ids = set(files["id"]).union(
+                *(data.read_table(folder, name)["user_id"].drop_nulls() for name in data.TABLES)
+            )
             lost = LoopParser().release(folder, files, data.pseudonyms(ids), {"rel": rel, "abs": abs_})
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"s": time.perf_counter() - start, "cpu": used.ru_utime + used.ru_stime, "lost": lost, "mb": used.ru_maxrss / 1024}
+    return {
+        "s": time.perf_counter() - start,
+        "cpu": used.ru_utime + used.ru_stime,
+        "lost": lost,
+        "mb": used.ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -101,22 +115,31 @@ def main() -> None:
             for name in data.TABLES:
                 (part / name).write_bytes((folder / name).read_bytes())
             people = sorted((folder / "user_behavior").iterdir())
-            for person in people[:max(1, round(args.share * len(people)))]:
+            for person in people[: max(1, round(args.share * len(people)))]:
                 (part / "user_behavior" / person.name).symlink_to(person)
             folder = part
         found = {}
         for how in ("vectorised", "loop"):
-            done = subprocess.run([sys.executable, __file__, "--one", how, str(folder), str(scratch / how)], check=True, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", how, str(folder), str(scratch / how)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             found[how] = json.loads(done.stdout.splitlines()[-1])
         total = 0
         for file in sorted((scratch / "vectorised").glob("*/*/part.parquet")):
             frame = pl.read_parquet(file, hive_partitioning=False)
-            assert frame.equals(pl.read_parquet(scratch / "loop" / file.relative_to(scratch / "vectorised"), hive_partitioning=False)), f"{file.parent.name}: the two ways differ"
+            assert frame.equals(
+                pl.read_parquet(scratch / "loop" / file.relative_to(scratch / "vectorised"), hive_partitioning=False)
+            ), f"{file.parent.name}: the two ways differ"
             total += frame.height
     print(f"{total:,} rows of {folder.name}, polars on {pl.thread_pool_size()} threads; both ways give the same rows\n")
     print(f"{'':12}{'s':>8}{'CPU s':>8}{'rows/s':>14}{'peak MB':>10}{'set aside':>11}")
     for how, got in found.items():
-        print(f"{how:12}{got['s']:>8.1f}{got['cpu']:>8.1f}{total / got['s']:>14,.0f}{got['mb']:>10,.0f}{got['lost']:>11,}")
+        print(
+            f"{how:12}{got['s']:>8.1f}{got['cpu']:>8.1f}{total / got['s']:>14,.0f}{got['mb']:>10,.0f}{got['lost']:>11,}"
+        )
     print(f"\n{found['loop']['s'] / found['vectorised']['s']:.1f} times as fast as the loop")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def measure(workers: int) -> dict:
-    from ifllm.simulate import simulate
+    from ifllm.recording.simulate import simulate
 
     with tempfile.TemporaryDirectory() as folder:
         simulate(Path(folder) / "warm", 2, seed=1, max_tasks=1)
@@ -27,9 +27,20 @@ def measure(workers: int) -> dict:
             wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
             rows += simulate(Path(folder) / f"study{k}", workers, seed=k, max_tasks=1)["rows"]
             after = resource.getrusage(resource.RUSAGE_SELF)
-            seconds, own, system = seconds + time.perf_counter() - wall, own + after.ru_utime - before.ru_utime, system + after.ru_stime - before.ru_stime
+            seconds, own, system = (
+                seconds + time.perf_counter() - wall,
+                own + after.ru_utime - before.ru_utime,
+                system + after.ru_stime - before.ru_stime,
+            )
             shutil.rmtree(Path(folder) / f"study{k}")
-    return {"workers": workers, "rows": rows, "seconds": seconds, "own": own, "system": system, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "workers": workers,
+        "rows": rows,
+        "seconds": seconds,
+        "own": own,
+        "system": system,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 if __name__ == "__main__":
@@ -37,10 +48,19 @@ if __name__ == "__main__":
         print(json.dumps(measure(int(sys.argv[2]))))
         sys.exit()
     sizes = [int(a) for a in sys.argv[1:]] or [50, 500, 5000]
-    print(f"{'workers':>8} {'rows':>12} {'s':>7} {'rows/s':>10} {'us/row, own':>12} {'system':>7} {'peak MB':>8} {'cost':>6}")
+    print(
+        f"{'workers':>8} {'rows':>12} {'s':>7} {'rows/s':>10} {'us/row, own':>12} {'system':>7} {'peak MB':>8} {'cost':>6}"
+    )
     first = None
     for size in sizes:
-        found = json.loads(subprocess.run([sys.executable, __file__, "--one", str(size)], check=True, capture_output=True, text=True).stdout)
+        found = json.loads(
+            subprocess.run(
+                [sys.executable, __file__, "--one", str(size)], check=True, capture_output=True, text=True
+            ).stdout
+        )
         cost, system = (1e6 * found[kind] / found["rows"] for kind in ("own", "system"))
         first = first or cost
-        print(f"{size:8d} {found['rows']:12,d} {found['seconds']:7.1f} {found['rows'] / found['seconds']:10,.0f} {cost:12.2f} {system:7.2f} {found['peak_mb']:8.0f} {cost / first:5.2f}x", flush=True)
+        print(
+            f"{size:8d} {found['rows']:12,d} {found['seconds']:7.1f} {found['rows'] / found['seconds']:10,.0f} {cost:12.2f} {system:7.2f} {found['peak_mb']:8.0f} {cost / first:5.2f}x",
+            flush=True,
+        )

@@ -1,7 +1,7 @@
 """Matching and features row by row in plain Python: slow, obvious, and the check of the fast ones.
 
 One behaviour sample is a dict, one query is a dict; nothing is vectorised and nothing is shared with `ifllm`. The tests compare its numbers
-with `ifllm.features` to 1e-9, and `benchmarks/features.py` compares the time per row. Three things are given to it: the windows' ends, the width
+with `ifllm.recording.features` to 1e-9, and `benchmarks/features.py` compares the time per row. Three things are given to it: the windows' ends, the width
 of the page and pymovements' reading measures.
 """
 
@@ -19,9 +19,11 @@ CAP_MS = 1000.0
 
 def fits(text, window, index):
     """The study's rule: the snippet lies within 15 characters of the index, newlines as spaces."""
+
     def flat(s):
         return s.replace("\n", " ").replace("\r", " ")
-    return flat(window) in flat(text)[max(0, index - 15):max(0, index + 15)]
+
+    return flat(window) in flat(text)[max(0, index - 15) : max(0, index + 15)]
 
 
 def text_of(query, side):
@@ -40,7 +42,15 @@ def match(rows, queries):
         for row in own:
             known = row["window"] is not None and row["centre_idx"] is not None
             notice = known and fits(NOTICE, row["window"], row["centre_idx"])
-            found = [q for q in queries if text_of(q, side) is not None and fits(text_of(q, side), row["window"], row["centre_idx"])] if known and not notice else []
+            found = (
+                [
+                    q
+                    for q in queries
+                    if text_of(q, side) is not None and fits(text_of(q, side), row["window"], row["centre_idx"])
+                ]
+                if known and not notice
+                else []
+            )
             if not row["on_element"]:
                 row["query_study"] = last if last is not None else -2
             elif notice or row["window"] is None:
@@ -113,16 +123,25 @@ def study_answer(rows, query, side, span):
     looks = sorted((r for r in rows if r["on_element"] and r["centre_idx"] is not None), key=lambda r: r["t_ms"])
     share = [r["centre_idx"] / len(text) for r in looks]
     times = [r["t_ms"] for r in looks]
-    out = {"data_points": len(rows), "overall_attention_ratio": len(looks) / len(rows), "focused_engagement_time": engaged_ms(times),
-           "focused_engagement_ratio": engaged_ms(times) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0,
-           "normalized_avg_char_position": mean(share), "reading_completion_ratio": min(1.0, max(share)) if share else 0.0,
-           "normalized_char_position_variance": statistics.variance(share) if len(share) > 1 else 0.0}
+    out = {
+        "data_points": len(rows),
+        "overall_attention_ratio": len(looks) / len(rows),
+        "focused_engagement_time": engaged_ms(times),
+        "focused_engagement_ratio": engaged_ms(times) / (times[-1] - times[0])
+        if len(times) > 1 and times[-1] > times[0]
+        else 0.0,
+        "normalized_avg_char_position": mean(share),
+        "reading_completion_ratio": min(1.0, max(share)) if share else 0.0,
+        "normalized_char_position_variance": statistics.variance(share) if len(share) > 1 else 0.0,
+    }
     for i in range(20):
         out[f"window_{i:03d}"] = 0.0
     if len(times) > 1 and times[-1] > times[0]:
         step = (times[-1] - times[0]) / 20
         for i in range(20):
-            out[f"window_{i:03d}"] = mean([s for s, t in zip(share, times) if times[0] + i * step <= t < times[0] + (i + 1) * step])
+            out[f"window_{i:03d}"] = mean(
+                [s for s, t in zip(share, times) if times[0] + i * step <= t < times[0] + (i + 1) * step]
+            )
     return out
 
 
@@ -141,21 +160,31 @@ def study_metrics(rows, query, span):
         return {}, None
     index = [r["centre_idx"] for r in own if r["centre_idx"] is not None]
     green = sum(1 for r in own if r["flag"] is None or r["flag"])
-    return {"total_entries": len(own), "onscreen_points": sum(r["on_element"] for r in own), "max_idx": max(index) if index else -1}, green
+    return {
+        "total_entries": len(own),
+        "onscreen_points": sum(r["on_element"] for r in own),
+        "max_idx": max(index) if index else -1,
+    }, green
 
 
 def study_pointwise(rows, query, span):
     """The phases of one pointwise query in one file."""
     known = [r for r in rows if r["query_study"] > 0]
     looks = [r for r in known if r["centre_idx"] is not None]
-    order = sorted({r["query_study"] for r in known}, key=lambda q: (min(r["t_ms"] for r in known if r["query_study"] == q), q))
+    order = sorted(
+        {r["query_study"] for r in known}, key=lambda q: (min(r["t_ms"] for r in known if r["query_study"] == q), q)
+    )
     own = [r["t_ms"] for r in looks if r["query_study"] == query["query"] and inside(r, span)]
     if not own:
         return {}
     place = order.index(query["query"])
     first, end = min(own), max(own)
     if place == len(order) - 1:
-        end = max(r["t_ms"] for r in rows) if span is None else max(r["t_ms"] for r in known if r["query_study"] == query["query"] and inside(r, span))
+        end = (
+            max(r["t_ms"] for r in rows)
+            if span is None
+            else max(r["t_ms"] for r in known if r["query_study"] == query["query"] and inside(r, span))
+        )
     if place == 0:
         start = min(r["t_ms"] for r in rows)
     else:
@@ -163,8 +192,11 @@ def study_pointwise(rows, query, span):
         start = max(before) if before else first
     review = [r for r in rows if first <= r["t_ms"] <= end]
     compose = [r for r in rows if start <= r["t_ms"] < first]
-    out = {"reviewing_duration_s": (end - first) / 1000, "composing_duration_s": (first - start) / 1000,
-           "max_char_position_reached": max([r["centre_idx"] for r in review if r["centre_idx"] is not None] or [0])}
+    out = {
+        "reviewing_duration_s": (end - first) / 1000,
+        "composing_duration_s": (first - start) / 1000,
+        "max_char_position_reached": max([r["centre_idx"] for r in review if r["centre_idx"] is not None] or [0]),
+    }
     total = out["reviewing_duration_s"] + out["composing_duration_s"]
     for name, part in (("reviewing", review), ("composing", compose)):
         out[f"{name}_pct"] = 100 * out[f"{name}_duration_s"] / total if total > 0 else 0.0
@@ -191,7 +223,10 @@ def study_pairwise(left, right, span):
         return {}
     start, end = min(r["t_ms"] for r in line), max(r["t_ms"] for r in line)
     boundary = max(r["t_ms"] for r in line if r["centre_idx"] is not None)
-    out = {"composing_duration_s": (end - boundary) / 1000, "composing_pct": 100 * (end - boundary) / (end - start) if end > start else 0.0}
+    out = {
+        "composing_duration_s": (end - boundary) / 1000,
+        "composing_pct": 100 * (end - boundary) / (end - start) if end > start else 0.0,
+    }
     for side, rows in sides.items():
         if not rows:
             continue
@@ -199,12 +234,19 @@ def study_pairwise(left, right, span):
         looked = [r for r in review if r["on_element"]]
         engaged = engaged_ms([r["t_ms"] for r in looked])
         back = engaged_ms([r["t_ms"] for r in rows if r["t_ms"] >= boundary and r["query_study"] == -1])
-        out |= {f"{side}_reviewing_engaged_time_s": engaged / 1000, f"{side}_reviewing_engaged_pct": 100 * engaged / (end - start) if end > start else 0.0,
-                f"{side}_reviewing_active_ratio": engaged / (boundary - start) if boundary > start else 0.0,
-                f"{side}_reviewing_onscreen_ratio": len(looked) / len(review) if review else 0.0,
-                f"{side}_reviewing_offscreen_ratio": 1 - (len(looked) / len(review) if review else 0.0), f"{side}_reviewing_entries": len(looked),
-                f"{side}_max_char_position_reached": max([r["centre_idx"] if r["centre_idx"] is not None else -1 for r in looked] or [0]),
-                f"{side}_composing_lookback_time_s": back / 1000, f"{side}_composing_lookback_ratio": back / (end - boundary) if end > boundary else 0.0}
+        out |= {
+            f"{side}_reviewing_engaged_time_s": engaged / 1000,
+            f"{side}_reviewing_engaged_pct": 100 * engaged / (end - start) if end > start else 0.0,
+            f"{side}_reviewing_active_ratio": engaged / (boundary - start) if boundary > start else 0.0,
+            f"{side}_reviewing_onscreen_ratio": len(looked) / len(review) if review else 0.0,
+            f"{side}_reviewing_offscreen_ratio": 1 - (len(looked) / len(review) if review else 0.0),
+            f"{side}_reviewing_entries": len(looked),
+            f"{side}_max_char_position_reached": max(
+                [r["centre_idx"] if r["centre_idx"] is not None else -1 for r in looked] or [0]
+            ),
+            f"{side}_composing_lookback_time_s": back / 1000,
+            f"{side}_composing_lookback_ratio": back / (end - boundary) if end > boundary else 0.0,
+        }
     return out
 
 
@@ -224,13 +266,28 @@ def our_answer(rows, span, length):
     parts = {}
     for p, w in zip(place, weight):
         parts[min(int(p * 20), 19)] = parts.get(min(int(p * 20), 19), 0.0) + w
-    out = {"dwell_s": dwell / 1000, "dwell_per_char_ms": dwell / length, "coverage": cells / math.ceil(length / 40), "depth": max(place), "position_mean": centre,
-           "position_sd": math.sqrt(sum((p - centre) ** 2 * w for p, w in zip(place, weight)) / sum(weight)), "first_position": place[0], "last_position": place[-1],
-           "head_share": sum(w for p, w in zip(place, weight) if p < 0.2) / sum(weight), "tail_share": sum(w for p, w in zip(place, weight) if p >= 0.8) / sum(weight),
-           "visits": sum(new), "visit_s": dwell / 1000 / sum(new), "first_look_s": (rows[0]["epoch_ms"] - span[0]) / 1000, "last_look_s": (span[1] - rows[-1]["epoch_ms"]) / 1000,
-           "map_entropy": -sum(w / sum(weight) * math.log(w / sum(weight)) for w in parts.values()) / math.log(20)}
+    out = {
+        "dwell_s": dwell / 1000,
+        "dwell_per_char_ms": dwell / length,
+        "coverage": cells / math.ceil(length / 40),
+        "depth": max(place),
+        "position_mean": centre,
+        "position_sd": math.sqrt(sum((p - centre) ** 2 * w for p, w in zip(place, weight)) / sum(weight)),
+        "first_position": place[0],
+        "last_position": place[-1],
+        "head_share": sum(w for p, w in zip(place, weight) if p < 0.2) / sum(weight),
+        "tail_share": sum(w for p, w in zip(place, weight) if p >= 0.8) / sum(weight),
+        "visits": sum(new),
+        "visit_s": dwell / 1000 / sum(new),
+        "first_look_s": (rows[0]["epoch_ms"] - span[0]) / 1000,
+        "last_look_s": (span[1] - rows[-1]["epoch_ms"]) / 1000,
+        "map_entropy": -sum(w / sum(weight) * math.log(w / sum(weight)) for w in parts.values()) / math.log(20),
+    }
     if dwell > 0:
-        out |= {"reading_speed": 1000 * cells * 40 / dwell, "jump_back_rate": 60_000 * sum(s < -100 for s in steps) / dwell}
+        out |= {
+            "reading_speed": 1000 * cells * 40 / dwell,
+            "jump_back_rate": 60_000 * sum(s < -100 for s in steps) / dwell,
+        }
     if moved:
         out["forward_share"] = sum(s > 0 for s in moved) / len(moved)
     times = [r["epoch_ms"] for r in rows]
@@ -240,8 +297,14 @@ def our_answer(rows, span, length):
 
 
 def our_text(text):
-    return {"characters": len(text), "words": len(re.findall(r"\S+", text)), "list_items": len(re.findall(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s", text)),
-            "bold": len(re.findall(r"\*\*[^*]+\*\*", text)), "digits": len(re.findall(r"\d", text)) / len(text), "paragraphs": text.count("\n") + 1}
+    return {
+        "characters": len(text),
+        "words": len(re.findall(r"\S+", text)),
+        "list_items": len(re.findall(r"(?m)^\s*(?:[-*\u2022]|\d+[.)])\s", text)),
+        "bold": len(re.findall(r"\*\*[^*]+\*\*", text)),
+        "digits": len(re.findall(r"\d", text)) / len(text),
+        "paragraphs": text.count("\n") + 1,
+    }
 
 
 def our_clock(rows):
@@ -289,7 +352,11 @@ def together(gaze, mouse, start):
         steps.append({cell: mean(places) for cell, places in cells.items()})
     found = {}
     for lag in sorted(range(-6, 7), key=lambda lag: (abs(lag), lag)):
-        pairs = [(place, steps[1][side, step + lag]) for (side, step), place in steps[0].items() if (side, step + lag) in steps[1]]
+        pairs = [
+            (place, steps[1][side, step + lag])
+            for (side, step), place in steps[0].items()
+            if (side, step + lag) in steps[1]
+        ]
         if len(pairs) >= 8 and all(statistics.stdev(v) > 1e-9 for v in zip(*pairs)):
             found[lag] = statistics.correlation(*zip(*pairs))
     if 0 in found:
@@ -303,7 +370,10 @@ def page_motion(page, span, width):
     """How gaze and pointer moved on the page: rows of a task's page-absolute files."""
     out = {}
     for modality in ("gaze", "mouse"):
-        rows = sorted((r for r in page if r["modality"] == modality and r["x"] is not None), key=lambda r: (r["epoch_ms"], r["row"]))
+        rows = sorted(
+            (r for r in page if r["modality"] == modality and r["x"] is not None),
+            key=lambda r: (r["epoch_ms"], r["row"]),
+        )
         steps = [None] + [math.sqrt((b["x"] - a["x"]) ** 2 + (b["y"] - a["y"]) ** 2) for a, b in zip(rows, rows[1:])]
         own = [(r, step) for r, step in zip(rows, steps) if inside(r, span)]
         steps = [step for _, step in own if step is not None]
@@ -322,7 +392,11 @@ def page_motion(page, span, width):
 def reading(sentences):
     """The measures of one answer's sentences, as of the whole answer."""
     count, dwell = sum(s["fixations"] for s in sentences), sum(s["dwell_ms"] for s in sentences)
-    out = {"fixations": count, "first_pass_s": sum(s["first_pass_ms"] for s in sentences) / 1000, "skipped_share": mean([s["skipped"] for s in sentences])}
+    out = {
+        "fixations": count,
+        "first_pass_s": sum(s["first_pass_ms"] for s in sentences) / 1000,
+        "skipped_share": mean([s["skipped"] for s in sentences]),
+    }
     if count > 0:
         out |= {"fixation_ms": dwell / count, "regression_share": sum(s["regressions_out"] for s in sentences) / count}
     if dwell > 0:
@@ -359,10 +433,14 @@ def of_window(rows, page, query, span, cut, width, measures):
             metrics, n = study_metrics(files[side], query, cut)
             out |= {f"{m}_{k}_{'right' if side == 'right' else 'left'}": v for k, v in metrics.items()}
             if metrics:
-                out[f"{m}_max_idx_ratio_{'right' if side == 'right' else 'left'}"] = metrics["max_idx"] / len(text_of(query, side))
+                out[f"{m}_max_idx_ratio_{'right' if side == 'right' else 'left'}"] = metrics["max_idx"] / len(
+                    text_of(query, side)
+                )
                 if m == "gaze":
                     green, entries = green + n, entries + metrics["total_entries"]
-            text = [r for r in files[side] if r["query"] == query["query"] and r["char"] is not None and inside(r, span)]
+            text = [
+                r for r in files[side] if r["query"] == query["query"] and r["char"] is not None and inside(r, span)
+            ]
             response = 2 if side == "right" else 1
             out |= {f"{m}_{k}_{response}": v for k, v in our_answer(text, span, len(text_of(query, side))).items()}
         own = [r for side in sides for r in files[side] if r["query"] == query["query"] and inside(r, span)]
@@ -375,18 +453,31 @@ def of_window(rows, page, query, span, cut, width, measures):
             continue
         phases = study_pairwise(files["left"], files["right"], cut)
         out |= {f"{m}_{k}": v for k, v in phases.items()}
-        for stem, name in (("reviewing_engaged_time_s", "reviewing_time"), ("reviewing_active_ratio", "reviewing_activity"), ("composing_lookback_time_s", "composing_lookback")):
+        for stem, name in (
+            ("reviewing_engaged_time_s", "reviewing_time"),
+            ("reviewing_active_ratio", "reviewing_activity"),
+            ("composing_lookback_time_s", "composing_lookback"),
+        ):
             if f"left_{stem}" in phases and f"right_{stem}" in phases:
                 left, right = phases[f"left_{stem}"], phases[f"right_{stem}"]
-                out |= {f"{m}_comparison_{name}_ratio": capped(left, right), f"{m}_comparison_{name}_diff": left - right}
-        for stem, name in (("reviewing_engaged_time_s", "longer_reviewing"), ("reviewing_active_ratio", "more_active_reviewing"), ("max_char_position_reached", "read_further")):
+                out |= {
+                    f"{m}_comparison_{name}_ratio": capped(left, right),
+                    f"{m}_comparison_{name}_diff": left - right,
+                }
+        for stem, name in (
+            ("reviewing_engaged_time_s", "longer_reviewing"),
+            ("reviewing_active_ratio", "more_active_reviewing"),
+            ("max_char_position_reached", "read_further"),
+        ):
             if f"left_{stem}" in phases and f"right_{stem}" in phases:
                 out[f"{m}_comparison_which_side_{name}"] = 1 if phases[f"left_{stem}"] > phases[f"right_{stem}"] else -1
         out |= {f"{m}_{k}": v for k, v in our_order(texts[m], span).items()}
         if out.get(f"{m}_text_s", 0) > 0 and f"{m}_switches" in out:
             out[f"{m}_switch_rate"] = 60 * out[f"{m}_switches"] / out[f"{m}_text_s"]
         for name, stem in (("dwell_share", "dwell_s"), ("dwell_per_char_share", "dwell_per_char_ms")):
-            out |= {f"{m}_{name}{k}": v for k, v in contrast(out.get(f"{m}_{stem}_1"), out.get(f"{m}_{stem}_2")).items()}
+            out |= {
+                f"{m}_{name}{k}": v for k, v in contrast(out.get(f"{m}_{stem}_1"), out.get(f"{m}_{stem}_2")).items()
+            }
         for name, stem in (("first_side", "first_look_s"), ("last_side", "last_look_s")):
             if f"{m}_{stem}_1" in out and f"{m}_{stem}_2" in out:
                 later = out[f"{m}_{stem}_2"] - out[f"{m}_{stem}_1"]
@@ -397,20 +488,32 @@ def of_window(rows, page, query, span, cut, width, measures):
         if sentences:
             out |= {f"gaze_{k}_{response}": v for k, v in reading(sentences).items()}
     if pairwise:
-        out |= {name[:-2] + "_diff": value - out[name[:-2] + "_2"] for name, value in out.items() if name.endswith("_1") and name[:-2] + "_2" in out}
+        out |= {
+            name[:-2] + "_diff": value - out[name[:-2] + "_2"]
+            for name, value in out.items()
+            if name.endswith("_1") and name[:-2] + "_2" in out
+        }
     if entries:
         out |= {"camera_green": green, "camera_green_ratio": green / entries}
     if pairwise:
         for side in sides:
             if {f"gaze_{side}_reviewing_engaged_time_s", f"mouse_{side}_reviewing_engaged_time_s"} <= set(out):
-                out[f"cross_modality_{side}_reviewing_duration_ratio_gaze_mouse"] = capped(out[f"gaze_{side}_reviewing_engaged_time_s"], out[f"mouse_{side}_reviewing_engaged_time_s"])
+                out[f"cross_modality_{side}_reviewing_duration_ratio_gaze_mouse"] = capped(
+                    out[f"gaze_{side}_reviewing_engaged_time_s"], out[f"mouse_{side}_reviewing_engaged_time_s"]
+                )
         gaze, mouse = out.get("gaze_comparison_reviewing_time_ratio"), out.get("mouse_comparison_reviewing_time_ratio")
         if gaze is not None and mouse is not None:
-            out["cross_modality_preference_agreement_gaze_mouse"] = 1 if (gaze > 1 and mouse > 1) or (gaze < 1 and mouse < 1) else -1
+            out["cross_modality_preference_agreement_gaze_mouse"] = (
+                1 if (gaze > 1 and mouse > 1) or (gaze < 1 and mouse < 1) else -1
+            )
     elif "gaze_reviewing_duration_s" in out and "mouse_reviewing_duration_s" in out:
         for p in ("reviewing", "composing"):
-            out[f"cross_modality_{p}_duration_ratio_gaze_mouse"] = capped(out[f"gaze_{p}_duration_s"], out[f"mouse_{p}_duration_s"])
-            out[f"cross_modality_{p}_activity_ratio_gaze_mouse"] = capped(out[f"gaze_{p}_active_ratio"], out[f"mouse_{p}_active_ratio"])
+            out[f"cross_modality_{p}_duration_ratio_gaze_mouse"] = capped(
+                out[f"gaze_{p}_duration_s"], out[f"mouse_{p}_duration_s"]
+            )
+            out[f"cross_modality_{p}_activity_ratio_gaze_mouse"] = capped(
+                out[f"gaze_{p}_active_ratio"], out[f"mouse_{p}_active_ratio"]
+            )
     return out
 
 
@@ -432,14 +535,29 @@ def features(rows, page, queries, cuts, width, measures, studys):
             found = dict(texts)
             span = spans.get((query["query"], window))
             if span is not None:
-                found |= of_window(rows, page, query, span, None if window == "full" else span, width, measures if window == "reading" else [])
+                found |= of_window(
+                    rows,
+                    page,
+                    query,
+                    span,
+                    None if window == "full" else span,
+                    width,
+                    measures if window == "reading" else [],
+                )
             elif window == "full":
                 found |= of_window(rows, [], query, (0, 0), None, None, [])  # nothing of ours
                 del found["window_s"]
             if query["mode"] == "pointwise" and before is not None and before["turn"] == query["turn"] - 1:
                 earlier = out[before["query"], window]
                 found |= {f"prev_{k}": v for k, v in earlier.items() if k in studys and not k.startswith("prev_")}
-                for stem in ("text_characters", *(f"{m}_{k}" for m in ("gaze", "mouse") for k in ("dwell_s", "dwell_per_char_ms", "coverage", "reading_speed"))):
+                for stem in (
+                    "text_characters",
+                    *(
+                        f"{m}_{k}"
+                        for m in ("gaze", "mouse")
+                        for k in ("dwell_s", "dwell_per_char_ms", "coverage", "reading_speed")
+                    ),
+                ):
                     if f"{stem}_1" in found and f"{stem}_1" in earlier:
                         found[f"{stem}_change"] = found[f"{stem}_1"] - earlier[f"{stem}_1"]
             out[query["query"], window] = found

@@ -5,6 +5,7 @@
 The site runs as `ifllm study serve` runs it, in a process of its own; the participants are requests as the browser sends them, evenly spread in
 time. One batch in fifty is sent twice. On a machine busy with other work put `chrt -r 5` before the command, or the bounds measure that work. Exit code 1 when a row is lost, or the 99th percentile or the memory is out of bounds.
 """
+
 import argparse
 import asyncio
 import json
@@ -20,9 +21,9 @@ import httpx
 import numpy as np
 from sqlalchemy import func, select
 
-from ifllm.study.config import init_study, load_study
-from ifllm.study.security import Signer
-from ifllm.study.storage import Assignment, Batch, Database, Participant, now_ms
+from ifllm.site.config import init_study, load_study
+from ifllm.site.security import Signer
+from ifllm.site.storage import Assignment, Batch, Database, Participant, now_ms
 
 SECRET = "a secret that is only for the benchmark, forty"
 P99_MS, GROWTH_MIB = 250, 32
@@ -38,9 +39,29 @@ def prepare(folder: Path, participants: int, port: int):
     with db.write() as session:
         for i in range(participants):
             worker, task = f"worker_{i:012x}", f"{i:032x}"
-            session.add(Participant(id=worker, created_ms=now_ms(), consent_ms=now_ms(), instructed_ms=now_ms(), demographics={}, gaze="webgazer"))
+            session.add(
+                Participant(
+                    id=worker,
+                    created_ms=now_ms(),
+                    consent_ms=now_ms(),
+                    instructed_ms=now_ms(),
+                    demographics={},
+                    gaze="webgazer",
+                )
+            )
             session.flush()
-            session.add(Assignment(id=task, participant=worker, position=0, mode="pairwise", topic=1, responders=["offline-brief", "offline-thorough"], bullets=[False] * 12, started_ms=now_ms()))
+            session.add(
+                Assignment(
+                    id=task,
+                    participant=worker,
+                    position=0,
+                    mode="pairwise",
+                    topic=1,
+                    responders=["offline-brief", "offline-thorough"],
+                    bullets=[False] * 12,
+                    started_ms=now_ms(),
+                )
+            )
             token = signer.session(worker)
             people.append((task, token, signer.csrf(token)))
     db.close()
@@ -63,8 +84,10 @@ class Browser:
     def __init__(self, port: int, person):
         task, cookie, token = person
         self.port, self.streams = port, None
-        self.head = (f"POST /api/assignments/{task}/batches HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nCookie: ifllm={cookie}\r\n"
-                     f"X-CSRF-Token: {token}\r\nContent-Type: application/json\r\nContent-Length: ").encode()
+        self.head = (
+            f"POST /api/assignments/{task}/batches HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nCookie: ifllm={cookie}\r\n"
+            f"X-CSRF-Token: {token}\r\nContent-Type: application/json\r\nContent-Length: "
+        ).encode()
 
     async def post(self, content: bytes) -> int:
         if self.streams is None:
@@ -73,7 +96,9 @@ class Browser:
         writer.write(self.head + str(len(content)).encode() + b"\r\n\r\n" + content)
         await writer.drain()
         head = await reader.readuntil(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+        )
         await reader.readexactly(length)
         return int(head.split(b" ", 2)[1])
 
@@ -124,8 +149,15 @@ async def load(port: int, pid: int, people: list, duration: float, seconds: floa
             await asyncio.sleep(0.5)
 
     began, site, own = time.perf_counter(), cpu_s(pid), time.process_time()
-    await asyncio.gather(watch(), *(one(Browser(port, p), i, rows, per_batch, end, seconds, log) for i, p in enumerate(people)))
-    return {**log, "took": time.perf_counter() - began, "site_cpu": cpu_s(pid) - site, "own_cpu": time.process_time() - own}
+    await asyncio.gather(
+        watch(), *(one(Browser(port, p), i, rows, per_batch, end, seconds, log) for i, p in enumerate(people))
+    )
+    return {
+        **log,
+        "took": time.perf_counter() - began,
+        "site_cpu": cpu_s(pid) - site,
+        "own_cpu": time.process_time() - own,
+    }
 
 
 def main() -> int:
@@ -142,8 +174,11 @@ def main() -> int:
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as home:
         study, people = prepare(Path(home) / "study", given.participants, port)
-        server = subprocess.Popen([sys.executable, "-m", "ifllm.engine.cli", "study", "serve", str(study.folder), "--port", str(port)],
-                                  env={**os.environ, "IFLLM_STUDY_SECRET": SECRET}, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "ifllm.engine.cli", "study", "serve", str(study.folder), "--port", str(port)],
+            env={**os.environ, "IFLLM_STUDY_SECRET": SECRET},
+            stderr=subprocess.DEVNULL,
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             for _ in range(300):
@@ -161,18 +196,35 @@ def main() -> int:
             stored, batches = session.execute(select(func.sum(Batch.rows), func.count())).one()
             counted = session.scalar(select(func.sum(Assignment.rows)))
         db.close()
-    times, late, memory, sent, took = np.array(log["times"]) * 1000, np.array(log["late"]) * 1000, log["memory"], sum(log["sent"]), log["took"]
+    times, late, memory, sent, took = (
+        np.array(log["times"]) * 1000,
+        np.array(log["late"]) * 1000,
+        log["memory"],
+        sum(log["sent"]),
+        log["took"],
+    )
     half = len(memory) // 2
-    growth = float(np.median(memory[-max(1, half // 2):]) - np.median(memory[half // 2:half])) if half > 1 else 0.0
+    growth = float(np.median(memory[-max(1, half // 2) :]) - np.median(memory[half // 2 : half])) if half > 1 else 0.0
     p50, p99 = np.percentile(times, [50, 99])
     lost = sent - stored
     for name, value in (
-        ("participants held", f"{given.participants}"), ("requests", f"{len(times)}  ({len(times) / took:.0f}/s)"),
-        ("batches stored", f"{batches}  ({len(log['resent'])} sent again after a broken connection)"), ("rows sent", f"{sent}  ({sent / took:.0f}/s)"),
-        ("rows stored", f"{stored}"), ("rows lost", f"{lost}"), ("request p50", f"{p50:.1f} ms"), ("request p99", f"{p99:.1f} ms  (bound {P99_MS})"),
+        ("participants held", f"{given.participants}"),
+        ("requests", f"{len(times)}  ({len(times) / took:.0f}/s)"),
+        ("batches stored", f"{batches}  ({len(log['resent'])} sent again after a broken connection)"),
+        ("rows sent", f"{sent}  ({sent / took:.0f}/s)"),
+        ("rows stored", f"{stored}"),
+        ("rows lost", f"{lost}"),
+        ("request p50", f"{p50:.1f} ms"),
+        ("request p99", f"{p99:.1f} ms  (bound {P99_MS})"),
         ("request longest", f"{times.max():.1f} ms"),
-        ("site's memory", f"{memory[0]:.0f} -> {memory[-1]:.0f} MiB, {growth:+.1f} MiB from the second to the last quarter (bound {GROWTH_MIB})"),
-        ("processor", f"{1000 * log['site_cpu'] / len(times):.2f} ms a request in the site, {1000 * log['own_cpu'] / len(times):.2f} ms in this generator"),
+        (
+            "site's memory",
+            f"{memory[0]:.0f} -> {memory[-1]:.0f} MiB, {growth:+.1f} MiB from the second to the last quarter (bound {GROWTH_MIB})",
+        ),
+        (
+            "processor",
+            f"{1000 * log['site_cpu'] / len(times):.2f} ms a request in the site, {1000 * log['own_cpu'] / len(times):.2f} ms in this generator",
+        ),
         ("generator late p99", f"{np.percentile(late, 99):.1f} ms"),
     ):
         print(f"{name:20} {value}")

@@ -10,8 +10,16 @@ The names that most projects need are at hand here, each loaded when first used:
 __version__ = "0.1.0"
 
 _HOME = {
-    "InputError": "engine.store", "Study": "engine.store", "fetch": "data", "load": "data", "add_phases": "trajectories", "match_samples": "trajectories", "windows": "trajectories",
-    "extract_features": "features", "registry_frame": "features", "RewardModel": "text_reward",
+    "InputError": "base.files",
+    "RewardModel": "reward.text",
+    "Study": "base.study",
+    "add_phases": "recording.trajectories",
+    "extract_features": "recording.features",
+    "fetch": "recording.data",
+    "load": "recording.data",
+    "match_samples": "recording.trajectories",
+    "registry_frame": "recording.features",
+    "windows": "recording.trajectories",
 }  # public name -> the module that defines it
 __all__ = sorted(_HOME)
 

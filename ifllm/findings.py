@@ -15,7 +15,7 @@ import polars as pl
 from great_tables import GT
 from scipy import stats
 
-from .engine.store import format_number
+from .base.numbers import format_number
 
 # %% ../nbs/13_findings.ipynb #dbd4e92d
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Above:
         return records[self.id]["ci_low"] is not None and records[self.id]["ci_low"] > line
 
     def __str__(self) -> str:
-        return "lie above " + (f"{{{self.line}:.3g}} (chance)" if isinstance(self.line, str) else f"{self.line:g}") + " with its whole interval"
+        return (
+            "lie above "
+            + (f"{{{self.line}:.3g}} (chance)" if isinstance(self.line, str) else f"{self.line:g}")
+            + " with its whole interval"
+        )
 
-
+# %% ../nbs/13_findings.ipynb #60b47e97
 @dataclass(frozen=True)
 class Reaches:
     """A bar: the number `id`, which is `what`, is at least `line` less `tolerance`."""
@@ -55,7 +59,7 @@ class Reaches:
     def __str__(self) -> str:
         return f"be {self.line - self.tolerance:g} or more"
 
-
+# %% ../nbs/13_findings.ipynb #95f1979e
 @dataclass(frozen=True)
 class Claim:
     """One claim of the study and how it is judged.
@@ -76,7 +80,7 @@ class Claim:
     honest: Above | Reaches
     page: str
 
-
+# %% ../nbs/13_findings.ipynb #c27dbada
 REPRODUCED, IN_PART, NOT, CANNOT = "reproduced", "reproduced in part", "not reproduced", "cannot be run here"
 
 
@@ -108,24 +112,63 @@ PUBLISHED = {
     "paper.human.llms": (1, "models"),
 }  # id -> value and unit
 
-CLAIMS = {claim.key: claim for claim in (
-    Claim("diversity", "People read and move very differently", None,
-          Reaches("diversity.progress_sd.gaze", "the spread of progress through an answer, in text lengths", 0.1),
-          Above("diversity.reidentify.top1", "the share of questions whose reader is recognised", "diversity.reidentify.chance.top1"), "13a_claim_diversity"),
-    Claim("accuracy", "Implicit feedback lifts preference accuracy from 55 % (text) to 64 %", "paper.implicit_accuracy",
-          Reaches("reward.waterfall.0", "accuracy", PUBLISHED["paper.implicit_accuracy"][0], 0.01),
-          Above("reward.pairwise.gain.all.reading.unseen_worker", "the paired gain over text", 0.0), "13b_claim_accuracy"),
-    Claim("importance", "Features of gaze and mouse carry preference", None,
-          Above("reward.pairwise.accuracy.mouse_gaze.full.random", "accuracy without text", 0.5),
-          Above("reward.pairwise.accuracy.mouse_gaze.reading.unseen_worker", "accuracy without text", 0.5), "13c_claim_importance"),
-    Claim("pointwise", "Implicit feedback fits ratings of single answers", None,
-          Above("reward.pointwise.paper.spearman.random", "rank correlation with the rating", 0.0),
-          Above("reward.pointwise.paper.spearman.unseen_worker", "rank correlation with the rating", 0.0), "13d_claim_pointwise"),
-    Claim("dpo", "Labels from implicit feedback nearly triple DPO's improvement on eight LLMs", "paper.dpo_ratio", None,
-          Above("dpo.winrate_gain.implicit", "the gain in win rate over labels from the text", 0.0), "13e_claim_dpo"),
-    Claim("human", "People prefer the answers of models trained on such labels", None, None,
-          Above("dpo.rated.comparison.implicit", "the mean comparison with fine-tuning", 0.0), "13f_claim_human"),
-)}  # key -> claim, in order of the report
+CLAIMS = {
+    claim.key: claim
+    for claim in (
+        Claim(
+            "diversity",
+            "People read and move very differently",
+            None,
+            Reaches("diversity.progress_sd.gaze", "the spread of progress through an answer, in text lengths", 0.1),
+            Above(
+                "diversity.reidentify.top1",
+                "the share of questions whose reader is recognised",
+                "diversity.reidentify.chance.top1",
+            ),
+            "13a_claim_diversity",
+        ),
+        Claim(
+            "accuracy",
+            "Implicit feedback lifts preference accuracy from 55 % (text) to 64 %",
+            "paper.implicit_accuracy",
+            Reaches("reward.waterfall.0", "accuracy", PUBLISHED["paper.implicit_accuracy"][0], 0.01),
+            Above("reward.pairwise.gain.all.reading.unseen_worker", "the paired gain over text", 0.0),
+            "13b_claim_accuracy",
+        ),
+        Claim(
+            "importance",
+            "Features of gaze and mouse carry preference",
+            None,
+            Above("reward.pairwise.accuracy.mouse_gaze.full.random", "accuracy without text", 0.5),
+            Above("reward.pairwise.accuracy.mouse_gaze.reading.unseen_worker", "accuracy without text", 0.5),
+            "13c_claim_importance",
+        ),
+        Claim(
+            "pointwise",
+            "Implicit feedback fits ratings of single answers",
+            None,
+            Above("reward.pointwise.paper.spearman.random", "rank correlation with the rating", 0.0),
+            Above("reward.pointwise.paper.spearman.unseen_worker", "rank correlation with the rating", 0.0),
+            "13d_claim_pointwise",
+        ),
+        Claim(
+            "dpo",
+            "Labels from implicit feedback nearly triple DPO's improvement on eight LLMs",
+            "paper.dpo_ratio",
+            None,
+            Above("dpo.winrate_gain.implicit", "the gain in win rate over labels from the text", 0.0),
+            "13e_claim_dpo",
+        ),
+        Claim(
+            "human",
+            "People prefer the answers of models trained on such labels",
+            None,
+            None,
+            Above("dpo.rated.comparison.implicit", "the mean comparison with fine-tuning", 0.0),
+            "13f_claim_human",
+        ),
+    )
+}  # key -> claim, in order of the report
 
 # %% ../nbs/13_findings.ipynb #532cb94b
 def judge_claims(claims: Mapping[str, Claim], records: Mapping[str, Mapping]) -> pl.DataFrame:
@@ -145,7 +188,9 @@ def judge_claims(claims: Mapping[str, Claim], records: Mapping[str, Mapping]) ->
     for claim in claims.values():
         own, honest = (bar.holds(records) if bar else None for bar in (claim.own, claim.honest))
         rows.append((claim.key, own, honest, verdict(own, honest)))
-    return pl.DataFrame(rows, schema={"key": pl.String, "own": pl.Boolean, "honest": pl.Boolean, "verdict": pl.String}, orient="row")
+    return pl.DataFrame(
+        rows, schema={"key": pl.String, "own": pl.Boolean, "honest": pl.Boolean, "verdict": pl.String}, orient="row"
+    )
 
 # %% ../nbs/13_findings.ipynb #16028b93
 def by_id(*frames: pl.DataFrame) -> dict[str, dict]:
@@ -162,7 +207,7 @@ def linked(frame: pl.DataFrame) -> GT:
     """A table of words whose cells hold Markdown links."""
     return GT(frame, id="linked").fmt_markdown(columns=frame.columns)
 
-
+# %% ../nbs/13_findings.ipynb #b43ef165
 def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, str | None, str | None, str]]) -> GT:
     """The table of a claim's page.
 
@@ -176,6 +221,7 @@ def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, 
     great_tables.GT
         Numbers with interval, n and chapter; a dash where there is none.
     """
+
     def shown(id, spec):
         if id not in records:
             return "\N{EN DASH}"
@@ -183,16 +229,33 @@ def protocols(records: Mapping[str, Mapping], rows: list[tuple[str, str | None, 
         n = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{record['n']:,}, " if record["n"] is not None else ""
         return f"{cell(records, id, spec)}  \n{n}[chapter\N{NO-BREAK SPACE}{record['notebook'].split('_')[0].lstrip('0')}]({record['notebook']}.html)"
 
-    said = lambda published, spec: cell(records, published, spec) if published in PUBLISHED else published or "\N{EN DASH}"
-    return linked(pl.DataFrame([(what, said(published, spec), shown(own, spec), shown(honest, spec)) for what, published, own, honest, spec in rows],
-                               schema=["what is measured", "as published", "under its own protocol", "under the honest protocol"], orient="row"))
+    said = lambda published, spec: (
+        cell(records, published, spec) if published in PUBLISHED else published or "\N{EN DASH}"
+    )
+    return linked(
+        pl.DataFrame(
+            [
+                (what, said(published, spec), shown(own, spec), shown(honest, spec))
+                for what, published, own, honest, spec in rows
+            ],
+            schema=["what is measured", "as published", "under its own protocol", "under the honest protocol"],
+            orient="row",
+        )
+    )
 
-
+# %% ../nbs/13_findings.ipynb #484af5ac
 def explain(claim: Claim, records: Mapping[str, Mapping]) -> str:
     """The verdict on a claim and the rule that gave it, as a sentence for `Study.say`."""
     row = judge_claims({claim.key: claim}, records).row(0, named=True)
-    parts = [f"Under {where} no number of this run stands for the claim." if row[key] is None else f"Under {where} {bar.what}, {{{bar.id}:ci.3g}}, has to {bar}, and {'does' if row[key] else 'does not'}."
-             for key, where, bar in (("own", "the study's own protocol", claim.own), ("honest", "the honest one", claim.honest))]
+    parts = [
+        f"Under {where} no number of this run stands for the claim."
+        if row[key] is None
+        else f"Under {where} {bar.what}, {{{bar.id}:ci.3g}}, has to {bar}, and {'does' if row[key] else 'does not'}."
+        for key, where, bar in (
+            ("own", "the study's own protocol", claim.own),
+            ("honest", "the honest one", claim.honest),
+        )
+    ]
     return f"**Verdict: {row['verdict']}.** {' '.join(parts)} Two bars passed make *reproduced*, one *in part*, none *not reproduced*; what nothing was measured for *cannot be run here*."
 
 # %% ../nbs/13_findings.ipynb #1597d4a4
@@ -201,8 +264,14 @@ def judged_gain(records: Mapping[str, Mapping], source: str = "implicit", baseli
 
     Offline twins do not count. None where fewer than two models were judged on both.
     """
-    rate = {tuple(id.split(".")[2:]): record["value"] for id, record in records.items() if id.startswith("dpo.winrate.")}
-    gains = [value - rate[llm, baseline] for (llm, of), value in rate.items() if of == source and (llm, baseline) in rate and llm != "all" and not llm.endswith("_twin")]
+    rate = {
+        tuple(id.split(".")[2:]): record["value"] for id, record in records.items() if id.startswith("dpo.winrate.")
+    }
+    gains = [
+        value - rate[llm, baseline]
+        for (llm, of), value in rate.items()
+        if of == source and (llm, baseline) in rate and llm != "all" and not llm.endswith("_twin")
+    ]
     if len(gains) < 2:
         return None
     mean, half = np.mean(gains), stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The notebooks are the source: they hold no outputs, and ifllm/ is just what nbdev makes of them.
-# Then run the notebooks that no run executes: the engine's and the site's.
+# Then run the notebooks that no run executes: those in the rooms' folders.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -9,11 +9,11 @@ dirty=$(find nbs -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 grep -lE '
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r nbs ifllm pyproject.toml settings.ini "$copy"
-find "$copy/ifllm" -name '*.py' -not -path '*/study/assets/*' -not -name '__init__.py' -delete
+find "$copy/ifllm" -name '*.py' -not -path '*/assets/*' -not -name '__init__.py' -delete
 (cd "$copy" && nbdev-export)
 diff -r -q -x __pycache__ "$copy/ifllm" ifllm ||
   { echo "check: ifllm/ is not what nbdev-export makes of nbs/: run nbdev-export and commit" >&2; exit 1; }
-for folder in engine study; do
-  [ ! -d "nbs/$folder" ] || nbdev-test "nbs/$folder" --n-workers 2
+for folder in nbs/*/; do
+  [ "$folder" = nbs/howto/ ] || nbdev-test "$folder" --n-workers 2
 done
 echo "check: notebooks and package agree"

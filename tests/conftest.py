@@ -30,9 +30,24 @@ def notebook(*cells: str | tuple[str, str]) -> str:
     made = []
     for index, cell in enumerate(cells):
         source, tags = (cell[0], [cell[1]]) if isinstance(cell, tuple) else (cell, [])
-        made.append({"cell_type": "code", "id": f"c{index}", "metadata": {"tags": tags}, "source": source, "outputs": [], "execution_count": None})
-    return json.dumps({"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-                       "nbformat": 4, "nbformat_minor": 5})
+        made.append(
+            {
+                "cell_type": "code",
+                "id": f"c{index}",
+                "metadata": {"tags": tags},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+        )
+    return json.dumps(
+        {
+            "cells": made,
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+    )
 
 
 @pytest.fixture
@@ -41,15 +56,23 @@ def tiny_project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "nbs").mkdir()
     (tmp_path / "workflow").mkdir()
     shutil.copy(ROOT / "workflow" / "Snakefile", tmp_path / "workflow" / "Snakefile")
-    (tmp_path / "settings.ini").write_text("[DEFAULT]\nseed = 7\nthreads = {}\ndata = auto\nscale = 2\nshift = 0\ndpo_models = []\ndpo_sources = []\n[demo]\n[big]\nscale = 10\n")
-    (tmp_path / "nbs" / "01_data.ipynb").write_text(notebook(
-        ('run = "runs/demo"\nscale = 1', "parameters"),
-        'import polars as pl\nfrom ifllm.engine.store import Study\nstudy = Study.open(run, "01_data")',
-        'study.write("numbers", pl.DataFrame({"x": [1, 2, 3]}) * scale)\nstudy.record("data.rows", 3, unit="rows")'))
-    (tmp_path / "nbs" / "02_sum.ipynb").write_text(notebook(
-        ('run = "runs/demo"\nshift = 0', "parameters"),
-        'from ifllm.engine.store import Study\nstudy = Study.open(run, "02_sum")\nstudy.results("01_data")',
-        'total = int(study.read("numbers")["x"].sum()) + shift\nstudy.record("sum.total", total)\nstudy.say("The total is {sum.total:d} of {data.rows:d}.")'))
+    (tmp_path / "settings.ini").write_text(
+        "[DEFAULT]\nseed = 7\nthreads = {}\ndata = auto\nscale = 2\nshift = 0\ndpo_models = []\ndpo_sources = []\n[demo]\n[big]\nscale = 10\n"
+    )
+    (tmp_path / "nbs" / "01_data.ipynb").write_text(
+        notebook(
+            ('run = "runs/demo"\nscale = 1', "parameters"),
+            'import polars as pl\nfrom ifllm.base.study import Study\nstudy = Study.open(run, "01_data")',
+            'study.write("numbers", pl.DataFrame({"x": [1, 2, 3]}) * scale)\nstudy.record("data.rows", 3, unit="rows")',
+        )
+    )
+    (tmp_path / "nbs" / "02_sum.ipynb").write_text(
+        notebook(
+            ('run = "runs/demo"\nshift = 0', "parameters"),
+            'from ifllm.base.study import Study\nstudy = Study.open(run, "02_sum")\nstudy.results("01_data")',
+            'total = int(study.read("numbers")["x"].sum()) + shift\nstudy.record("sum.total", total)\nstudy.say("The total is {sum.total:d} of {data.rows:d}.")',
+        )
+    )
     (tmp_path / "own" / "dataset").mkdir(parents=True)
     (tmp_path / "own" / "dataset" / "query_logs_table.csv").write_text("query_ID\n")
     monkeypatch.chdir(tmp_path)

@@ -31,8 +31,16 @@ def signature(function, name: str, width: int = 88) -> str:
     line = f"{name}({', '.join(parts)}){returns}"
     return line if len(line) <= width else f"{name}(\n    " + ",\n    ".join(parts) + f",\n){returns}"
 
-
-_LISTS = {"parameters": "Parameters", "other parameters": "Other parameters", "returns": "Returns", "yields": "Yields", "raises": "Raises", "attributes": "Attributes", "warns": "Warns"}
+# %% ../../nbs/engine/apidoc.ipynb #f8144f57
+_LISTS = {
+    "parameters": "Parameters",
+    "other parameters": "Other parameters",
+    "returns": "Returns",
+    "yields": "Yields",
+    "raises": "Raises",
+    "attributes": "Attributes",
+    "warns": "Warns",
+}
 
 
 def docstring(item) -> str:
@@ -45,14 +53,18 @@ def docstring(item) -> str:
         if kind == "text":
             out.append(_bare_titles(section.value))
         elif kind in _LISTS:
-            out.append(f'**{_LISTS[kind]}**')
+            out.append(f"**{_LISTS[kind]}**")
             for entry in section.value:
                 name = getattr(entry, "name", "") or ""
                 what = str(entry.annotation) if entry.annotation is not None else ""
                 term = f"`{name}`" if name else ""
                 # "path : a folder that ..." gives words, not a type, where numpydoc has the type
-                term += (" : " if term and what else "") + (f"`{what}`" if what and not re.search(r"[a-z] [a-z]", what) else _escape(what))
-                out.append(f"{term or '&nbsp;'}\n:   {_escape(entry.description.strip()).replace(chr(10), chr(10) + '    ') or '&nbsp;'}")
+                term += (" : " if term and what else "") + (
+                    f"`{what}`" if what and not re.search(r"[a-z] [a-z]", what) else _escape(what)
+                )
+                out.append(
+                    f"{term or '&nbsp;'}\n:   {_escape(entry.description.strip()).replace(chr(10), chr(10) + '    ') or '&nbsp;'}"
+                )
         elif kind == "examples":
             out.append("**Examples**")
             for part, value in section.value:
@@ -61,7 +73,7 @@ def docstring(item) -> str:
             out.append(f"**{section.title or section.value.annotation}**\n\n{_escape(section.value.description)}")
     return "\n\n".join(out)
 
-
+# %% ../../nbs/engine/apidoc.ipynb #ade1273e
 def _escape(text: str) -> str:
     return text.replace("<", "&lt;").replace("$", "\\$").replace("@", "&#64;") if "`" not in text else text
 
@@ -86,11 +98,20 @@ def api_pages(package: Path, chapters: Collection[str] = ()) -> tuple[dict[str, 
         entry, for names that are unmistakable in prose (one meaning in the package, and an underscore or capitals inside).
     """
     import griffe
-    root = griffe.load(package.name, search_paths=[str(package.parent)], docstring_parser="numpy", allow_inspection=False, try_relative_path=False)
+
+    root = griffe.load(
+        package.name,
+        search_paths=[str(package.parent)],
+        docstring_parser="numpy",
+        allow_inspection=False,
+        try_relative_path=False,
+    )
     pages, places, summary = {}, {}, []
     for module in _modules(root):
         exports = [str(name).strip("'\"") for name in module.exports or []]
-        members = [module.members[name] for name in exports if name in module.members and not module.members[name].is_alias]
+        members = [
+            module.members[name] for name in exports if name in module.members and not module.members[name].is_alias
+        ]
         if not members:
             continue
         members.sort(key=lambda member: not (member.is_function or member.is_class))  # constants last
@@ -101,14 +122,30 @@ def api_pages(package: Path, chapters: Collection[str] = ()) -> tuple[dict[str, 
         for member in members:
             body.append(_entry(member, module))
             places.setdefault(member.name, []).append(f"api/{short}.html#{member.name}")
-        pages[short] = f'---\ntitle: "{module.path}"\ndescription: {json.dumps(first, ensure_ascii=False)}\n---\n\n' + "\n\n".join(part for part in body if part) + "\n"
+        pages[short] = (
+            f'---\ntitle: "{module.path}"\ndescription: {json.dumps(first, ensure_ascii=False)}\n---\n\n'
+            + "\n\n".join(part for part in body if part)
+            + "\n"
+        )
         names = ", ".join(f"[`{m.name}`]({short}.html#{m.name})" for m in members if m.is_function or m.is_class)
-        summary.append((where.count("/"), where, f"[`{module.path}`]({short}.html)\n:   {_escape(first) or '&nbsp;'}\n\n    {names}"))
-    pages["index"] = ('---\ntitle: "API reference"\ndescription: "Each module is exported from the notebook of the same name."\n---\n\n' + "\n\n".join(text for *_, text in sorted(summary)) + "\n")
-    symbols = {name: where[0] for name, where in places.items() if len(where) == 1 and re.search(r"._.|[a-z][A-Z]", name)}
+        summary.append(
+            (
+                where.count("/"),
+                where,
+                f"[`{module.path}`]({short}.html)\n:   {_escape(first) or '&nbsp;'}\n\n    {names}",
+            )
+        )
+    pages["index"] = (
+        '---\ntitle: "API reference"\ndescription: "Each module is exported from the notebook of the same name."\n---\n\n'
+        + "\n\n".join(text for *_, text in sorted(summary))
+        + "\n"
+    )
+    symbols = {
+        name: where[0] for name, where in places.items() if len(where) == 1 and re.search(r"._.|[a-z][A-Z]", name)
+    }
     return pages, symbols
 
-
+# %% ../../nbs/engine/apidoc.ipynb #3b974cc0
 def _modules(module):
     for child in sorted(module.modules.values(), key=lambda m: (bool(m.modules), m.path)):
         if not child.name.startswith("_") and not child.is_alias:
@@ -118,27 +155,37 @@ def _modules(module):
 
 def _notebook_of(module) -> str:
     """Name of the notebook that nbdev made a module from, "" where it says none."""
-    match = re.search(r"File to edit: (?:\.\./)*nbs/(\S+?)\.ipynb", Path(module.filepath).read_text(encoding="utf-8")[:2000])
+    match = re.search(
+        r"File to edit: (?:\.\./)*nbs/(\S+?)\.ipynb", Path(module.filepath).read_text(encoding="utf-8")[:2000]
+    )
     return match[1] if match else ""
 
-
+# %% ../../nbs/engine/apidoc.ipynb #4a132a3c
 def _entry(member, module) -> str:
     anchor = f"{{#{member.name}}}"
     if member.is_function:
         return f"## `{member.name}` {anchor}\n\n```python\n{signature(member, member.name)}\n```\n\n{docstring(member)}"
     if member.is_class:
         init = member.members.get("__init__")
-        fields = [m for m in member.members.values() if m.is_attribute and "class-attribute" in m.labels and not m.name.startswith("_")]
+        fields = [
+            m
+            for m in member.members.values()
+            if m.is_attribute and "class-attribute" in m.labels and not m.name.startswith("_")
+        ]
         parts = [f"## `{member.name}` {anchor}"]
         if init is not None and init.is_function:
             parts.append(f"```python\n{signature(init, 'class ' + member.name)}\n```")
         parts.append(docstring(member))
         for f in fields:
             note = f.docstring.value if f.docstring else _field_text(f)
-            parts.append(f"`{f.name}`{f' : `{f.annotation}`' if f.annotation is not None else ''}\n:   {note or '&nbsp;'}")
+            parts.append(
+                f"`{f.name}`{f' : `{f.annotation}`' if f.annotation is not None else ''}\n:   {note or '&nbsp;'}"
+            )
         for method in member.members.values():
             if method.is_function and not method.name.startswith("_") and not method.is_alias:
-                parts.append(f"### `{member.name}.{method.name}` {{#{member.name}.{method.name}}}\n\n```python\n{signature(method, method.name)}\n```\n\n{docstring(method)}")
+                parts.append(
+                    f"### `{member.name}.{method.name}` {{#{member.name}.{method.name}}}\n\n```python\n{signature(method, method.name)}\n```\n\n{docstring(method)}"
+                )
         return "\n\n".join(part for part in parts if part)
     value = str(member.value) if member.value is not None else ""
     value = value if len(value) <= 400 else value[:400] + " …"

@@ -17,45 +17,64 @@ from typing import Annotated, Optional
 
 import typer
 
-from .store import InputError
+from ..base.files import InputError
 
-app = typer.Typer(name="ifllm", help="What users' eyes and mice say about LLM answers: run the study, read its report, use its parts.",
-                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="ifllm",
+    help="What users' eyes and mice say about LLM answers: run the study, read its report, use its parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 # %% ../../nbs/engine/cli.ipynb #258c1aba
 @app.command()
 def run(
     profile: Annotated[str, typer.Option(help="section of settings.ini: demo, quick or paper")] = "quick",
-    data: Annotated[Optional[str], typer.Option(help="auto, release, simulated, or a folder in the release's layout")] = None,
-    name: Annotated[Optional[str], typer.Option(help="name of the folder below runs/; the profile's when not given")] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="auto, release, simulated, or a folder in the release's layout")
+    ] = None,
+    name: Annotated[
+        Optional[str], typer.Option(help="name of the folder below runs/; the profile's when not given")
+    ] = None,
     cores: Annotated[Optional[int], typer.Option(help="how many notebooks at a time; all cores when not given")] = None,
     archive: Annotated[Optional[Path], typer.Option(help="the published archive, downloaded by hand")] = None,
     until: Annotated[Optional[str], typer.Option(help="stop after this notebook, e.g. 05_diversity")] = None,
-    executor: Annotated[Optional[str], typer.Option(help="Snakemake's executor to scale out with: slurm, kubernetes, cluster-generic, ...")] = None,
-    snakemake: Annotated[Optional[list[str]], typer.Option(help="a further word for Snakemake; repeat for more")] = None,
+    executor: Annotated[
+        Optional[str],
+        typer.Option(help="Snakemake's executor to scale out with: slurm, kubernetes, cluster-generic, ..."),
+    ] = None,
+    snakemake: Annotated[
+        Optional[list[str]], typer.Option(help="a further word for Snakemake; repeat for more")
+    ] = None,
 ) -> None:
     """Execute the notebooks whose inputs changed, and collect their numbers."""
     from ifllm.engine.run import run_study
+
     words = (("--executor", executor) if executor else ()) + tuple(snakemake or ())
     folder = run_study(profile=profile, data=data, name=name, cores=cores, archive=archive, until=until, executor=words)
     print(os.path.relpath(folder))
 
-
+# %% ../../nbs/engine/cli.ipynb #cea81073
 @app.command(hidden=True)
 def job(run: Path, name: str) -> None:
     """Execute one job of a run folder; Snakemake calls this."""
     from ifllm.engine.run import execute
+
     raise typer.Exit(execute(run.resolve(), name))
 
 # %% ../../nbs/engine/cli.ipynb #62116d6e
 @app.command()
 def report(
-    run: Annotated[Optional[str], typer.Argument(help="name below runs/, or a path; the latest run when not given")] = None,
+    run: Annotated[
+        Optional[str], typer.Argument(help="name below runs/, or a path; the latest run when not given")
+    ] = None,
     engine: Annotated[str, typer.Option(help="auto (Quarto when it is installed), quarto or builtin")] = "auto",
     pdf: Annotated[bool, typer.Option("--pdf", help="make one PDF of the whole report too")] = False,
 ) -> None:
     """Render a run as a website that opens from its folder, and print where it is."""
     from ifllm.engine.report import find_run, render
+
     made = render(find_run(run), engine=engine, pdf=pdf)
     for problem in made.problems:
         print(f"ifllm: {problem}", file=sys.stderr)
@@ -63,7 +82,7 @@ def report(
         print(os.path.relpath(made.pdf))
     print(os.path.relpath(made.index))
 
-
+# %% ../../nbs/engine/cli.ipynb #aa977830
 @app.command()
 def compare(
     run_a: Annotated[str, typer.Argument(help="name below runs/, or a path")],
@@ -74,9 +93,10 @@ def compare(
     """Show which recorded numbers differ between two runs; exit code 1 when any do."""
     from ifllm.engine.compare import show_comparison
     from ifllm.engine.report import find_run
+
     raise typer.Exit(1 if show_comparison(find_run(run_a), find_run(run_b), rtol, atol) else 0)
 
-
+# %% ../../nbs/engine/cli.ipynb #b9429b72
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
     """Open the notebooks in JupyterLab with this environment as their kernel; further words go to JupyterLab."""
@@ -84,20 +104,31 @@ def lab(context: typer.Context) -> None:
     from importlib.util import find_spec
 
     from ifllm.engine.run import project_root
+
     if find_spec("jupyterlab") is None:
         raise InputError("jupyterlab is not installed; pip install 'ifllm[lab]'")
     root = project_root()
-    words = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", "--LabApp.default_url=/lab/tree/nbs", *context.args]
+    words = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.default_url=/lab/tree/nbs",
+        *context.args,
+    ]
     raise typer.Exit(subprocess.run(words, cwd=root).returncode)
 
 # %% ../../nbs/engine/cli.ipynb #c0651dc9
 @app.command()
 def fetch(
-    archive: Annotated[Optional[Path], typer.Option(help="an archive downloaded by hand; IFLLM_ARCHIVE when not given")] = None,
+    archive: Annotated[
+        Optional[Path], typer.Option(help="an archive downloaded by hand; IFLLM_ARCHIVE when not given")
+    ] = None,
     check: Annotated[bool, typer.Option(help="hash every cached file again")] = False,
 ) -> None:
     """Have the published data on this machine, each file verified, and say where."""
-    from ifllm.data import fetch as fetch_release
+    from ifllm.recording.data import fetch as fetch_release
+
     print(fetch_release(archive, check=check))
 
 # %% ../../nbs/engine/cli.ipynb #20a65ef0
@@ -105,21 +136,30 @@ def fetch(
 def doctor() -> None:
     """Say what this machine has, what is missing, and how to get it; exit code 1 when something necessary is missing."""
     from ifllm.engine.doctor import examine, show
+
     raise typer.Exit(0 if show(examine()) else 1)
 
 # %% ../../nbs/engine/cli.ipynb #e8af60b1
-study_app = typer.Typer(help="Collect data: the study's own site, from the study file to a folder that `ifllm run --data` analyses.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="Collect data: the study's own site, from the study file to a folder that `ifllm run --data` analyses.",
+    no_args_is_help=True,
+)
 app.add_typer(study_app, name="study")
 
 
 @study_app.callback()
 def study_needs() -> None:
     from importlib.util import find_spec
-    missing = [name for name in ("fastapi", "httpx", "itsdangerous", "pydantic", "sqlalchemy", "uvicorn", "yaml") if find_spec(name) is None]
+
+    missing = [
+        name
+        for name in ("fastapi", "httpx", "itsdangerous", "pydantic", "sqlalchemy", "uvicorn", "yaml")
+        if find_spec(name) is None
+    ]
     if missing:
         raise InputError(f"{missing[0]} is not installed; the site needs: pip install 'ifllm[study]'")
 
-
+# %% ../../nbs/engine/cli.ipynb #e8ec7e5b
 StudyPath = Annotated[Path, typer.Argument(help="the study file, or the folder that holds study.yaml")]
 
 
@@ -129,18 +169,25 @@ def study_init(
     mouse_only: Annotated[bool, typer.Option(help="no camera: a study of the mouse alone")] = False,
 ) -> None:
     """Write a study file with its comments, to be edited."""
-    from ifllm.study.config import WEBGAZER, init_study
+    from ifllm.site.config import WEBGAZER, init_study
+
     print(init_study(folder, gaze=not mouse_only))
     if not mouse_only:
-        print(f"For gaze, install WebGazer {WEBGAZER} (GPL-3.0-or-later, a file of its own): cd {folder} && npm install", file=sys.stderr)
+        print(
+            f"For gaze, install WebGazer {WEBGAZER} (GPL-3.0-or-later, a file of its own): cd {folder} && npm install",
+            file=sys.stderr,
+        )
 
-
+# %% ../../nbs/engine/cli.ipynb #63fd7b06
 @study_app.command("check")
 def study_check(study: StudyPath = Path("study.yaml")) -> None:
     """Validate a study file; each fault is named with its line and its fix, exit code 2."""
-    from ifllm.study.config import load_study
+    from ifllm.site.config import load_study
+
     s = load_study(study)
-    print(f"{s.title}: {len(s.topics)} topics, {len(s.responders)} responders, {s.tasks.per_participant} tasks a participant, gaze: {s.gaze.source}")
+    print(
+        f"{s.title}: {len(s.topics)} topics, {len(s.responders)} responders, {s.tasks.per_participant} tasks a participant, gaze: {s.gaze.source}"
+    )
 
 
 @study_app.command("invite")
@@ -149,13 +196,14 @@ def study_invite(
     n: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="how many links")] = 1,
 ) -> None:
     """Print invitation links as CSV: pseudonym, link. Each is for one participant."""
-    from ifllm.study.config import load_study
-    from ifllm.study.server import invitations
+    from ifllm.site.config import load_study
+    from ifllm.site.server import invitations
+
     print("participant,link")
     for participant, link in invitations(load_study(study), n):
         print(f"{participant},{link}")
 
-
+# %% ../../nbs/engine/cli.ipynb #7db9d202
 @study_app.command("serve")
 def study_serve(
     study: StudyPath = Path("study.yaml"),
@@ -164,18 +212,23 @@ def study_serve(
     allow_scripted: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the site. Secrets come from the environment: IFLLM_STUDY_SECRET, IFLLM_STUDY_ADMIN, the responders' keys."""
-    from ifllm.study.config import load_study
-    from ifllm.study.server import serve
+    from ifllm.site.config import load_study
+    from ifllm.site.server import serve
+
     s = load_study(study)
     print(f"{s.title}: http://{host}:{port} (progress page: /progress)", file=sys.stderr)
     serve(s, host, port, allow_scripted)
 
-
+# %% ../../nbs/engine/cli.ipynb #d5594095
 @study_app.command("export")
-def study_export(out: Annotated[Path, typer.Argument(help="folder to make")], study: Annotated[Path, typer.Option(help="the study file, or its folder")] = Path("study.yaml")) -> None:
+def study_export(
+    out: Annotated[Path, typer.Argument(help="folder to make")],
+    study: Annotated[Path, typer.Option(help="the study file, or its folder")] = Path("study.yaml"),
+) -> None:
     """Write the recorded data in the release's layout and as Parquet."""
-    from ifllm.study.config import load_study
-    from ifllm.study.export import export_study
+    from ifllm.site.config import load_study
+    from ifllm.site.export import export_study
+
     counts = export_study(load_study(study), out)
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
 
@@ -192,42 +245,89 @@ def simulate(
     position: Annotated[float, typer.Option(help="bias towards the left answer, units of utility")] = 0.0,
     heterogeneity: Annotated[float, typer.Option(help="how unlike participants are")] = 1.0,
     noise: Annotated[float, typer.Option(help="label noise")] = 1.0,
-    rating_clicks: Annotated[float, typer.Option(help="leak: share of turns in which the cursor presses the buttons really chosen")] = 1.0,
+    rating_clicks: Annotated[
+        float, typer.Option(help="leak: share of turns in which the cursor presses the buttons really chosen")
+    ] = 1.0,
 ) -> None:
     """Write a study of simulated participants, as files like the release's."""
-    from ifllm.simulate import simulate as write
-    made = write(out, workers, seed, max_tasks, gaze=gaze, mouse=mouse, text=text, position=position, heterogeneity=heterogeneity, noise=noise, rating_clicks=rating_clicks)
+    from ifllm.recording.simulate import simulate as write
+
+    made = write(
+        out,
+        workers,
+        seed,
+        max_tasks,
+        gaze=gaze,
+        mouse=mouse,
+        text=text,
+        position=position,
+        heterogeneity=heterogeneity,
+        noise=noise,
+        rating_clicks=rating_clicks,
+    )
     print(f"{out}: {made['workers']} workers, {made['queries']} questions, {made['rows']} behaviour rows")
 
-
+# %% ../../nbs/engine/cli.ipynb #dc406591
 @app.command()
 def power(
-    gain: Annotated[Optional[list[float]], typer.Option(help="true gain in points of 100, e.g. 3; repeat for more; 2, 3, 5 and 8 when not given")] = None,
-    pairs: Annotated[Optional[list[int]], typer.Option(help="strict pairs of each worker; repeat for more; 5, 15 and 40 when not given")] = None,
-    workers: Annotated[Optional[list[int]], typer.Option(help="sizes of study to try; repeat for more; 20 to 400 when not given")] = None,
+    gain: Annotated[
+        Optional[list[float]],
+        typer.Option(help="true gain in points of 100, e.g. 3; repeat for more; 2, 3, 5 and 8 when not given"),
+    ] = None,
+    pairs: Annotated[
+        Optional[list[int]],
+        typer.Option(help="strict pairs of each worker; repeat for more; 5, 15 and 40 when not given"),
+    ] = None,
+    workers: Annotated[
+        Optional[list[int]], typer.Option(help="sizes of study to try; repeat for more; 20 to 400 when not given")
+    ] = None,
     target: Annotated[float, typer.Option(help="power wanted")] = 0.8,
-    discordance: Annotated[float, typer.Option(help="share of pairs about which exactly one of the two models is right")] = 0.25,
-    worker_sd: Annotated[float, typer.Option(help="standard deviation over workers of the true gain, points of 100")] = 5.0,
+    discordance: Annotated[
+        float, typer.Option(help="share of pairs about which exactly one of the two models is right")
+    ] = 0.25,
+    worker_sd: Annotated[
+        float, typer.Option(help="standard deviation over workers of the true gain, points of 100")
+    ] = 5.0,
     uneven: Annotated[float, typer.Option(help="coefficient of variation of pairs per worker")] = 0.0,
     simulations: Annotated[int, typer.Option(help="studies drawn for each point")] = 400,
     seed: Annotated[int, typer.Option()] = 0,
     plot: Annotated[Optional[Path], typer.Option(help="write the curves to this HTML file")] = None,
 ) -> None:
     """Say how many workers and questions it takes to detect a gain over text."""
-    from ifllm.simulate import Design, power_curve, power_figure, workers_needed
+    from ifllm.reward.power import Design, power_curve, power_figure, workers_needed
+
     gains, asked = [g / 100 for g in gain or (2.0, 3.0, 5.0, 8.0)], pairs or [5, 15, 40]
     sizes = sorted(workers or (20, 40, 60, 100, 150, 250, 400))
-    if not (0 < target < 1 and min(gains) > 0 and max(gains) < 1 and min(asked) > 0 and min(sizes) > 1 and simulations > 0 and 0 < discordance <= 1 and min(worker_sd, uneven) >= 0):
-        raise InputError("power: target and discordance lie between 0 and 1, gains between 0 and 100 points, pairs from 1, workers from 2; correct what does not")
-    curve = power_curve(gains, sizes, asked, Design(discordance, worker_sd / 100, uneven), n_simulations=simulations, seed=seed)
+    if not (
+        0 < target < 1
+        and min(gains) > 0
+        and max(gains) < 1
+        and min(asked) > 0
+        and min(sizes) > 1
+        and simulations > 0
+        and 0 < discordance <= 1
+        and min(worker_sd, uneven) >= 0
+    ):
+        raise InputError(
+            "power: target and discordance lie between 0 and 1, gains between 0 and 100 points, pairs from 1, workers from 2; correct what does not"
+        )
+    curve = power_curve(
+        gains, sizes, asked, Design(discordance, worker_sd / 100, uneven), n_simulations=simulations, seed=seed
+    )
     from rich.console import Console
     from rich.table import Table
+
     table = Table(title=f"workers for {target:.0%} power, and power by number of workers")
     for name in ("gain, points", "pairs each", "workers", *map(str, sizes)):
         table.add_column(name, justify="right")
     for row in workers_needed(curve, target).iter_rows(named=True):
         part = curve.filter(gain=row["gain"], pairs=row["pairs"]).sort("workers")
-        table.add_row(f"{100 * row['gain']:g}", str(row["pairs"]), str(row["workers"] or f"> {sizes[-1]}"), *(f"{p:.0%}" for p in part["power"]))
+        table.add_row(
+            f"{100 * row['gain']:g}",
+            str(row["pairs"]),
+            str(row["workers"] or f"> {sizes[-1]}"),
+            *(f"{p:.0%}" for p in part["power"]),
+        )
     Console().print(table)
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
@@ -244,18 +344,27 @@ def replay(
 ) -> None:
     """Draw how a person read the answers to one query, with a slider for time, into one HTML file that works offline."""
     import polars as pl
-    from ifllm.features import WINDOWS, replay as draw
+
+    from ifllm.recording.features import WINDOWS
+    from ifllm.recording.features import replay as draw
+
     if window not in WINDOWS:
         raise InputError(f"window {window}: there is {', '.join(WINDOWS)}")
     study = _study_of(run, "replay")
     queries = study.read("queries")
     about = queries.filter(pl.col("query") == query)
     if about.is_empty():
-        raise InputError(f"query {query}: not among the {queries.height} queries of {run}; take a number from its query log")
+        raise InputError(
+            f"query {query}: not among the {queries.height} queries of {run}; take a number from its query log"
+        )
     worker = about["worker"].item()
     if worker not in study.workers("matched"):
         raise InputError(f"query {query}: nothing was recorded of its participant; choose another one")
-    span = study.read("windows").filter((pl.col("query") == query) & (pl.col("window") == window)).select("start_ms", "end_ms")
+    span = (
+        study.read("windows")
+        .filter((pl.col("query") == query) & (pl.col("window") == window))
+        .select("start_ms", "end_ms")
+    )
     figure = draw(study.read("matched", worker=worker), queries, query, span.row(0) if span.height else None)
     out = out or Path(f"replay-{query}.html")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +376,8 @@ RunPath = Annotated[Path, typer.Option(help="run folder")]
 
 
 def _study_of(run: Path, notebook: str):
-    from ifllm.engine.store import Study
+    from ifllm.base.study import Study
+
     if not (run / "settings.json").exists():
         raise InputError(f"{run}: no run there; `ifllm run` makes one")
     return Study(run.resolve(), notebook, None, json.loads((run / "settings.json").read_text()), {})
@@ -276,33 +386,54 @@ def _study_of(run: Path, notebook: str):
 def _refresh(run: Path, name: str) -> None:
     """Execute one notebook again although none of its inputs changed: what it shows lies beside the artefacts, as verdicts and ratings do."""
     from ifllm.engine.run import execute, merge_results, plan, write_manifest
+
     for job in plan(run.resolve()):
         if job.name == name:
             if missing := [file for file in job.inputs if not (run / file).exists()]:
-                raise InputError(f"{run}/{missing[0]}: not there yet; `ifllm run --name {run.name}` makes it and then shows this too")
+                raise InputError(
+                    f"{run}/{missing[0]}: not there yet; `ifllm run --name {run.name}` makes it and then shows this too"
+                )
             (run / "logs" / "inputs" / f"{name}.json").unlink(missing_ok=True)
             if code := execute(run.resolve(), name):
                 raise typer.Exit(code)
             merge_results(run.resolve())
             write_manifest(run.resolve())
             return
-    print(f"{name} is no job of {run.name}, so its report does not show it; add it to dpo_models and dpo_sources in settings.ini", file=sys.stderr)
+    print(
+        f"{name} is no job of {run.name}, so its report does not show it; add it to dpo_models and dpo_sources in settings.ini",
+        file=sys.stderr,
+    )
 
-
+# %% ../../nbs/engine/cli.ipynb #f04744b7
 @app.command()
 def dpo(
     model: Annotated[str, typer.Option(help="registry key, e.g. qwen3_4b")],
-    source: Annotated[str, typer.Option(help="label source: explicit, text, fusion, implicit, implicit_no_mouse, implicit_no_gaze")],
+    source: Annotated[
+        str, typer.Option(help="label source: explicit, text, fusion, implicit, implicit_no_mouse, implicit_no_gaze")
+    ],
     run: RunPath = Path("runs/quick"),
     twin: Annotated[bool, typer.Option(help="its offline twin")] = False,
 ) -> None:
     """Train one model on one source's labels, and show it in the run's report. Several GPUs: see workflow/accelerate/fsdp.yaml."""
-    from ifllm.dpo import Recipe, draw_prompts, job_summary, run_job
-    from ifllm.engine.store import derive_seed
+    from ifllm.alignment.dpo import Recipe, draw_prompts, job_summary, run_job
+    from ifllm.base.study import derive_seed
+
     study = _study_of(run, "11_dpo")
-    key, seed, recipe = model if model.endswith("_twin") or not twin else f"{model}_twin", study.settings["seed"], Recipe.of(study.settings)
+    key, seed, recipe = (
+        model if model.endswith("_twin") or not twin else f"{model}_twin",
+        study.settings["seed"],
+        Recipe.of(study.settings),
+    )
     prompts = draw_prompts(study.read("queries"), recipe.prompts, derive_seed(seed, "11_dpo", "prompts"))
-    outcome = run_job(study.read("preferences"), prompts, key, source, recipe, study.folder("dpo_models"), derive_seed(seed, "11_dpo", "train"))
+    outcome = run_job(
+        study.read("preferences"),
+        prompts,
+        key,
+        source,
+        recipe,
+        study.folder("dpo_models"),
+        derive_seed(seed, "11_dpo", "train"),
+    )
     if outcome.failure:
         raise InputError(outcome.failure)
     if int(os.environ.get("RANK", 0)) == 0:
@@ -310,10 +441,12 @@ def dpo(
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             _refresh(run, f"11_dpo-{key}-{source}")
 
-
+# %% ../../nbs/engine/cli.ipynb #acedfa3a
 @app.command()
 def judge(
-    endpoint: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, up to /v1; its key is the environment's IFLLM_JUDGE_KEY")],
+    endpoint: Annotated[
+        str, typer.Option(help="OpenAI-compatible endpoint, up to /v1; its key is the environment's IFLLM_JUDGE_KEY")
+    ],
     model: Annotated[str, typer.Option(help="the judge's name there")],
     run: RunPath = Path("runs/quick"),
     limit: Annotated[float, typer.Option(help="most that this may cost, US dollars")] = 5.0,
@@ -324,21 +457,41 @@ def judge(
     estimate: Annotated[bool, typer.Option("--estimate", help="say what it would cost, and stop")] = False,
 ) -> None:
     """Have answers before and after DPO compared by a language model, in both orders; goes on where it was interrupted."""
-    from ifllm.judge import VerdictCache, collect, estimate_cost, judge_of, remember, requests_for, worth_judging
+    from ifllm.alignment.judge import (
+        VerdictCache,
+        collect,
+        estimate_cost,
+        judge_of,
+        remember,
+        requests_for,
+        worth_judging,
+    )
+
     study = _study_of(run, "12_judge")
     wanted = dict(endpoint=endpoint, model=model, limit=limit, price_in=price_in, price_out=price_out)
-    asked, folder = judge_of(study.settings | {f"judge_{name}": value for name, value in wanted.items()}), study.folder("judge")
-    requests, cache = requests_for(worth_judging(study.read("answers"), prompts, twins)), VerdictCache(folder / "verdicts.jsonl")
+    asked, folder = (
+        judge_of(study.settings | {f"judge_{name}": value for name, value in wanted.items()}),
+        study.folder("judge"),
+    )
+    requests, cache = (
+        requests_for(worth_judging(study.read("answers"), prompts, twins)),
+        VerdictCache(folder / "verdicts.jsonl"),
+    )
     if requests.is_empty():
-        raise InputError(f"{run}: no answers to judge but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins")
+        raise InputError(
+            f"{run}: no answers to judge but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins"
+        )
     cost = estimate_cost(asked, requests, cache)
-    print(f"{cost['requests']} of {len(requests)} comparisons are not yet judged: up to {cost['tokens_in'] + cost['tokens_out']:.0f} tokens, {cost['dollars']:.2f} US dollars", file=sys.stderr)
+    print(
+        f"{cost['requests']} of {len(requests)} comparisons are not yet judged: up to {cost['tokens_in'] + cost['tokens_out']:.0f} tokens, {cost['dollars']:.2f} US dollars",
+        file=sys.stderr,
+    )
     if not estimate:
         collect(asked, requests, cache)
         remember(folder, asked, prompts, twins)
         _refresh(run, "12_judge")
 
-
+# %% ../../nbs/engine/cli.ipynb #32af4e88
 ratings_app = typer.Typer(help="Ratings by people: a sheet to fill, and its analysis.", no_args_is_help=True)
 app.add_typer(ratings_app, name="ratings")
 
@@ -351,38 +504,54 @@ def ratings_export(
     twins: Annotated[bool, typer.Option(help="twins' answers too, which are not English")] = False,
 ) -> None:
     """Write ratings/sheet.csv for raters, and ratings/key.csv, which says whose answer is whose and is not for them."""
-    from ifllm.judge import export_ratings, is_filled, worth_judging
+    from ifllm.alignment.judge import export_ratings, is_filled, worth_judging
+
     study = _study_of(run, "12_judge")
     folder, answers = study.path / "ratings", worth_judging(study.read("answers"), twins=twins)
     if is_filled(folder / "sheet.csv"):
         raise InputError(f"{run}/ratings/sheet.csv: has ratings in it; move it away first")
     if answers.is_empty():
-        raise InputError(f"{run}: no answers to rate but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins")
+        raise InputError(
+            f"{run}: no answers to rate but twins', which are not English; train the models (`ifllm run --profile paper`), or give --twins"
+        )
     folder.mkdir(exist_ok=True)
     rows = export_ratings(answers, folder / "sheet.csv", folder / "key.csv", n, raters, study.settings["seed"])
     print(f"{run}/ratings/sheet.csv: {rows} rows")
 
-
+# %% ../../nbs/engine/cli.ipynb #b83fb18d
 @ratings_app.command("analyse")
 def ratings_analyse(run: RunPath = Path("runs/quick")) -> None:
     """Check the filled sheet, and bring its analysis to the report."""
-    from ifllm.judge import analyse_ratings, is_filled, read_ratings
+    from ifllm.alignment.judge import analyse_ratings, is_filled, read_ratings
+
     study = _study_of(run, "12_judge")
     if not is_filled(study.path / "ratings" / "sheet.csv"):
-        raise InputError(f"{run}/ratings/sheet.csv: not there, or nothing filled in; `ifllm ratings export --run {run}` writes it")
+        raise InputError(
+            f"{run}/ratings/sheet.csv: not there, or nothing filled in; `ifllm ratings export --run {run}` writes it"
+        )
     print(analyse_ratings(read_ratings(study.path / "ratings" / "sheet.csv", study.path / "ratings" / "key.csv")))
     _refresh(run, "12_judge")
 
 # %% ../../nbs/engine/cli.ipynb #d1919929
 @app.command()
 def preferences(
-    source: Annotated[str, typer.Option(help="label source: explicit, text, fusion, implicit, implicit_no_mouse, implicit_no_gaze")],
-    out: Annotated[Path, typer.Option(help="folder to make; `datasets.load_dataset(FOLDER)` reads it, and TRL's DPOTrainer takes it as it is")],
+    source: Annotated[
+        str, typer.Option(help="label source: explicit, text, fusion, implicit, implicit_no_mouse, implicit_no_gaze")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="folder to make; `datasets.load_dataset(FOLDER)` reads it, and TRL's DPOTrainer takes it as it is"
+        ),
+    ],
     run: RunPath = Path("runs/quick"),
-    template: Annotated[str, typer.Option(help="prompts as plain dialogue (plain, the study), as messages (chat) or bare (none)")] = "plain",
+    template: Annotated[
+        str, typer.Option(help="prompts as plain dialogue (plain, the study), as messages (chat) or bare (none)")
+    ] = "plain",
 ) -> None:
     """Write one source's preference set as a data set folder."""
-    from ifllm.preferences import write_preferences
+    from ifllm.alignment.preferences import write_preferences
+
     study = _study_of(run, "10_preferences")
     data = json.loads((run / "source.json").read_text())["source"]
     sets = study.read("preferences")
@@ -390,25 +559,31 @@ def preferences(
     counts = dict(sets.filter(source=source).group_by("fold").len().iter_rows())
     print(f"{folder}: {counts.get('train', 0)} pairs to train on, {counts.get('test', 0)} to test on")
 
-
+# %% ../../nbs/engine/cli.ipynb #f3850343
 @app.command()
 def score(
     prompt: Annotated[str, typer.Argument(help="the question")],
     response_a: Annotated[str, typer.Argument(help="one answer")],
     response_b: Annotated[str, typer.Argument(help="another answer")],
-    model: Annotated[Path, typer.Option(help="folder of a saved reward model")] = Path("runs/quick/artefacts/text_reward/model"),
+    model: Annotated[Path, typer.Option(help="folder of a saved reward model")] = Path(
+        "runs/quick/artefacts/text_reward/model"
+    ),
 ) -> None:
     """Say how probably a reader prefers response a, by a run's reward model, from the text alone."""
-    from ifllm.text_reward import RewardModel
+    from ifllm.reward.text import RewardModel
+
     print(f"{RewardModel.load(model).score(prompt, response_a, response_b):.3f}")
 
 # %% ../../nbs/engine/cli.ipynb #123dffef
 @app.command(hidden=True)
-def readme(run: Annotated[Path, typer.Argument(help="a finished run, whose findings are told")] = Path("runs/quick")) -> None:
+def readme(
+    run: Annotated[Path, typer.Argument(help="a finished run, whose findings are told")] = Path("runs/quick"),
+) -> None:
     """Write README.md from the index notebook and the findings of a run; for who maintains the project."""
+    from ifllm.base.files import write_bytes
     from ifllm.engine.readme import readme as text
     from ifllm.engine.run import project_root
-    from ifllm.engine.store import write_bytes
+
     root = project_root()
     write_bytes(root / "README.md", text(root, run).encode())
 

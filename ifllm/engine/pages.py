@@ -31,9 +31,11 @@ class Block:
     png: bytes = b""  # a drawn figure
     label: str = ""  # "Figure 5.2"; of code: what the fold says
     folded: bool = True  # of code
-    cells: tuple[tuple[int, str], ...] = ()  # of code, one by one: execution count and source; of what a cell showed: that cell alone
+    cells: tuple[
+        tuple[int, str], ...
+    ] = ()  # of code, one by one: execution count and source; of what a cell showed: that cell alone
 
-
+# %% ../../nbs/engine/pages.ipynb #4b3079ef
 @dataclass
 class Page:
     """One page of the report, before references are resolved."""
@@ -54,7 +56,11 @@ class Page:
     @property
     def minutes(self) -> int:
         """Reading time: 220 words a minute, and 12 s for each figure or table; code is not counted."""
-        words = sum(len(re.sub(r"<[^>]+>|\]\([^)]*\)", " ", block.text).split()) for block in self.blocks if block.kind in ("markdown", "finding"))
+        words = sum(
+            len(re.sub(r"<[^>]+>|\]\([^)]*\)", " ", block.text).split())
+            for block in self.blocks
+            if block.kind in ("markdown", "finding")
+        )
         return max(1, round(words / 220 + 0.2 * sum(1 for _ in self.floats)))
 
 # %% ../../nbs/engine/pages.ipynb #2daa1940
@@ -93,20 +99,31 @@ def clean_table(text: str) -> str:
 def _joined(value) -> str:
     return "".join(value) if isinstance(value, list) else value
 
-
+# %% ../../nbs/engine/pages.ipynb #eb9365ab
 def read_output(output: dict) -> Block | None:
     """Turn one output of a code cell into a block; None for what the report does not show."""
     kind = output.get("output_type")
     if kind == "stream":
         return Block("text", _joined(output["text"])) if output.get("name") == "stdout" else None
     if kind == "error":
-        return Block("text", re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.get("traceback") or [f"{output.get('ename')}: {output.get('evalue')}"])))
+        return Block(
+            "text",
+            re.sub(
+                r"\x1b\[[0-9;]*m",
+                "",
+                "\n".join(output.get("traceback") or [f"{output.get('ename')}: {output.get('evalue')}"]),
+            ),
+        )
     data, meta = output.get("data", {}), output.get("metadata", {}).get("ifllm", {})
     if meta.get("banner") or meta.get("caption_of"):
         return None
     about = {key: meta.get(key) or "" for key in ("id", "caption", "alt", "csv")}
     if plot := data.get("application/vnd.plotly.v1+json"):
-        return Block("figure", plot={"data": plot["data"], "layout": plot.get("layout", {}), "frames": plot.get("frames") or []}, **about)
+        return Block(
+            "figure",
+            plot={"data": plot["data"], "layout": plot.get("layout", {}), "frames": plot.get("frames") or []},
+            **about,
+        )
     if png := data.get("image/png"):
         return Block("figure", png=base64.b64decode(_joined(png)), **about)
     if markup := data.get("text/html"):
@@ -141,21 +158,30 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
     cells = _take_title(page, cells)
     start = next((i for i, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if start is None:
-        page.blocks = _blocks([cell for cell in cells if "injected-parameters" not in _tags(cell)], page, analysis=bool(page.chapter))
+        page.blocks = _blocks(
+            [cell for cell in cells if "injected-parameters" not in _tags(cell)], page, analysis=bool(page.chapter)
+        )
         return page
-    while start and cells[start - 1]["cell_type"] == "markdown":  # a heading right before the parameters opens the analysis
+    while (
+        start and cells[start - 1]["cell_type"] == "markdown"
+    ):  # a heading right before the parameters opens the analysis
         start -= 1
     body = next((i for i, cell in enumerate(cells[:start]) if _opens_library(cell)), start)
     chapter = bool(page.chapter)  # a how-to's code is what its reader came for
     page.blocks = without_empty_sections(_blocks(cells[:body], page, chapter) + _blocks(cells[start:], page, chapter))
     library = _blocks(cells[body:start], page, analysis=False)
     if library:
-        page.blocks.append(Block("markdown", "## The library behind this chapter {#sec-library}\n\nWhat follows is the code of the chapter, as it is "
-                                             "imported, with small examples; the [API reference](api/index.html) lists all of it."))
+        page.blocks.append(
+            Block(
+                "markdown",
+                "## The library behind this chapter {#sec-library}\n\nWhat follows is the code of the chapter, as it is "
+                "imported, with small examples; the [API reference](api/index.html) lists all of it.",
+            )
+        )
         page.blocks += [_demoted(block) for block in library]
     return page
 
-
+# %% ../../nbs/engine/pages.ipynb #8a8f873a
 def chapter_of(name: str) -> str:
     """Chapter number of a page by its name: "05_diversity" -> "5", "11b_world" -> "11b"; "" where the name has none."""
     match = re.match(r"0*(\d+[a-z]?)_", name)
@@ -176,18 +202,27 @@ def _opens_library(cell: dict) -> bool:
     found, code = directives(_source(cell))
     return bool(code) and not found & _PLUMBING and bool(found & {"export", "exporti"} or code)
 
-
+# %% ../../nbs/engine/pages.ipynb #50d0fc82
 def _take_title(page: Page, cells: list[dict]) -> list[dict]:
     """Read `# Title` and `> description` from the first cell that has them; the cell keeps what else it says."""
     for i, cell in enumerate(cells):
-        if cell["cell_type"] == "markdown" and (match := re.match(r"\s*# (.+?)\s*$((?:\s*^>.*$)*)", _source(cell), re.M)):
+        if cell["cell_type"] == "markdown" and (
+            match := re.match(r"\s*# (.+?)\s*$((?:\s*^>.*$)*)", _source(cell), re.M)
+        ):
             page.title = re.sub(r"\s*\{#[^}]*\}", "", match[1])
-            page.description = " ".join(line.strip()[1:].strip() for line in match[2].strip().splitlines() if line.strip())
-            rest = _source(cell)[match.end():].strip()
-            return [*cells[:i], *([{**cell, "source": rest}] if rest else []), *cells[i + 1:]]
+            page.description = " ".join(
+                line.strip()[1:].strip() for line in match[2].strip().splitlines() if line.strip()
+            )
+            rest = _source(cell)[match.end() :].strip()
+            return [*cells[:i], *([{**cell, "source": rest}] if rest else []), *cells[i + 1 :]]
     return cells
 
+# %% ../../nbs/engine/pages.ipynb #7fe1c705
+def _prose_block(source: str, tags: list[str]) -> Block:
+    text = source if source.startswith("```") else re.sub(r"^# ", "## ", source, flags=re.M)
+    return Block("finding" if {"finding", "headline"} & set(tags) else "markdown", text)
 
+# %% ../../nbs/engine/pages.ipynb #4bda78ae
 def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
     """Blocks of some cells. In a chapter's analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
     out: list[Block] = []
@@ -203,14 +238,19 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         source = _source(cell)
         if cell["cell_type"] == "markdown":
             fold()
-            out.append(Block("markdown", re.sub(r"^# ", "## ", source, flags=re.M) if not source.startswith("```") else source))
+            out.append(_prose_block(source, _tags(cell)))
+            page.headlines += [source] if "headline" in _tags(cell) else []
         if cell["cell_type"] != "code":
             continue
         found, code = directives(source)
         tags, own = _tags(cell), ((cell.get("execution_count") or 0, code),)
         if found & _PLUMBING or "remove-cell" in tags:
             continue
-        shown = [replace(block, cells=own) for output in cell.get("outputs", []) if (block := read_output(output)) is not None]
+        shown = [
+            replace(block, cells=own)
+            for output in cell.get("outputs", [])
+            if (block := read_output(output)) is not None
+        ]
         page.headlines += [block.text for block in shown if block.kind == "finding"] if "headline" in tags else []
         if "injected-parameters" in tags:
             last.append(Block("code", re.sub(r"^# Parameters\n", "", code), label="Parameters of this run"))
@@ -220,7 +260,14 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
             fold()
             if not _only_imports(code):
                 names = defined(code)
-                out.append(Block("code", code, label=", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "Library code", cells=own))
+                out.append(
+                    Block(
+                        "code",
+                        code,
+                        label=", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "Library code",
+                        cells=own,
+                    )
+                )
         elif analysis:
             waiting += own if code and "hide_input" not in found else ()
         elif code:
@@ -229,7 +276,7 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
     fold(end=True)
     return [block for block in out + last if block.text.strip() or block.plot or block.png]
 
-
+# %% ../../nbs/engine/pages.ipynb #875fe8be
 def without_empty_sections(blocks: list[Block]) -> list[Block]:
     """Drop a heading that the next heading of its level follows at once, such as the one over the parameters cell."""
     out = []

@@ -37,7 +37,11 @@ def readme(root: Path, run: Path) -> str:
     works = Bibliography(root / "nbs" / "references.bib")
     pages = [read_notebook(file) for file in sorted((run / "notebooks").glob("[0-9]*.ipynb"))]
     findings = "\n".join(f"- {' '.join(plain(text).split())}" for page in pages for text in page.headlines)
-    chapters = "\n".join(f"- [{page.title}](nbs/{page.name}.ipynb): {' '.join(page.description.split())}" for page in pages if (root / "nbs" / f"{page.name}.ipynb").exists())
+    chapters = "\n".join(
+        f"- [{page.title}](nbs/{page.name}.ipynb): {' '.join(page.description.split())}"
+        for page in pages
+        if (root / "nbs" / f"{page.name}.ipynb").exists()
+    )
     filled = {"findings": findings, "chapters": chapters}
     parts = []
     for cell in json.loads((root / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]:

@@ -11,34 +11,42 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from .store import InputError
+from ..base.files import InputError
 
 # %% ../../nbs/engine/references.ipynb #795c3919
-_CODE = re.compile(r"^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)`*[ \t]*$|(?<!`)(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`)|<!--.*?-->", re.M | re.S)
+_CODE = re.compile(
+    r"^(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^(?P=fence)`*[ \t]*$|(?<!`)(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`)|<!--.*?-->",
+    re.M | re.S,
+)
 
 
 def in_prose(text: str, change: Callable[[str], str]) -> str:
     """Apply `change` to the Markdown outside fenced code, inline code and comments."""
     out, last = [], 0
     for code in _CODE.finditer(text):
-        out += [change(text[last:code.start()]), code[0]]
+        out += [change(text[last : code.start()]), code[0]]
         last = code.end()
     return "".join([*out, change(text[last:])])
 
 # %% ../../nbs/engine/references.ipynb #ea8d18f4
-_MATH = re.compile(r"(?<![\\$])\$\$(?P<block>[^$]+?)\$\$|(?<![\\$\w])\$(?!\s)(?P<inline>(?:\\.|[^$\\\n])+?)(?<!\s)\$(?![\d$])", re.S)
+_MATH = re.compile(
+    r"(?<![\\$])\$\$(?P<block>[^$]+?)\$\$|(?<![\\$\w])\$(?!\s)(?P<inline>(?:\\.|[^$\\\n])+?)(?<!\s)\$(?![\d$])", re.S
+)
 
 
 def mathml(tex: str, display: bool = False) -> str:
     """Turn a formula in TeX into MathML that is safe inside Markdown; a formula that cannot be read is shown as it was typed."""
     from latex2mathml.converter import convert
+
     try:
         out = convert(tex.strip(), display="block" if display else "inline")
     except Exception:  # the parser raises many kinds, and a wrong formula must not lose the page
         return f"<code>{html.escape(tex)}</code>"
-    return re.sub(r">([^<>]+)<", lambda m: ">" + re.sub(r"[\\*_`$\[\]~^|!-]", lambda c: f"&#{ord(c[0])};", m[1]) + "<", out)
+    return re.sub(
+        r">([^<>]+)<", lambda m: ">" + re.sub(r"[\\*_`$\[\]~^|!-]", lambda c: f"&#{ord(c[0])};", m[1]) + "<", out
+    )
 
-
+# %% ../../nbs/engine/references.ipynb #94d1ca04
 def resolve_math(text: str) -> str:
     """Replace `$...$` and `$$...$$` in Markdown by MathML."""
     return _MATH.sub(lambda m: mathml(m["block"] or m["inline"], display=bool(m["block"])), text)
@@ -60,6 +68,7 @@ class Bibliography:
     def __init__(self, path: str | Path):
         from pybtex.database import parse_file
         from pybtex.exceptions import PybtexError
+
         try:
             self.entries = dict(parse_file(str(path), bib_format="bibtex").entries) if Path(path).exists() else {}
         except PybtexError as fault:
@@ -75,7 +84,9 @@ class Bibliography:
         names = [_plain_tex(" ".join(p.prelast_names + p.last_names)) for p in people]
         if not names:
             return _plain_tex(entry.fields.get("organization") or entry.fields.get("title", key))
-        return names[0] if len(names) == 1 else f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} et al."
+        return (
+            names[0] if len(names) == 1 else f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} et al."
+        )
 
     def year(self, key: str) -> str:
         """Year of publication, "n.d." where none is given."""
@@ -85,15 +96,17 @@ class Bibliography:
         """The list of references for the cited `keys`, by author and year, each with the id `ref-KEY`."""
         from pybtex.backends.html import Backend
         from pybtex.style.formatting.unsrt import Style
+
         style, backend = Style(), Backend()
         order = sorted(set(keys), key=lambda key: (self.author(key).lower(), self.year(key)))
         texts = {e.key: e.text.render(backend) for e in style.format_entries([self.entries[key] for key in order])}
         items = "\n".join(f'<li id="ref-{html.escape(key)}">{texts[key]}</li>' for key in order)
         return f'<ul class="ifllm-references">\n{items}\n</ul>'
 
-
+# %% ../../nbs/engine/references.ipynb #332be66e
 def _plain_tex(text: str) -> str:
     from pybtex.richtext import Text
+
     return str(Text.from_latex(text))
 
 # %% ../../nbs/engine/references.ipynb #73af1b67
@@ -102,7 +115,9 @@ _CROSS = re.compile(r"(?<![\w@/.\\])\[?@((?:fig|tbl|sec)-[\w-]*\w)\]?", re.I)
 _GROUP = re.compile(rf"\[((?:[^\[\]@]*-?@{_KEY}[^\[\]@]*)+)\](?![(\[])")
 _INLINE = re.compile(rf"(?<![\w@/.\\])@({_KEY})")
 _NUMBER = re.compile(r"\[((?:\\.|[^\[\]\\])+)\]\(results\.html#([^)\s]+)\)")
-_NOTEBOOK_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:engine/|howto/|study/)?[\w-]+)\.ipynb(#[^)\s]*)?\)")
+_NOTEBOOK_LINK = re.compile(
+    r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:engine/|howto/|study/)?[\w-]+)\.ipynb(#[^)\s]*)?\)"
+)
 
 
 class Resolver:
@@ -124,8 +139,14 @@ class Resolver:
         Result id -> (page, anchor) of the first place where prose gives the number.
     """
 
-    def __init__(self, targets: Mapping[str, list], records: Mapping[str, dict], bibliography: Bibliography, symbols: Mapping[str, str] | None = None,
-                 pages: Collection[str] = ()):
+    def __init__(
+        self,
+        targets: Mapping[str, list],
+        records: Mapping[str, dict],
+        bibliography: Bibliography,
+        symbols: Mapping[str, str] | None = None,
+        pages: Collection[str] = (),
+    ):
         self.pages = sorted(pages)
         self.targets, self.records, self.bibliography, self.symbols = targets, records, bibliography, symbols or {}
         self.problems: list[str] = []
@@ -166,7 +187,9 @@ class Resolver:
 
     def _notebook(self, page: str, text: str, notebook: str, anchor: str) -> str:
         # a notebook executed in parts has a page for each; its link leads to the first
-        home = next((name for name in self.pages if name == notebook), None) or next((name for name in self.pages if name.startswith(f"{notebook}-")), None)
+        home = next((name for name in self.pages if name == notebook), None) or next(
+            (name for name in self.pages if name.startswith(f"{notebook}-")), None
+        )
         if home is None:
             self.problems.append(f"{page}: links to {notebook}.ipynb, which is no page of this report")
             return text
@@ -200,21 +223,27 @@ class Resolver:
                 return typed.replace("@", "&#64;").replace("[", "\\[").replace("]", "\\]")
             before, bare, key, after = match.groups()
             cited.append(key)
-            label = self.bibliography.year(key) if bare else f"{self.bibliography.author(key)}, {self.bibliography.year(key)}"
+            label = (
+                self.bibliography.year(key)
+                if bare
+                else f"{self.bibliography.author(key)}, {self.bibliography.year(key)}"
+            )
             out.append(f"{before}[{label}](#ref-{key}){after}")
         return f"({'; '.join(out)})"
 
     def _symbols(self, text: str) -> str:
         if not self.symbols:
             return text
+
         def link(code: re.Match) -> str:
             name = code["tick"] and code[0].strip("`").removesuffix("()")
             # what stands in brackets is a link already
-            inside = text[code.start() - 1:code.start()] == "["
+            inside = text[code.start() - 1 : code.start()] == "["
             return f"[{code[0]}]({self.symbols[name]})" if name in self.symbols and not inside else code[0]
+
         return _CODE.sub(link, text)
 
-
+# %% ../../nbs/engine/references.ipynb #dac020d7
 def describe(record: Mapping) -> str:
     """Say in one line what a recorded number is: id, interval, n, protocol and data."""
     parts = [record["id"]]

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import yaml
 
+from ..base.files import InputError, atomic_path, write_bytes
 from .apidoc import api_pages
 from .pages import Block, Page, number, read_notebook, without_empty_sections
 from .references import Bibliography, Resolver
 from .run import project_root
-from .store import InputError, atomic_path, write_bytes
 
 # %% ../../nbs/engine/report.ipynb #9be1cd34
 def raw(markup: str) -> str:
@@ -46,9 +46,10 @@ def fenced(code: str, language: str = "python") -> str:
 @functools.cache
 def _inline_parser():
     from markdown_it import MarkdownIt
+
     return MarkdownIt("commonmark", {"html": True})
 
-
+# %% ../../nbs/engine/report.ipynb #ad1955cc
 def inline(text: str) -> str:
     """One line of Markdown, such as a caption, as HTML."""
     return _inline_parser().renderInline(re.sub(r"[ \t\n]+", " ", text.strip()))
@@ -69,7 +70,9 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     own = f' id="{block.id}"' if block.id else ""
     links = []
     if home:
-        links.append(f'<a href="{home}#{block.id}">{f"Chapter {page.chapter}" if page.chapter else html.escape(page.title)}</a>')
+        links.append(
+            f'<a href="{home}#{block.id}">{f"Chapter {page.chapter}" if page.chapter else html.escape(page.title)}</a>'
+        )
     if block.csv:
         links.append(f'<a href="{html.escape(block.csv)}" download>Data (CSV)</a>')
     if block.png or key in static:
@@ -89,14 +92,19 @@ def figure_html(block: Block, key: str, page: Page, resolve, static: set[str], h
     if block.png:
         return f'<figure class="ifllm-figure"{own}>\n<img class="ifllm-drawn" src="figures/{key}.png" alt="{alt}" loading="lazy">\n{figcaption}</figure>'
     height = int(block.plot["layout"].get("height") or 420)
-    inside = (f'<img class="ifllm-static" src="figures/{key}.png" alt="{alt}" loading="lazy">' if key in static else
-              "<noscript>This plot needs JavaScript; its data are linked below.</noscript>")
+    inside = (
+        f'<img class="ifllm-static" src="figures/{key}.png" alt="{alt}" loading="lazy">'
+        if key in static
+        else "<noscript>This plot needs JavaScript; its data are linked below.</noscript>"
+    )
     plot = f'<div class="ifllm-plot" data-figure="{key}" style="height:{height}px">{inside}<div role="group" aria-label="{alt}"></div></div>'
-    if _columns(block.plot["layout"]) > 1 or block.plot.get("frames"):  # panels side by side, and what moves, keep their width on a phone and scroll
+    if _columns(block.plot["layout"]) > 1 or block.plot.get(
+        "frames"
+    ):  # panels side by side, and what moves, keep their width on a phone and scroll
         plot = f'<div class="ifllm-wide" tabindex="0" role="region" aria-label="{html.escape(block.label or "Plot")}">{plot}</div>'
     return f'<figure class="ifllm-figure"{own}>\n{plot}\n{figcaption}</figure>'
 
-
+# %% ../../nbs/engine/report.ipynb #4d5f5fa9
 def cells_of(page: Page) -> set[int]:
     """Execution counts of the cells whose code the page shows."""
     return {count for block in page.blocks if block.kind == "code" for count, _ in block.cells if count}
@@ -109,23 +117,43 @@ def code_html(block: Block) -> str:
         parts += [raw(f'<span class="ifllm-cell" id="cell-{count}">[{count}]</span>')] if count else []
         parts.append(fenced(code))
     if block.folded:
-        parts = [raw(f'<details class="ifllm-code"><summary>{html.escape(block.label)}</summary>'), *parts, raw("</details>")]
+        parts = [
+            raw(f'<details class="ifllm-code"><summary>{html.escape(block.label)}</summary>'),
+            *parts,
+            raw("</details>"),
+        ]
     return "\n\n".join(parts)
 
 
 def _columns(layout: Mapping) -> int:
-    starts = {round((axis.get("domain") or [0])[0], 2) for name, axis in layout.items() if re.fullmatch(r"xaxis\d*", name) and isinstance(axis, Mapping)}
+    starts = {
+        round((axis.get("domain") or [0])[0], 2)
+        for name, axis in layout.items()
+        if re.fullmatch(r"xaxis\d*", name) and isinstance(axis, Mapping)
+    }
     return max(1, len(starts))
 
-
+# %% ../../nbs/engine/report.ipynb #b78b6957
 def figure_script(key: str, plot: dict) -> str:
     """The script that hands a plotly figure to the page."""
     return f"ifllm.figure({json.dumps(key)}, {json.dumps(plot, ensure_ascii=False, separators=(',', ':'))});\n"
 
 # %% ../../nbs/engine/report.ipynb #d6e4379a
-_GROUPS = {"data": "Data", "match": "Matching samples to answers", "window": "Windows", "collection": "Collection", "diversity": "Diversity",
-           "features": "Features", "reward": "Reward models", "confidence": "Confidence", "preferences": "Preferences", "dpo": "Preference optimisation",
-           "judge": "Judging", "paper": "As published", "findings": "Findings"}
+_GROUPS = {
+    "data": "Data",
+    "match": "Matching samples to answers",
+    "window": "Windows",
+    "collection": "Collection",
+    "diversity": "Diversity",
+    "features": "Features",
+    "reward": "Reward models",
+    "confidence": "Confidence",
+    "preferences": "Preferences",
+    "dpo": "Preference optimisation",
+    "judge": "Judging",
+    "paper": "As published",
+    "findings": "Findings",
+}
 
 
 def shown_value(value) -> str:
@@ -134,10 +162,16 @@ def shown_value(value) -> str:
         return "n/a"
     if isinstance(value, bool) or isinstance(value, str):
         return html.escape(str(value))
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
+    text = (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:,.0f}"
+        if value.is_integer() and abs(value) >= 1000
+        else f"{value:.4g}"
+    )
     return text.replace("-", "\N{MINUS SIGN}")
 
-
+# %% ../../nbs/engine/report.ipynb #a5af5910
 def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], pages: Mapping[str, Page]) -> str:
     """Markdown of the page of all recorded numbers, one table row with the record's id as anchor for each.
 
@@ -152,11 +186,15 @@ def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], pages
     for record in records:
         groups.setdefault(record["id"].split(".")[0], []).append(record)
     order = [*(g for g in _GROUPS if g in groups), *sorted(g for g in groups if g not in _GROUPS)]
-    out = [f"{len(records):,} numbers were recorded by the notebooks of this run; prose, tables and plots read them from here. Intervals are 95 %, from a bootstrap over "
-           "workers unless the chapter says otherwise. *Computed in* leads to the cell, by its number in the executed notebook. *Protocol* is `honest` (this project's) or `paper` (the study's own) where the two differ, "
-           "and *data* what a number is of: the run's own, or `simulated` where a notebook made participants to know the truth, or `published` in a paper.",
-           raw('<p class="ifllm-filter"><label for="ifllm-filter">Filter</label> <input id="ifllm-filter" type="search" placeholder="e.g. reward.pairwise unseen_worker" '
-               'autocomplete="off"> <span id="ifllm-filter-count" role="status"></span> <span class="ifllm-links"><a href="results.json" download>results.json</a></span></p>')]
+    out = [
+        f"{len(records):,} numbers were recorded by the notebooks of this run; prose, tables and plots read them from here. Intervals are 95 %, from a bootstrap over "
+        "workers unless the chapter says otherwise. *Computed in* leads to the cell, by its number in the executed notebook. *Protocol* is `honest` (this project's) or `paper` (the study's own) where the two differ, "
+        "and *data* what a number is of: the run's own, or `simulated` where a notebook made participants to know the truth, or `published` in a paper.",
+        raw(
+            '<p class="ifllm-filter"><label for="ifllm-filter">Filter</label> <input id="ifllm-filter" type="search" placeholder="e.g. reward.pairwise unseen_worker" '
+            'autocomplete="off"> <span id="ifllm-filter-count" role="status"></span> <span class="ifllm-links"><a href="results.json" download>results.json</a></span></p>'
+        ),
+    ]
     for group in order:
         title = _GROUPS.get(group, group.capitalize())
         rows = []
@@ -166,21 +204,46 @@ def results_page(records: list[dict], told: Mapping[str, tuple[str, str]], pages
             made = html.escape(home) + (f" [{cell}]" if cell else "")
             made = f'<a href="{home}.html{anchor}">{made}</a>' if home in pages else made
             page, anchor = told.get(r["id"], ("", ""))
-            where = made + (f'<br>told in <a href="{page}.html#{anchor}">{html.escape(pages[page].title)}</a>' if page else "")
-            interval = f"{shown_value(r['ci_low'])} to {shown_value(r['ci_high'])}" if r.get("ci_low") is not None else ""
+            where = made + (
+                f'<br>told in <a href="{page}.html#{anchor}">{html.escape(pages[page].title)}</a>' if page else ""
+            )
+            interval = (
+                f"{shown_value(r['ci_low'])} to {shown_value(r['ci_high'])}" if r.get("ci_low") is not None else ""
+            )
             unit = "" if r.get("unit") is None else html.escape(str(r["unit"]))
             count = "" if r.get("n") is None else f"{r['n']:,}"
-            rows.append(f'<tr id="{html.escape(r["id"])}"><th scope="row"><code>{_breakable(r["id"])}</code></th><td class="n">{shown_value(r["value"])}</td>'
-                        f'<td class="n">{interval}</td><td class="n">{count}</td><td>{unit}</td>'
-                        f'<td>{html.escape(", ".join(filter(None, [r.get("protocol"), r["data"]])))}</td><td>{where}</td></tr>')
-        head = "<tr>" + "".join(f'<th scope="col"{c}>{t}</th>' for t, c in (("Number", ""), ("Value", ' class="n"'), ("Interval", ' class="n"'), ("n", ' class="n"'), ("Unit", ""),
-                                                                            ("Protocol, data", ""), ("Computed in", ""))) + "</tr>"
-        out += [f"## {title} {{#group-{group}}}",
-                raw(f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="{html.escape(title)}"><table class="ifllm-results"><thead>{head}</thead><tbody>\n'
-                    + "\n".join(rows) + "\n</tbody></table></div>")]
+            rows.append(
+                f'<tr id="{html.escape(r["id"])}"><th scope="row"><code>{_breakable(r["id"])}</code></th><td class="n">{shown_value(r["value"])}</td>'
+                f'<td class="n">{interval}</td><td class="n">{count}</td><td>{unit}</td>'
+                f"<td>{html.escape(', '.join(filter(None, [r.get('protocol'), r['data']])))}</td><td>{where}</td></tr>"
+            )
+        head = (
+            "<tr>"
+            + "".join(
+                f'<th scope="col"{c}>{t}</th>'
+                for t, c in (
+                    ("Number", ""),
+                    ("Value", ' class="n"'),
+                    ("Interval", ' class="n"'),
+                    ("n", ' class="n"'),
+                    ("Unit", ""),
+                    ("Protocol, data", ""),
+                    ("Computed in", ""),
+                )
+            )
+            + "</tr>"
+        )
+        out += [
+            f"## {title} {{#group-{group}}}",
+            raw(
+                f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="{html.escape(title)}"><table class="ifllm-results"><thead>{head}</thead><tbody>\n'
+                + "\n".join(rows)
+                + "\n</tbody></table></div>"
+            ),
+        ]
     return "\n\n".join(out)
 
-
+# %% ../../nbs/engine/report.ipynb #f9131994
 def _breakable(id: str) -> str:
     return html.escape(id).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
@@ -189,53 +252,106 @@ def provenance_page(manifest: Mapping, pages: list[Page], figures: int) -> str:
     """Markdown of the page that says what ran on what: data, code, machine, each notebook's time and memory, settings, packages."""
     data = manifest.get("data", {})
     source = data.get("source", "unknown")
-    said = {"release": "the published release", "simulated": "simulated participants", "path": "data given by path"}.get(source, source)
+    said = {
+        "release": "the published release",
+        "simulated": "simulated participants",
+        "path": "data given by path",
+    }.get(source, source)
     titles = {page.notebook.stem: page for page in pages if page.notebook is not None}
     ran = manifest.get("notebooks", [])
     total = sum(item.get("seconds") or 0 for item in ran)
     commit = manifest.get("commit")
-    out = [f"This report was made from **{said}** by the run `{manifest.get('run', '')}` (profile `{manifest.get('profile', '')}`)"
-           + (f", from commit `{commit[:12]}`" if commit else "") + (" with uncommitted changes" if manifest.get("uncommitted") else "") + ". "
-           f"{len(ran)} notebooks ran for {duration(total)} in all. "
-           "The same facts are there for programs:", raw('<p class="ifllm-files"><a href="manifest.json" download>manifest.json</a> <a href="results.json" download>results.json</a></p>'),
-           "## Data", _facts(data), "## Code and machine",
-           _facts({"ifllm": manifest.get("ifllm"), "commit": commit, "uncommitted changes": manifest.get("uncommitted"), "Python": manifest.get("python"),
-                   "seed": manifest.get("seed"), **(manifest.get("hardware") or {})}),
-           "## Notebooks"]
+    out = [
+        f"This report was made from **{said}** by the run `{manifest.get('run', '')}` (profile `{manifest.get('profile', '')}`)"
+        + (f", from commit `{commit[:12]}`" if commit else "")
+        + (" with uncommitted changes" if manifest.get("uncommitted") else "")
+        + ". "
+        f"{len(ran)} notebooks ran for {duration(total)} in all. "
+        "The same facts are there for programs:",
+        raw(
+            '<p class="ifllm-files"><a href="manifest.json" download>manifest.json</a> <a href="results.json" download>results.json</a></p>'
+        ),
+        "## Data",
+        _facts(data),
+        "## Code and machine",
+        _facts(
+            {
+                "ifllm": manifest.get("ifllm"),
+                "commit": commit,
+                "uncommitted changes": manifest.get("uncommitted"),
+                "Python": manifest.get("python"),
+                "seed": manifest.get("seed"),
+                **(manifest.get("hardware") or {}),
+            }
+        ),
+        "## Notebooks",
+    ]
     rows = []
     for item in ran:
         page = titles.get(item["notebook"])
         name = f'<a href="{page.name}.html">{html.escape(page.title)}</a>' if page else html.escape(item["notebook"])
-        rows.append(f'<tr><th scope="row">{name}</th><td>{html.escape(item["notebook"])}</td><td class="n">{shown_value(item.get("seconds"))}</td>'
-                    f'<td class="n">{shown_value(item.get("peak_mb"))}</td></tr>')
-    out.append(raw('<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Notebooks"><table class="ifllm-results"><thead><tr><th scope="col">Chapter</th>'
-                   '<th scope="col">Notebook</th><th scope="col" class="n">Seconds</th><th scope="col" class="n">Peak memory (MB)</th></tr></thead><tbody>'
-                   + "".join(rows) + "</tbody></table></div>"))
-    out += ["## Settings", "Set in `settings.ini`; notebooks get them as papermill parameters.", _facts(manifest.get("settings", {})),
-            "## Packages", _facts(manifest.get("packages", {}))]
+        rows.append(
+            f'<tr><th scope="row">{name}</th><td>{html.escape(item["notebook"])}</td><td class="n">{shown_value(item.get("seconds"))}</td>'
+            f'<td class="n">{shown_value(item.get("peak_mb"))}</td></tr>'
+        )
+    out.append(
+        raw(
+            '<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Notebooks"><table class="ifllm-results"><thead><tr><th scope="col">Chapter</th>'
+            '<th scope="col">Notebook</th><th scope="col" class="n">Seconds</th><th scope="col" class="n">Peak memory (MB)</th></tr></thead><tbody>'
+            + "".join(rows)
+            + "</tbody></table></div>"
+        )
+    )
+    out += [
+        "## Settings",
+        "Set in `settings.ini`; notebooks get them as papermill parameters.",
+        _facts(manifest.get("settings", {})),
+        "## Packages",
+        _facts(manifest.get("packages", {})),
+    ]
     return "\n\n".join(out)
 
-
+# %% ../../nbs/engine/report.ipynb #9143cd2c
 def duration(seconds: float) -> str:
     """Say a time span in its fitting unit."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _facts(facts: Mapping) -> str:
     flat = {}
     for key, value in facts.items():
-        for inner, what in (value.items() if isinstance(value, Mapping) else [(None, value)]):
+        for inner, what in value.items() if isinstance(value, Mapping) else [(None, value)]:
             flat[f"{key} · {inner}" if inner is not None else key] = what
     rows = []
     for key, value in flat.items():
         if value is None or value == []:
             continue
-        text = ", ".join(map(str, value)) if isinstance(value, list) else ("yes" if value else "no") if isinstance(value, bool) else str(value)
-        rows.append(f"<tr><th scope=\"row\">{html.escape(str(key))}</th><td>{html.escape(text)}</td></tr>")
-    return raw('<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Facts"><table class="ifllm-facts"><tbody>' + "".join(rows) + "</tbody></table></div>")
+        text = (
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else ("yes" if value else "no")
+            if isinstance(value, bool)
+            else str(value)
+        )
+        rows.append(f'<tr><th scope="row">{html.escape(str(key))}</th><td>{html.escape(text)}</td></tr>')
+    return raw(
+        '<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Facts"><table class="ifllm-facts"><tbody>'
+        + "".join(rows)
+        + "</tbody></table></div>"
+    )
 
 # %% ../../nbs/engine/report.ipynb #782fe1e8
-ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path(project_root()) / "ifllm" / "engine" / "assets"
+ASSETS = (
+    Path(__file__).parent / "assets"
+    if "__file__" in globals()
+    else Path(project_root()) / "ifllm" / "engine" / "assets"
+)
 _MARKER = re.compile(r"<!--\s*report:\s*(findings|chapters|figure\s+([\w-]+))\s*-->")
 
 
@@ -261,7 +377,7 @@ class Prepared:
     figures: int = 0
     pages: int = 0
 
-
+# %% ../../nbs/engine/report.ipynb #bac92198
 def prepare(run: Path, browser: str | None = None) -> Prepared:
     """Make a folder of pages from a run, with all references resolved.
 
@@ -286,17 +402,27 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     # a run that has not come to its end yet has each notebook's numbers apart
     records = _read_json(run / "results.json", None)
     if records is None:
-        records = list({record["id"]: record for file in sorted((run / "results").glob("*.json")) for record in _read_json(file, [])}.values())
+        records = list(
+            {
+                record["id"]: record
+                for file in sorted((run / "results").glob("*.json"))
+                for record in _read_json(file, [])
+            }.values()
+        )
     manifest = _read_json(run / "manifest.json", {})
     pages = [read_notebook(path) for path in notebooks]
     index = next((page for page in pages if page.name == "index"), None)
     if index is None and (root / "nbs" / "index.ipynb").exists():
         index = read_notebook(root / "nbs" / "index.ipynb")
         pages.insert(0, index)
-    guide = root / "nbs" / "study" / "guide.ipynb"  # opens no run, so no run has executed it
+    guide = root / "nbs" / "site" / "guide.ipynb"  # opens no run, so no run has executed it
     pages += [read_notebook(guide, "howto-run_a_study")] if guide.exists() else []
     if index is None:
-        index = Page("index", "IFLLM", blocks=[Block("markdown", "<!-- report: findings -->\n\n## Chapters\n\n<!-- report: chapters -->")])
+        index = Page(
+            "index",
+            "IFLLM",
+            blocks=[Block("markdown", "<!-- report: findings -->\n\n## Chapters\n\n<!-- report: chapters -->")],
+        )
         pages.insert(0, index)
     targets = number(pages)
     for page in pages:
@@ -305,7 +431,9 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     titles = {page.name: page.title for page in pages}
     api, symbols = api_pages(root / "ifllm", {page.name for page in pages})
     bibliography = Bibliography(root / "nbs" / "references.bib")
-    resolver = Resolver(targets, {record["id"]: record for record in records}, bibliography, symbols, {page.name for page in pages})
+    resolver = Resolver(
+        targets, {record["id"]: record for record in records}, bibliography, symbols, {page.name for page in pages}
+    )
     folder = run / "pages"
     with atomic_path(folder) as tmp:
         extra = tmp / "_extra"
@@ -317,25 +445,58 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
         _copy_data(run, extra, pages, keys)
         _question_first(index)
         _expand_markers(index, pages, keys)
-        writer = _Writer(tmp, resolver, keys, static, manifest, {block.id: (page, block) for page in pages for block in page.floats})
-        for page in sorted(pages, key=lambda page: page is index):  # chapters first: a number is told there before the first page repeats it
+        writer = _Writer(
+            tmp, resolver, keys, static, manifest, {block.id: (page, block) for page in pages for block in page.floats}
+        )
+        for page in sorted(
+            pages, key=lambda page: page is index
+        ):  # chapters first: a number is told there before the first page repeats it
             writer.write(page)
-        writer.write(Page("results", "Results", "Every number of the report, with its interval, its n, and where it is told.",
-                          [Block("markdown", results_page(records, resolver.told, {page.name: page for page in pages}))]), meta=False, wide=True)
-        writer.write(Page("provenance", "Provenance", "What ran, on which data, with which versions, for how long.",
-                          [Block("markdown", provenance_page(manifest, pages, len(keys)))]), meta=False)
+        writer.write(
+            Page(
+                "results",
+                "Results",
+                "Every number of the report, with its interval, its n, and where it is told.",
+                [Block("markdown", results_page(records, resolver.told, {page.name: page for page in pages}))],
+            ),
+            meta=False,
+            wide=True,
+        )
+        writer.write(
+            Page(
+                "provenance",
+                "Provenance",
+                "What ran, on which data, with which versions, for how long.",
+                [Block("markdown", provenance_page(manifest, pages, len(keys)))],
+            ),
+            meta=False,
+        )
         if writer.cited:
-            writer.write(Page("references", "References", "The works this report cites.", [Block("markdown", raw(bibliography.html(writer.cited)))]), meta=False)
+            writer.write(
+                Page(
+                    "references",
+                    "References",
+                    "The works this report cites.",
+                    [Block("markdown", raw(bibliography.html(writer.cited)))],
+                ),
+                meta=False,
+            )
         (tmp / "api").mkdir()
         for name, text in api.items():
             front, body = re.match(r"---\n(.*?)---\n(.*)", text, re.S).groups()
-            (tmp / "api" / f"{name}.qmd").write_text(_front(yaml.safe_load(front), "../") + writer.banner() + body, encoding="utf-8")
-        config = site_config(root, [page.name for page in pages] + ["results", "provenance"] + (["references"] if writer.cited else []),
-                             [f"api/{name}" for name in api], titles)
+            (tmp / "api" / f"{name}.qmd").write_text(
+                _front(yaml.safe_load(front), "../") + writer.banner() + body, encoding="utf-8"
+            )
+        config = site_config(
+            root,
+            [page.name for page in pages] + ["results", "provenance"] + (["references"] if writer.cited else []),
+            [f"api/{name}" for name in api],
+            titles,
+        )
         (tmp / "_quarto.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return Prepared(folder, folder / "_extra", resolver.problems, len(keys), len(pages) + len(api) + 2)
 
-
+# %% ../../nbs/engine/report.ipynb #67526962
 def _read_json(path: Path, default):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
@@ -351,8 +512,10 @@ def _figure_keys(pages: list[Page], targets: Mapping) -> dict[int, str]:
                 keys[id(block)] = f"{page.name}-{block.id}" if shared else block.id or f"{page.name}-{nameless}"
     return keys
 
-
-def _write_figures(pages: list[Page], keys: Mapping[int, str], out: Path, run: Path, browser: str | None) -> tuple[set[str], str]:
+# %% ../../nbs/engine/report.ipynb #86f04923
+def _write_figures(
+    pages: list[Page], keys: Mapping[int, str], out: Path, run: Path, browser: str | None
+) -> tuple[set[str], str]:
     """Write each figure's files; returns the keys of plotly figures that have a static PNG, and a note when there are none for want of a browser."""
     out.mkdir(parents=True)
     plots = {}
@@ -367,10 +530,13 @@ def _write_figures(pages: list[Page], keys: Mapping[int, str], out: Path, run: P
         return set(), ""
     shutil.copy(plotly_script(), out.parent / "ifllm" / "plotly.min.js")
     if browser is None:
-        return set(), "static pictures of the interactive plots are left out: no Chromium found (scripts/install-browser.sh installs one on Debian)"
+        return (
+            set(),
+            "static pictures of the interactive plots are left out: no Chromium found (scripts/install-browser.sh installs one on Debian)",
+        )
     return draw_plots(plots, out, run / "pictures", browser)
 
-
+# %% ../../nbs/engine/report.ipynb #2bba9aea
 def _copy_data(run: Path, extra: Path, pages: list[Page], keys: Mapping[int, str]) -> None:
     (extra / "notebooks").mkdir()
     for page in pages:
@@ -395,7 +561,7 @@ def _question_first(index: Page) -> None:
             figures = "\n\n".join(found[0] for found in _MARKER.finditer(opening))
             block.text = f"## {before}{marker}\n\n{figures}\n\n## Run it\n\n{_MARKER.sub('', opening).strip()}\n{after}"
 
-
+# %% ../../nbs/engine/report.ipynb #91f6bd8f
 def _expand_markers(index: Page, pages: list[Page], keys: Mapping[int, str]) -> None:
     """Put findings, a figure and the list of chapters into the first page where its Markdown says so."""
     homes = {block.id: (page, block) for page in pages for block in page.floats}
@@ -406,11 +572,22 @@ def _expand_markers(index: Page, pages: list[Page], keys: Mapping[int, str]) -> 
             continue
         last = 0
         for marker in _MARKER.finditer(block.text):
-            out.append(Block("markdown", block.text[last:marker.start()]))
+            out.append(Block("markdown", block.text[last : marker.start()]))
             last = marker.end()
             if marker[1] == "findings":
                 told = [text for page in pages for text in page.headlines]
-                out += [Block("markdown", "::: {.ifllm-findings}\n" + "\n\n".join(f"::: {{.ifllm-headline}}\n{text}\n:::" for text in told) + "\n:::")] if told else []
+                out += (
+                    [
+                        Block(
+                            "markdown",
+                            "::: {.ifllm-findings}\n"
+                            + "\n\n".join(f"::: {{.ifllm-headline}}\n{text}\n:::" for text in told)
+                            + "\n:::",
+                        )
+                    ]
+                    if told
+                    else []
+                )
             elif marker[1] == "chapters":
                 out.append(Block("markdown", _chapters(pages)))
             elif marker[2] in homes:
@@ -418,29 +595,49 @@ def _expand_markers(index: Page, pages: list[Page], keys: Mapping[int, str]) -> 
         out.append(Block("markdown", block.text[last:]))
     index.blocks = without_empty_sections([block for block in out if block.kind != "markdown" or block.text.strip()])
 
-
+# %% ../../nbs/engine/report.ipynb #a12c1020
 def _chapters(pages: list[Page]) -> str:
     items = []
     for page in pages:
         if page.chapter and page.name != "index":
             figures = sum(block.kind == "figure" for block in page.floats)
             facts = f"{page.minutes} min" + (f" · {figures} figure{'s' * (figures != 1)}" if figures else "")
-            items.append(f'<li><a href="{page.name}.html"><span class="ifllm-chapter">{page.chapter}</span> <span class="ifllm-title">{html.escape(page.title)}</span> '
-                         f'<span class="ifllm-about">{inline(page.description)}</span> <span class="ifllm-facts">{facts}</span></a></li>')
+            items.append(
+                f'<li><a href="{page.name}.html"><span class="ifllm-chapter">{page.chapter}</span> <span class="ifllm-title">{html.escape(page.title)}</span> '
+                f'<span class="ifllm-about">{inline(page.description)}</span> <span class="ifllm-facts">{facts}</span></a></li>'
+            )
     return raw('<ol class="ifllm-chapters">\n' + "\n".join(items) + "\n</ol>")
 
 
 def _front(meta: Mapping, up: str = "") -> str:
     script = f'<script src="{up}ifllm/report.js" data-root="{up}" defer></script>'
-    return "---\n" + yaml.safe_dump({**meta, "include-in-header": [{"text": script}]}, allow_unicode=True, sort_keys=False) + "---\n\n"
+    return (
+        "---\n"
+        + yaml.safe_dump({**meta, "include-in-header": [{"text": script}]}, allow_unicode=True, sort_keys=False)
+        + "---\n\n"
+    )
 
-
+# %% ../../nbs/engine/report.ipynb #4a794406
 class _Writer:
     """Writes pages into a folder; knows what all of them share."""
 
-    def __init__(self, folder: Path, resolver: Resolver, keys: Mapping[int, str], static: set[str], manifest: Mapping,
-                 homes: Mapping[str, tuple[Page, Block]]):
-        self.folder, self.resolver, self.keys, self.static, self.manifest, self.homes = folder, resolver, keys, static, manifest, homes
+    def __init__(
+        self,
+        folder: Path,
+        resolver: Resolver,
+        keys: Mapping[int, str],
+        static: set[str],
+        manifest: Mapping,
+        homes: Mapping[str, tuple[Page, Block]],
+    ):
+        self.folder, self.resolver, self.keys, self.static, self.manifest, self.homes = (
+            folder,
+            resolver,
+            keys,
+            static,
+            manifest,
+            homes,
+        )
         self.cited: list[str] = []
         self.times = {item["notebook"]: item for item in manifest.get("notebooks", [])}
 
@@ -448,8 +645,13 @@ class _Writer:
         """The line on every page of a report on simulated data."""
         if self.manifest.get("data", {}).get("source") != "simulated":
             return ""
-        return raw('<aside class="ifllm-simulated" aria-label="Simulated data"><strong>Simulated data.</strong> The participants in this report were made by a program. '
-                   "No number here says anything about real people.</aside>") + "\n\n"
+        return (
+            raw(
+                '<aside class="ifllm-simulated" aria-label="Simulated data"><strong>Simulated data.</strong> The participants in this report were made by a program. '
+                "No number here says anything about real people.</aside>"
+            )
+            + "\n\n"
+        )
 
     def write(self, page: Page, meta: bool = True, wide: bool = False) -> None:
         """Write one page, its references resolved; `meta` adds the line of facts under the title, `wide` lets tables take the window's width."""
@@ -473,16 +675,28 @@ class _Writer:
             elif block.kind == "text":
                 parts.append(raw(f'<pre class="ifllm-output" tabindex="0">{html.escape(block.text.rstrip())}</pre>'))
             elif block.kind == "html":
-                parts.append(raw(f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Output">{block.text}</div>'))
+                parts.append(
+                    raw(f'<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Output">{block.text}</div>')
+                )
             elif block.kind == "quote":
                 home, figure = self.homes[block.id]
-                parts.append(raw(figure_html(figure, self.keys.get(id(figure), ""), home, resolve, self.static, f"{home.name}.html")))
+                parts.append(
+                    raw(
+                        figure_html(
+                            figure, self.keys.get(id(figure), ""), home, resolve, self.static, f"{home.name}.html"
+                        )
+                    )
+                )
             else:
                 parts.append(raw(figure_html(block, self.keys.get(id(block), ""), page, resolve, self.static)))
         if cited:
             self.cited += cited
             parts += ["## References {#references}", raw(self.resolver.bibliography.html(cited))]
-        front = {"title": page.title, **({"description": page.description} if page.description else {}), **({"page-layout": "full"} if wide else {})}
+        front = {
+            "title": page.title,
+            **({"description": page.description} if page.description else {}),
+            **({"page-layout": "full"} if wide else {}),
+        }
         text = _front(front) + self.banner() + (self._about(page) if meta else "") + "\n\n".join(parts) + "\n"
         (self.folder / f"{page.name}.qmd").write_text(text, encoding="utf-8")
 
@@ -512,9 +726,18 @@ def site_config(root: Path, pages: list[str], api: list[str], titles: Mapping[st
 
     def keep(entry):
         if isinstance(entry, str):
-            found = sorted(name for name in there if re.fullmatch(re.escape(entry).replace(r"\*", "[^/]*"), name) and not ("*" in entry and name in seen))
+            found = sorted(
+                name
+                for name in there
+                if re.fullmatch(re.escape(entry).replace(r"\*", "[^/]*"), name) and not ("*" in entry and name in seen)
+            )
             seen.update(found)
-            return [{"text": titles[name.removesuffix(".qmd")], "href": name} if "*" in entry and name.removesuffix(".qmd") in titles else name for name in found]
+            return [
+                {"text": titles[name.removesuffix(".qmd")], "href": name}
+                if "*" in entry and name.removesuffix(".qmd") in titles
+                else name
+                for name in found
+            ]
         if "contents" in entry:
             inside = [kept for item in entry["contents"] for kept in keep(item)]
             return [{**entry, "contents": inside}] if inside else []
@@ -536,16 +759,25 @@ def site_config(root: Path, pages: list[str], api: list[str], titles: Mapping[st
 # %% ../../nbs/engine/report.ipynb #256bd52e
 def find_browser() -> str | None:
     """Path of a Chromium, Chrome or Edge on this machine, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge")
+    names = (
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "chrome",
+        "microsoft-edge",
+        "msedge",
+    )
     return os.environ.get("IFLLM_BROWSER") or next((path for name in names if (path := shutil.which(name))), None)
 
 
 def plotly_script() -> Path:
     """The plotly.js that the plotly package ships."""
     import plotly
+
     return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
-
+# %% ../../nbs/engine/report.ipynb #aebf064f
 _DRAW = """async ([plot, height]) => {
   const width = plot.layout.width || 860, layout = {...plot.layout, width, height, paper_bgcolor: '#fff', autosize: false};
   return Plotly.toImage({data: plot.data, layout}, {format: 'png', width, height, scale: 2});
@@ -568,15 +800,28 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
         The names that have a picture, and a note on what could not be drawn, or "".
     """
     import base64
+
     kept.mkdir(parents=True, exist_ok=True)
-    place = {key: kept / (hashlib.sha256(json.dumps([plot, _DRAW, plotly_script().stat().st_size], sort_keys=True).encode()).hexdigest()[:32] + ".png") for key, plot in plots.items()}
+    place = {
+        key: kept
+        / (
+            hashlib.sha256(
+                json.dumps([plot, _DRAW, plotly_script().stat().st_size], sort_keys=True).encode()
+            ).hexdigest()[:32]
+            + ".png"
+        )
+        for key, plot in plots.items()
+    }
     missing = [key for key in plots if not place[key].exists()]
     failed = []
     if missing:
         try:
             from playwright.sync_api import Error, sync_playwright
         except ImportError:
-            return set(), "static pictures of the interactive plots are left out: playwright is not installed (pip install 'ifllm[browser]')"
+            return (
+                set(),
+                "static pictures of the interactive plots are left out: playwright is not installed (pip install 'ifllm[browser]')",
+            )
         with sync_playwright() as play:
             chromium = play.chromium.launch(executable_path=browser)
             page = chromium.new_page()
@@ -597,13 +842,13 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
         shutil.copy(place[key], out / f"{key}.png")
     return drawn, f"not drawn: {', '.join(failed)}" if failed else ""
 
-
-
+# %% ../../nbs/engine/report.ipynb #c2378a3f
 def _few_colours(png: bytes) -> bytes:
     """A plot has few colours; a palette of them makes its picture a third of the size."""
     import io
 
     from PIL import Image
+
     out = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
@@ -620,13 +865,15 @@ def find_quarto() -> str | None:
         return asked
     return shutil.which("quarto") or (str(beside) if beside.exists() else None)
 
-
+# %% ../../nbs/engine/report.ipynb #572dd37a
 def run_quarto(quarto: str, *words: str) -> None:
     """Run Quarto; a failure is a RuntimeError that ends with what Quarto said last."""
     done = subprocess.run([quarto, *words], capture_output=True, text=True)
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise RuntimeError(f"quarto {words[0]} ended with exit code {done.returncode}: {said[-1] if said else 'it said nothing'}")
+        raise RuntimeError(
+            f"quarto {words[0]} ended with exit code {done.returncode}: {said[-1] if said else 'it said nothing'}"
+        )
 
 
 def build_quarto(folder: Path, quarto: str) -> list[str]:
@@ -636,13 +883,16 @@ def build_quarto(folder: Path, quarto: str) -> list[str]:
         raise RuntimeError("quarto render ended well, but made no _site/index.html")
     return []
 
-
+# %% ../../nbs/engine/report.ipynb #458c3351
 def build_builtin(folder: Path) -> list[str]:
     """Render prepared pages with smalldocs into `_site`; returns its warnings, broken links among them."""
     from smalldocs import site
     from smalldocs.config import BuildError, ConfigError
+
     try:
-        return [line for line in site.build(folder, quiet=True).warnings if "html-table-processing" not in line]  # an option for Quarto alone
+        return [
+            line for line in site.build(folder, quiet=True).warnings if "html-table-processing" not in line
+        ]  # an option for Quarto alone
     except (BuildError, ConfigError) as fault:
         raise RuntimeError(f"smalldocs: {fault}") from fault
 
@@ -656,7 +906,7 @@ class Report:
     engine: str
     problems: tuple[str, ...]
 
-
+# %% ../../nbs/engine/report.ipynb #0dba7760
 def find_run(run: str | None = None, root: str | Path = ".") -> Path:
     """The folder of a run.
 
@@ -683,7 +933,7 @@ def find_run(run: str | None = None, root: str | Path = ".") -> Path:
         raise InputError("runs: no run here yet; `ifllm run` makes one")
     return executed[-1].parent.parent
 
-
+# %% ../../nbs/engine/report.ipynb #83911710
 def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
     """Render a run's report.
 
@@ -710,7 +960,9 @@ def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
         raise InputError(f"{run}: no such run; `ifllm run` makes one")
     quarto = find_quarto() if engine in ("auto", "quarto") else None
     if engine == "quarto" and quarto is None:
-        raise InputError("Quarto is not here: install it, or `pip install 'ifllm[quarto]'`, or set QUARTO_PATH; `--engine builtin` needs none")
+        raise InputError(
+            "Quarto is not here: install it, or `pip install 'ifllm[quarto]'`, or set QUARTO_PATH; `--engine builtin` needs none"
+        )
     if engine not in ("auto", "quarto", "builtin"):
         raise InputError(f"--engine {engine}: choose auto, quarto or builtin")
     browser = find_browser()
@@ -722,9 +974,11 @@ def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
     with atomic_path(run / "site") as tmp:
         shutil.move(built, tmp)
     file = make_pdf(run / "site", prepared.folder / "_quarto.yml", quarto, browser) if pdf else None
-    return Report(run / "site" / "index.html", file, "quarto" if quarto else "builtin", tuple([*prepared.problems, *warnings]))
+    return Report(
+        run / "site" / "index.html", file, "quarto" if quarto else "builtin", tuple([*prepared.problems, *warnings])
+    )
 
-
+# %% ../../nbs/engine/report.ipynb #10d401b7
 def _searchable_offline(site: Path) -> None:
     """Both engines fetch search.json, which a browser refuses on a page opened from a folder; as a script it may be read.
 
@@ -754,12 +1008,15 @@ def print_page(site: Path, names: list[str]) -> str:
         HTML whose ids are PAGE--ID, so that links from page to page become links inside it.
     """
     from bs4 import BeautifulSoup
+
     chapters, contents, cover = [], [], ""
     where = "references" if "references" in names else ""
     for name in names:
         soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         main = soup.find("main")
-        for waste in main.select("details, nav, noscript, script, .ifllm-plot > div, .ifllm-links, .ifllm-filter, .ifllm-about-page, #TOC, [id=sec-library], .code-copy-button, .anchorjs-link"):
+        for waste in main.select(
+            "details, nav, noscript, script, .ifllm-plot > div, .ifllm-links, .ifllm-filter, .ifllm-about-page, #TOC, [id=sec-library], .code-copy-button, .anchorjs-link"
+        ):
             waste.decompose()
         if name != where and (cited := main.find(id="references")) is not None:
             cited.decompose()  # all works are listed once, at the end
@@ -771,7 +1028,7 @@ def print_page(site: Path, names: list[str]) -> str:
             link.wrap(soup.new_tag("span", id=link["id"]))
             del link["id"]
         for row in main.select("tr[id], li[id]"):
-            inside = (row.find(["th", "td"]) if row.name == "tr" else row)
+            inside = row.find(["th", "td"]) if row.name == "tr" else row
             mark = soup.new_tag("span", id=row["id"])
             mark.extend(list(inside.contents))
             inside.append(mark)
@@ -795,21 +1052,29 @@ def print_page(site: Path, names: list[str]) -> str:
         main.name, main["id"], main["class"] = "section", name, "ifllm-print-chapter"
         chapters.append(str(main))
     style = (ASSETS / "print.css").read_text(encoding="utf-8")
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>IFLLM</title><style>{style}</style></head><body>\n'
-            f'<header class="ifllm-print-cover">{cover}</header>\n<nav class="ifllm-print-contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>\n' + "\n".join(chapters) + "\n</body></html>\n")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>IFLLM</title><style>{style}</style></head><body>\n'
+        f'<header class="ifllm-print-cover">{cover}</header>\n<nav class="ifllm-print-contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>\n'
+        + "\n".join(chapters)
+        + "\n</body></html>\n"
+    )
 
-
+# %% ../../nbs/engine/report.ipynb #ddc04b7b
 def reading_order(config: Mapping) -> list[str]:
     """Names of the pages of the first sidebar and the how-tos, in order, without the API reference."""
+
     def walk(entries):
         for entry in entries:
             if isinstance(entry, Mapping) and "contents" in entry:
                 yield from walk(entry["contents"])
             else:
                 yield (entry["href"] if isinstance(entry, Mapping) else entry).removesuffix(".qmd")
-    return [name for bar in config["website"]["sidebar"] for name in walk(bar["contents"]) if not name.startswith("api/")]
 
+    return [
+        name for bar in config["website"]["sidebar"] for name in walk(bar["contents"]) if not name.startswith("api/")
+    ]
 
+# %% ../../nbs/engine/report.ipynb #75ec9f6d
 def make_pdf(site: Path, config: Path, quarto: str | None, browser: str | None) -> Path:
     """Write `report.pdf` into a built site: by Quarto with typst, else printed by Chromium.
 
@@ -821,25 +1086,51 @@ def make_pdf(site: Path, config: Path, quarto: str | None, browser: str | None) 
     if quarto is None and browser is None:
         raise InputError("--pdf needs Quarto or Chromium; scripts/install-browser.sh installs Chromium on Debian")
     page, pdf = site / "print.html", site / "report.pdf"
-    page.write_text(print_page(site, reading_order(yaml.safe_load(config.read_text(encoding="utf-8")))), encoding="utf-8")
+    page.write_text(
+        print_page(site, reading_order(yaml.safe_load(config.read_text(encoding="utf-8")))), encoding="utf-8"
+    )
     try:
         if quarto:
             typst = site / "report.typ"
             try:
-                run_quarto(quarto, "pandoc", str(page), "--from", "html-auto_identifiers", "--to", "typst", "--standalone", "--resource-path", str(site),
-                           "--include-in-header", str(ASSETS / "print.typ"), "--output", str(typst))
+                run_quarto(
+                    quarto,
+                    "pandoc",
+                    str(page),
+                    "--from",
+                    "html-auto_identifiers",
+                    "--to",
+                    "typst",
+                    "--standalone",
+                    "--resource-path",
+                    str(site),
+                    "--include-in-header",
+                    str(ASSETS / "print.typ"),
+                    "--output",
+                    str(typst),
+                )
                 run_quarto(quarto, "typst", "compile", str(typst), str(pdf))
             finally:
                 typst.unlink(missing_ok=True)
         else:
             from playwright.sync_api import sync_playwright
+
             with sync_playwright() as play:
                 chromium = play.chromium.launch(executable_path=browser)
                 tab = chromium.new_page()
                 tab.goto(page.as_uri(), wait_until="load")
                 foot = '<div style="font: 8px sans-serif; width: 100%; text-align: center; color: #555"><span class="pageNumber"></span> / <span class="totalPages"></span></div>'
-                tab.pdf(path=str(pdf), format="A4", print_background=True, display_header_footer=True, header_template="<span></span>", footer_template=foot,
-                        margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"}, outline=True, tagged=True)
+                tab.pdf(
+                    path=str(pdf),
+                    format="A4",
+                    print_background=True,
+                    display_header_footer=True,
+                    header_template="<span></span>",
+                    footer_template=foot,
+                    margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"},
+                    outline=True,
+                    tagged=True,
+                )
                 chromium.close()
     finally:
         page.unlink()

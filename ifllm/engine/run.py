@@ -25,11 +25,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .store import InputError, atomic_path, load_settings, write_bytes, write_json
+from ..base.files import InputError, atomic_path, write_bytes, write_json
+from ..base.prose import fill_notebook
+from ..base.study import load_settings
 
 # freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more memory) and gives nothing back, numpy's only
 # blocks beyond 32 MiB (a fifth of the time of 06 went into taking new pages)
-ALLOCATORS = {"_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1", "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
+ALLOCATORS = {
+    "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**29),
+}
 
 # %% ../../nbs/engine/run.ipynb #cf700760
 def project_root(start: str | Path = ".") -> Path:
@@ -72,17 +78,21 @@ class Stage:
         """Its name in a run folder: slashes become hyphens."""
         return self.notebook.replace("/", "-")
 
-
+# %% ../../nbs/engine/run.ipynb #60ab10a6
 def _code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"]
+    return [
+        ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
+    ]
 
 
 def _calls(source: str) -> set[tuple[str, str]]:
     found = set()
     for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="study"), attr=method), args=[ast.Constant(value=str(name)), *_]):
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="study"), attr=method), args=[ast.Constant(value=str(name)), *_]
+            ):
                 found.add((method, name))
     return found
 
@@ -99,7 +109,7 @@ def _imports(source: str, package: str = "ifllm") -> set[str]:
                 found |= {("." * level) + (module or "")}
     return found
 
-
+# %% ../../nbs/engine/run.ipynb #786a0283
 def _module_files(root: Path, modules: set[str]) -> tuple[str, ...]:
     seen, queue = set(), sorted(modules)
     while queue:
@@ -111,11 +121,11 @@ def _module_files(root: Path, modules: set[str]) -> tuple[str, ...]:
         for name in _imports(file.read_text(encoding="utf-8")):
             if name.startswith("."):
                 up = len(name) - len(name.lstrip("."))
-                name = ".".join([*package.split(".")[:len(package.split(".")) - up + 1], name.lstrip(".")]).rstrip(".")
+                name = ".".join([*package.split(".")[: len(package.split(".")) - up + 1], name.lstrip(".")]).rstrip(".")
             queue.append(name)
     return tuple(sorted(str(file.relative_to(root)) for file in seen))
 
-
+# %% ../../nbs/engine/run.ipynb #81dba829
 def stage(root: Path, notebook: str) -> Stage:
     """Read what a notebook reads, writes, imports and takes as settings from its source."""
     cells = _code_cells(root / "nbs" / f"{notebook}.ipynb")
@@ -124,14 +134,31 @@ def stage(root: Path, notebook: str) -> Stage:
     named = lambda *methods: frozenset(name for method, name in calls if method in methods)
     writes, sinks = named("write"), named("sink")
     parameters = next((text for text, tags in cells if "parameters" in tags), "")
-    names = [target.id for node in ast.parse(parameters).body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)]
-    return Stage(notebook, named("read", "scan", "workers") - writes - sinks, writes, sinks, named("results"),
-                 tuple(name for name in names if name != "run"), _module_files(root, _imports(source)))
+    names = [
+        target.id
+        for node in ast.parse(parameters).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    return Stage(
+        notebook,
+        named("read", "scan", "workers") - writes - sinks,
+        writes,
+        sinks,
+        named("results"),
+        tuple(name for name in names if name != "run"),
+        _module_files(root, _imports(source)),
+    )
 
-
+# %% ../../nbs/engine/run.ipynb #7e0f72ae
 def stages(root: Path) -> list[Stage]:
     """All notebooks that are executed for the report, in the order of the report: those that open a run."""
-    files = [*sorted((root / "nbs").glob("[0-9]*.ipynb")), *sorted((root / "nbs" / "howto").glob("*.ipynb")), *(root / "nbs").glob("index.ipynb")]
+    files = [
+        *sorted((root / "nbs").glob("[0-9]*.ipynb")),
+        *sorted((root / "nbs" / "howto").glob("*.ipynb")),
+        *(root / "nbs").glob("index.ipynb"),
+    ]
     return [stage(root, str(file.relative_to(root / "nbs").with_suffix(""))) for file in files]
 
 # %% ../../nbs/engine/run.ipynb #09729eca
@@ -159,10 +186,12 @@ class Job:
 
 def _parts(notebook: str, settings: dict) -> list[dict]:
     if notebook == "11_dpo":
-        return [{"model": model, "source": source} for model in settings["dpo_models"] for source in settings["dpo_sources"]]
+        return [
+            {"model": model, "source": source} for model in settings["dpo_models"] for source in settings["dpo_sources"]
+        ]
     return [{}]
 
-
+# %% ../../nbs/engine/run.ipynb #e8e39318
 def plan(run: Path) -> list[Job]:
     """The jobs of a run folder, from the notebooks' sources and the run's settings."""
     root, settings = project_root(run), json.loads((run / "settings.json").read_text())
@@ -172,30 +201,57 @@ def plan(run: Path) -> list[Job]:
     made = {}
     for step in all_stages:
         for name in step.writes:
-            made[name] = [f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet" for part in parts[step.notebook]]
+            made[name] = [
+                f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet"
+                for part in parts[step.notebook]
+            ]
         for name in step.sinks:
             made[name] = [f"artefacts/{name}/_index.json"]
-    numbers = {step.notebook: [f"results/{step.name}{f'-{label(part)}' if part else ''}.json" for part in parts[step.notebook]] for step in all_stages}
+    numbers = {
+        step.notebook: [f"results/{step.name}{f'-{label(part)}' if part else ''}.json" for part in parts[step.notebook]]
+        for step in all_stages
+    }
     jobs = []
     for step in all_stages:
         for name in step.reads - set(made):
-            raise InputError(f"nbs/{step.notebook}.ipynb: reads artefact {name}, which no notebook writes; correct the name")
+            raise InputError(
+                f"nbs/{step.notebook}.ipynb: reads artefact {name}, which no notebook writes; correct the name"
+            )
         for name in step.results - set(numbers):
-            raise InputError(f"nbs/{step.notebook}.ipynb: asks for the results of {name}, which is no notebook; correct the name")
-        read = [file for name in sorted(step.reads) for file in made[name]] + [file for name in sorted(step.results) for file in numbers[name]]
+            raise InputError(
+                f"nbs/{step.notebook}.ipynb: asks for the results of {name}, which is no notebook; correct the name"
+            )
+        read = [file for name in sorted(step.reads) for file in made[name]] + [
+            file for name in sorted(step.results) for file in numbers[name]
+        ]
         if step.notebook == "01_data":
             read.append("source.json")
         for part in parts[step.notebook]:
             suffix = f"-{label(part)}" if part else ""
-            own = [f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet" for name in sorted(step.writes)]
+            own = [
+                f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet"
+                for name in sorted(step.writes)
+            ]
             own += [f"artefacts/{name}/_index.json" for name in sorted(step.sinks)]
-            jobs.append(Job(
-                step.name + suffix, step.notebook, label(part) or None, part,
-                (f"{up}/nbs/{step.notebook}.ipynb", f"settings/{step.name}.json", *(f"{up}/{file}" for file in step.modules), *read),
-                (f"notebooks/{step.name}{suffix}.ipynb", f"results/{step.name}{suffix}.json", *own), settings["threads"].get(step.notebook, 1)))
+            jobs.append(
+                Job(
+                    step.name + suffix,
+                    step.notebook,
+                    label(part) or None,
+                    part,
+                    (
+                        f"{up}/nbs/{step.notebook}.ipynb",
+                        f"settings/{step.name}.json",
+                        *(f"{up}/{file}" for file in step.modules),
+                        *read,
+                    ),
+                    (f"notebooks/{step.name}{suffix}.ipynb", f"results/{step.name}{suffix}.json", *own),
+                    settings["threads"].get(step.notebook, 1),
+                )
+            )
     return jobs
 
-
+# %% ../../nbs/engine/run.ipynb #6ed6f06d
 def write_stage_settings(run: Path) -> None:
     """Write each notebook's own settings to `settings/NAME.json`, so that a setting redoes only the notebooks that take it.
 
@@ -209,10 +265,106 @@ def write_stage_settings(run: Path) -> None:
         for part in _parts(step.notebook, settings)[:1]:
             for name in step.parameters:
                 if name not in settings and name not in part:
-                    raise InputError(f"nbs/{step.notebook}.ipynb: parameter {name} is no key of settings.ini; add it under [DEFAULT]")
-        write_json(run / "settings" / f"{step.name}.json", {name: settings[name] for name in ("seed", *step.parameters) if name in settings})
+                    raise InputError(
+                        f"nbs/{step.notebook}.ipynb: parameter {name} is no key of settings.ini; add it under [DEFAULT]"
+                    )
+        write_json(
+            run / "settings" / f"{step.name}.json",
+            {name: settings[name] for name in ("seed", *step.parameters) if name in settings},
+        )
 
-# %% ../../nbs/engine/run.ipynb #ee39b051
+# %% ../../nbs/engine/run.ipynb #0adfd86f
+def _environment(root: Path, threads: int) -> dict[str, str]:
+    """What a job's kernel finds in its environment: this clone's package, its share of threads, nothing that asks the network."""
+    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+    return {
+        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **{name: str(threads) for name in limits},
+        **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()},
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "agg",
+    }
+
+# %% ../../nbs/engine/run.ipynb #64df2eab
+def _parameters(run: Path, root: Path, job: Job) -> dict:
+    """What papermill injects into a job: the run, the settings that its notebook takes, and the job's own."""
+    step = stage(root, job.notebook)
+    settings = json.loads((run / "settings" / f"{step.name}.json").read_text())
+    taken = {key: value for key, value in settings.items() if key in step.parameters}
+    return {"run": os.path.relpath(run, root), **taken, **job.parameters}
+
+
+def _read_records(run: Path, root: Path, job: Job) -> dict[str, dict]:
+    """The numbers that a job's prose may name: its own, and those of notebooks whose results it asks for."""
+    files = [run / job.outputs[1]]
+    for name in stage(root, job.notebook).results:
+        files += [
+            file for file in (run / "results").glob("*.json") if re.fullmatch(f"{re.escape(name)}(-.*)?", file.stem)
+        ]
+    return {record["id"]: record for file in files for record in json.loads(file.read_text())}
+
+# %% ../../nbs/engine/run.ipynb #58a115ca
+def _finish(executed: Path, run: Path, root: Path, job: Job) -> None:
+    """Fill the prose of an executed notebook, and take out what names this machine or changes from run to run."""
+    text = executed.read_text(encoding="utf-8").replace(str(root) + os.sep, "")
+    home = Path.home()
+    if len(home.parts) > 1:  # in some containers the home is /, and every slash would be taken for it
+        text = text.replace(str(home), "~")
+    simulated = json.loads((run / "source.json").read_text())["source"] == "simulated"
+    notebook = fill_notebook(json.loads(text), _read_records(run, root, job), simulated)
+    for place in [notebook, *notebook["cells"]]:
+        place["metadata"].pop("papermill", None)
+        place["metadata"].pop("execution", None)
+    executed.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+# %% ../../nbs/engine/run.ipynb #2e22a6b5
+def _run_notebook(run: Path, root: Path, job: Job, failed: Path) -> None:
+    """Execute a job's notebook by papermill; a copy of one that fails goes to `failed`."""
+    import papermill
+
+    with atomic_path(run / "notebooks" / f"{job.name}.ipynb") as executed:
+        try:
+            papermill.execute_notebook(
+                root / "nbs" / f"{job.notebook}.ipynb",
+                executed,
+                parameters=_parameters(run, root, job),
+                kernel_name="python3",
+                cwd=root,
+                progress_bar=False,
+            )
+            _finish(executed, run, root, job)
+        except Exception:
+            if executed.exists():
+                shutil.copy(executed, failed)
+            raise
+
+# %% ../../nbs/engine/run.ipynb #7726a3a7
+def _tell(run: Path, name: str, event: str, **more) -> None:
+    with open(run / "logs" / "events.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps({"job": name, "event": event, "time": time.time(), **more}) + "\n")
+
+# %% ../../nbs/engine/run.ipynb #0bc6514e
+def _failed(run: Path, name: str, reason: str, copy: Path, status: int) -> int:
+    _tell(run, name, "failed", reason=reason, copy=f"logs/{copy.name}")
+    print(f"{name}, {reason}", file=sys.stderr)
+    return status
+
+
+def _write_timing(run: Path, name: str, seconds: float) -> None:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = {
+        "notebook": name,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(children.ru_utime + children.ru_stime, 1),
+        "peak_mb": round(children.ru_maxrss / 1024),
+    }
+    write_json(run / "logs" / "timings" / f"{name}.json", spent)
+    _tell(run, name, "done", seconds=seconds)
+
+# %% ../../nbs/engine/run.ipynb #29173de7
 def execute(run: Path, name: str) -> int:
     """Execute one job of a run.
 
@@ -221,18 +373,12 @@ def execute(run: Path, name: str) -> int:
     int
         0, or 1 when a cell failed, or 2 when it failed on its input.
     """
-    import papermill
     from papermill.exceptions import PapermillExecutionError
+
     root = project_root(run)
     job = next(job for job in plan(run) if job.name == name)
-    settings = json.loads((run / "settings" / f"{job.notebook.replace('/', '-')}.json").read_text())
-    taken = set(stage(root, job.notebook).parameters)
-    parameters = {"run": os.path.relpath(run, root), **{key: value for key, value in settings.items() if key in taken}, **job.parameters}
     os.chdir(root)
-    threads = str(job.threads)
-    os.environ.update(PYTHONPATH=os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]), OMP_NUM_THREADS=threads,
-                      OPENBLAS_NUM_THREADS=threads, MKL_NUM_THREADS=threads, LOKY_MAX_CPU_COUNT=threads, TOKENIZERS_PARALLELISM="false",
-                      **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()}, PYTHONHASHSEED="0", HF_HUB_DISABLE_TELEMETRY="1", PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND="agg")
+    os.environ.update(_environment(root, job.threads))
     (run / "logs").mkdir(exist_ok=True)
     read = {file: hashlib.sha256((run / file).read_bytes()).hexdigest() for file in job.inputs}
     seen = run / "logs" / "inputs" / f"{name}.json"
@@ -244,39 +390,16 @@ def execute(run: Path, name: str) -> int:
     _tell(run, name, "start")
     start, failed = time.monotonic(), run / "logs" / f"{name}-failed.ipynb"
     try:
-        with atomic_path(run / "notebooks" / f"{name}.ipynb") as tmp:
-            try:
-                papermill.execute_notebook(root / "nbs" / f"{job.notebook}.ipynb", tmp, parameters=parameters, kernel_name="python3",
-                                           cwd=root, progress_bar=False)
-            except PapermillExecutionError:
-                shutil.copy(tmp, failed)
-                raise
-            _without_paths(tmp, root)
+        _run_notebook(run, root, job, failed)
     except PapermillExecutionError as fault:
-        reason = f"{fault.ename}: {fault.evalue}".splitlines()[0]
-        _tell(run, name, "failed", reason=f"cell {fault.cell_index}: {reason}", copy=f"logs/{failed.name}")
-        print(f"{name}, cell {fault.cell_index}: {reason}", file=sys.stderr)
-        return 2 if fault.ename == "InputError" else 1
+        reason = f"cell {fault.cell_index}: {f'{fault.ename}: {fault.evalue}'.splitlines()[0]}"
+        return _failed(run, name, reason, failed, 2 if fault.ename == "InputError" else 1)
+    except InputError as fault:  # prose that names what nobody recorded
+        return _failed(run, name, str(fault), failed, 2)
     failed.unlink(missing_ok=True)
     write_json(seen, read)
-    seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    write_json(run / "logs" / "timings" / f"{name}.json", {"notebook": name, "seconds": round(seconds, 1), "peak_mb": round(peak / 1024)})
-    _tell(run, name, "done", seconds=seconds)
+    _write_timing(run, name, time.monotonic() - start)
     return 0
-
-
-def _without_paths(notebook: Path, root: Path) -> None:
-    text = notebook.read_text(encoding="utf-8").replace(str(root) + os.sep, "").replace(str(Path.home()), "~")
-    executed = json.loads(text)
-    for place in [executed, *executed["cells"]]:
-        place["metadata"].pop("papermill", None)
-        place["metadata"].pop("execution", None)
-    notebook.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _tell(run: Path, name: str, event: str, **more) -> None:
-    with open(run / "logs" / "events.jsonl", "a", encoding="utf-8") as log:
-        log.write(json.dumps({"job": name, "event": event, "time": time.time(), **more}) + "\n")
 
 # %% ../../nbs/engine/run.ipynb #8a118622
 def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dict) -> None:
@@ -296,7 +419,8 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
     """
     archive = archive or os.environ.get("IFLLM_ARCHIVE")
     if data in ("auto", "release"):
-        from ifllm import data as data_stage
+        from ifllm.recording import data as data_stage
+
         try:
             raw = data_stage.fetch(Path(archive) if archive else None)
             source = {"source": "release", **data_stage.release_identity()}
@@ -306,16 +430,23 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
             print(f"ifllm: no release here ({fault}); going on with simulated participants", file=sys.stderr)
             data = "simulated"
     if data == "simulated":
-        from ifllm import simulate
+        from ifllm.recording import simulate
+
         wanted = {key: value for key, value in settings.items() if key.startswith("sim_") or key == "seed"}
         raw, source = run / "raw", {"source": "simulated", "settings": wanted}
-        if not raw.exists() or not (run / "source.json").exists() or json.loads((run / "source.json").read_text()) != source:
+        if (
+            not raw.exists()
+            or not (run / "source.json").exists()
+            or json.loads((run / "source.json").read_text()) != source
+        ):
             with atomic_path(raw) as tmp:
                 simulate.simulate_for_run(tmp, settings)
     elif data not in ("auto", "release"):
         raw = Path(data)
         if not any((folder / "query_logs_table.csv").exists() for folder in (raw, raw / "dataset")):
-            raise InputError(f"{data}: no query_logs_table.csv in this folder; give a folder in the release's layout, e.g. one that `ifllm study export` wrote")
+            raise InputError(
+                f"{data}: no query_logs_table.csv in this folder; give a folder in the release's layout, e.g. one that `ifllm study export` wrote"
+            )
         files = sorted(file for file in raw.rglob("*") if file.is_file() and "truth" not in file.relative_to(raw).parts)
         digest = hashlib.sha256()
         for file in files:
@@ -339,23 +470,40 @@ def write_manifest(run: Path) -> dict:
     git = lambda *words: subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
     settings = json.loads((run / "settings.json").read_text())
     manifest = {
-        "run": run.name, "profile": settings["profile"], "seed": settings["seed"], "settings": settings,
+        "run": run.name,
+        "profile": settings["profile"],
+        "seed": settings["seed"],
+        "settings": settings,
         "data": json.loads((run / "source.json").read_text()),
-        "ifllm": importlib.metadata.version("ifllm"), "commit": git("rev-parse", "HEAD") or None, "uncommitted": bool(git("status", "--porcelain")),
-        "python": platform.python_version(), "packages": dict(sorted(versions.items())), "hardware": hardware(),
+        "ifllm": importlib.metadata.version("ifllm"),
+        "commit": git("rev-parse", "HEAD") or None,
+        "uncommitted": bool(git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": dict(sorted(versions.items())),
+        "hardware": hardware(),
         "notebooks": [json.loads(file.read_text()) for file in sorted((run / "logs" / "timings").glob("*.json"))],
     }
     write_json(run / "manifest.json", manifest)
     return manifest
 
-
+# %% ../../nbs/engine/run.ipynb #114097f1
 def hardware() -> dict:
     """What this machine is, in words that name nobody: system, processor kind, cores, memory, accelerators."""
     import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return {"system": platform.system(), "machine": platform.machine(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_gb": round(memory, 1) if memory else None, "gpus": gpus}
+    gpus = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(memory, 1) if memory else None,
+        "gpus": gpus,
+    }
 
 
 def merge_results(run: Path) -> list[dict]:
@@ -373,15 +521,26 @@ def merge_results(run: Path) -> list[dict]:
             continue
         for record in json.loads(file.read_text()):
             if record["id"] in records:
-                raise InputError(f"results/{file.name}: {record['id']} is already recorded by {records[record['id']]['notebook']}; rename one")
+                raise InputError(
+                    f"results/{file.name}: {record['id']} is already recorded by {records[record['id']]['notebook']}; rename one"
+                )
             records[record["id"]] = record
     merged = [records[id] for id in sorted(records)]
     write_json(run / "results.json", merged)
     return merged
 
 # %% ../../nbs/engine/run.ipynb #25722925
-def run_study(*, profile: str = "quick", data: str | None = None, name: str | None = None, cores: int | None = None, archive: str | Path | None = None,
-              until: str | None = None, executor: tuple[str, ...] = (), root: str | Path = ".") -> Path:
+def run_study(
+    *,
+    profile: str = "quick",
+    data: str | None = None,
+    name: str | None = None,
+    cores: int | None = None,
+    archive: str | Path | None = None,
+    until: str | None = None,
+    executor: tuple[str, ...] = (),
+    root: str | Path = ".",
+) -> Path:
     """Run the study: every notebook whose inputs changed, through Snakemake.
 
     Parameters
@@ -417,18 +576,43 @@ def run_study(*, profile: str = "quick", data: str | None = None, name: str | No
     write_bytes(run / "logs" / "events.jsonl", b"")
     jobs = plan(run)
     if until and until not in {job.name for job in jobs} | {job.notebook for job in jobs}:
-        raise InputError(f"--until {until}: no such notebook; there is {', '.join(dict.fromkeys(job.notebook for job in jobs))}")
+        raise InputError(
+            f"--until {until}: no such notebook; there is {', '.join(dict.fromkeys(job.notebook for job in jobs))}"
+        )
     wanted = [job for job in jobs if until is None or until in (job.name, job.notebook)]
     for job in wanted:  # with all before it: of one that failed Snakemake has put the old artefacts back, and only its missing page tells
         wanted += [before for before in jobs if before not in wanted and set(before.outputs) & set(job.inputs)]
     targets = [job.outputs[0] for job in wanted]
     cores = cores or len(os.sched_getaffinity(0))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(run), "--cores", str(cores),
-               "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--max-checksum-file-size", "1000000000", "--nolock",
-               "--latency-wait", "20", *executor, "--", *targets]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(root / "workflow" / "Snakefile"),
+        "--directory",
+        str(run),
+        "--cores",
+        str(cores),
+        "--keep-going",
+        "--rerun-incomplete",
+        "--rerun-triggers",
+        "mtime",
+        "input",
+        "--max-checksum-file-size",
+        "1000000000",
+        "--nolock",
+        "--latency-wait",
+        "20",
+        *executor,
+        "--",
+        *targets,
+    ]
     failures = _follow(run, command)
     for job in jobs:
-        if (run / "logs" / f"{job.name}-failed.ipynb").exists():  # Snakemake has put its old outputs back: no stale page, no stale number
+        if (
+            run / "logs" / f"{job.name}-failed.ipynb"
+        ).exists():  # Snakemake has put its old outputs back: no stale page, no stale number
             for file in job.outputs[:2]:
                 (run / file).unlink(missing_ok=True)
     merge_results(run)
@@ -437,15 +621,21 @@ def run_study(*, profile: str = "quick", data: str | None = None, name: str | No
         raise RuntimeError("; ".join(failures))
     return run
 
-
+# %% ../../nbs/engine/run.ipynb #7fcd2b7b
 def _follow(run: Path, command: list[str]) -> list[str]:
     """Run Snakemake with its own talk in a log, and tell of each job as it starts and ends; Ctrl-C or a SIGTERM ends both, and a rerun resumes."""
     from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     failures, position, done, begun = [], 0, 0, time.monotonic()
     with open(run / "logs" / "snakemake.log", "w") as log, _terminable():
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**os.environ, "PYTHONPATH": str(project_root(run))})
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(project_root(run))},
+        )
         try:
             while True:
                 ended = process.poll() is not None
@@ -457,8 +647,14 @@ def _follow(run: Path, command: list[str]) -> list[str]:
                         console.print(f"{clock} {event['job']} ...", markup=False)
                     elif event["event"] == "done":
                         done += 1
-                        steps = re.findall(r"(\d+ of \d+) steps", (run / "logs" / "snakemake.log").read_text())  # a little behind; it counts what it finds unchanged too
-                        console.print(f"{clock} {event['job']} done in {event['seconds']:.0f} s" + (f", {steps[-1]} notebooks" if steps else ""), markup=False)
+                        steps = re.findall(
+                            r"(\d+ of \d+) steps", (run / "logs" / "snakemake.log").read_text()
+                        )  # a little behind; it counts what it finds unchanged too
+                        console.print(
+                            f"{clock} {event['job']} done in {event['seconds']:.0f} s"
+                            + (f", {steps[-1]} notebooks" if steps else ""),
+                            markup=False,
+                        )
                     else:
                         failures.append(f"{event['job']}, {event['reason']} (see runs/{run.name}/{event['copy']})")
                         console.print(f"{clock} {failures[-1]}", markup=False, style="red")
@@ -472,12 +668,14 @@ def _follow(run: Path, command: list[str]) -> list[str]:
             raise
     if process.returncode and not failures:
         tail = (run / "logs" / "snakemake.log").read_text().strip().splitlines()[-3:]
-        raise RuntimeError(f"snakemake ended with {process.returncode}: {' | '.join(tail)} (see runs/{run.name}/logs/snakemake.log)")
+        raise RuntimeError(
+            f"snakemake ended with {process.returncode}: {' | '.join(tail)} (see runs/{run.name}/logs/snakemake.log)"
+        )
     if not done and not failures:
         console.print("nothing to do: all notebooks are up to date")
     return failures
 
-
+# %% ../../nbs/engine/run.ipynb #8cc6574b
 @contextlib.contextmanager
 def _terminable():
     """Let a SIGTERM, as batch systems send it, interrupt like Ctrl-C; where handlers cannot be set (a thread), it stays as it is."""

@@ -1,0 +1,1 @@
+"""Preference sets, language models trained on them, and what they then answer."""

@@ -1,0 +1,1 @@
+"""Reward models on text and behaviour, and how they are judged."""

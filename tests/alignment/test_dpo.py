@@ -1,0 +1,502 @@
+"""Laws of preference training: the loss, the trainer around it, tokens, the registry, and jobs that share and survive."""
+
+import dataclasses
+import threading
+
+import polars as pl
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl import DPOConfig, DPOTrainer
+
+import ifllm.alignment.dpo as dpo
+from ifllm.alignment.dpo import (
+    NoisyPairCollator,
+    Recipe,
+    RobustDPOTrainer,
+    answer_logprobs,
+    draw_prompts,
+    example_pairs,
+    fine_tuned,
+    load_model,
+    robust_dpo_loss,
+    run_job,
+    sample_answers,
+    sft_texts,
+    tokenise_pairs,
+    train_dpo,
+    train_tokenizer,
+)
+from ifllm.alignment.models import LLM, REGISTRY, count_parameters, find_llm, memory_gib
+from ifllm.base.files import InputError
+
+SMALL = Recipe(
+    learning_rate=1e-4,
+    sft_learning_rate=1e-3,
+    sft_epochs=1,
+    warmup_steps=0,
+    max_length=80,
+    max_prompt_length=40,
+    prompts=2,
+    new_tokens=6,
+)
+QUESTIONS = pl.DataFrame(
+    {"index": [0, 1], "query": [100, 101], "prompt": ["What is Rome known for?", "Who built Rome?"]}
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def twin(key="qwen3_17b_twin", n=8, seed=0):
+    pairs = example_pairs(n)
+    model, tokenizer = load_model(key, SMALL, [*pairs["chosen"], *pairs["rejected"]], seed)
+    return model, tokenizer, tokenise_pairs(pairs, tokenizer, 80, 40)
+
+
+def trainer_of(
+    tmp_path,
+    model,
+    reference,
+    tokenizer,
+    rows,
+    cls=RobustDPOTrainer,
+    collator=NoisyPairCollator,
+    loss=("robust",),
+    own=None,
+    **config,
+):
+    args = DPOConfig(
+        output_dir=str(tmp_path),
+        report_to="none",
+        disable_tqdm=True,
+        per_device_train_batch_size=4,
+        beta=0.1,
+        loss_type=list(loss),
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=False,
+        **config,
+    )
+    return cls(
+        model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        data_collator=collator(pad_token_id=tokenizer.pad_token_id),
+        **(own or {}),
+    )
+
+
+def loss_and_gradient(trainer, batch):
+    trainer.model.zero_grad()
+    loss = trainer._compute_loss(trainer.model, dict(batch), False)
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+
+
+def closed_form(model, reference, batch, noise, beta, alpha, nll):
+    """The issue's formula from raw logits, sharing no code with the trainer."""
+
+    def logps(m):
+        logits = m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        token = torch.log_softmax(logits, -1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        return token * batch["completion_mask"][:, 1:]
+
+    policy, base = logps(model), logps(reference).detach()
+    n = len(noise)
+    m = policy.sum(1) - base.sum(1)
+    m = m[:n] - m[n:]
+    eps = noise.clamp(0, 0.45)
+    plus, minus = torch.log1p(torch.exp(-beta * m)), torch.log1p(torch.exp(beta * m))
+    pair = ((1 - eps) * plus - eps * minus) / (1 - 2 * eps)
+    chosen, tokens = policy[:n], batch["completion_mask"][:n, 1:].sum()
+    term = -chosen.sum(1).mean() if nll == "sum" else -chosen.sum() / tokens
+    return pair.mean() + alpha * term
+
+
+@pytest.fixture(scope="module")
+def policy_and_reference():
+    model, tokenizer, rows = twin()
+    torch.manual_seed(3)
+    reference = load_model("qwen3_17b_twin", SMALL, ["x"], 9)[0]
+    reference.resize_token_embeddings(model.config.vocab_size)
+    for i, row in enumerate(rows):
+        row["noise_rate"] = [0.0, 0.1, 0.3, 0.49][i % 4]
+    return model, reference, tokenizer, rows
+
+
+@pytest.mark.parametrize("nll", ["sum", "mean"])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 0.5])
+def test_trainer_is_the_closed_form_with_its_gradient(tmp_path, policy_and_reference, nll, alpha):
+    model, reference, tokenizer, rows = policy_and_reference
+    trainer = trainer_of(tmp_path, model, reference, tokenizer, rows, own=dict(alpha=alpha, nll=nll))
+    trainer.model.train()
+    batch = trainer.data_collator(rows[:4])
+    loss, gradient = loss_and_gradient(trainer, batch)
+    model.zero_grad()
+    expected = closed_form(model, reference, batch, batch["noise_rate"], 0.1, alpha, nll)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(
+        gradient, torch.cat([p.grad.flatten() for p in model.parameters()]), rtol=2e-3, atol=2e-4
+    )
+
+
+@pytest.mark.parametrize("eps, theirs", [(0.0, ("sigmoid", "sft")), (0.2, ("robust", "sft"))])
+def test_one_rate_for_all_is_trl(tmp_path, policy_and_reference, eps, theirs):
+    model, reference, tokenizer, rows = policy_and_reference
+    rows = [{**row, "noise_rate": eps} for row in rows[:4]]
+    ours = trainer_of(tmp_path / "a", model, reference, tokenizer, rows, own=dict(alpha=1.0, nll="mean"))
+    plain = type("Pretokenised", (DPOTrainer,), {"_prepare_dataset": lambda self, dataset, *_: dataset})
+    trl = trainer_of(
+        tmp_path / "b",
+        model,
+        reference,
+        tokenizer,
+        rows,
+        cls=plain,
+        collator=dpo.DataCollatorForPreference,
+        loss=theirs,
+        label_smoothing=eps,
+    )
+    batch = ours.data_collator(rows)
+    mine = loss_and_gradient(ours, batch)
+    batch.pop("noise_rate")
+    yours = loss_and_gradient(trl, batch)
+    assert mine[0] == pytest.approx(yours[0], rel=1e-6)
+    torch.testing.assert_close(mine[1], yours[1])
+
+
+@given(st.lists(st.floats(-40, 40), min_size=1, max_size=8), st.floats(0, 0.45), st.floats(0.01, 2))
+@settings(max_examples=50, deadline=None)
+def test_loss_is_unbiased_under_its_own_noise(margins, eps, beta):
+    m = torch.tensor(margins, dtype=torch.float64)
+    noisy = (1 - eps) * robust_dpo_loss(m, eps, beta) + eps * robust_dpo_loss(-m, eps, beta)
+    torch.testing.assert_close(noisy, robust_dpo_loss(m, 0.0, beta), rtol=1e-6, atol=1e-6)
+
+
+def test_noise_is_clamped():
+    m = torch.tensor([1.0, -2.0])
+    assert torch.equal(robust_dpo_loss(m, 0.9), robust_dpo_loss(m, 0.45)) and torch.equal(
+        robust_dpo_loss(m, -1.0), robust_dpo_loss(m, 0.0)
+    )
+
+
+@pytest.mark.parametrize("key", ["gpt2_xl_twin", "pythia_28b_twin", "olmo2_1b_twin"])
+def test_reference_may_be_computed_before(tmp_path, key):
+    model, tokenizer, rows = twin(key)
+    reference = twin(key)[0]
+    held = train_dpo(
+        twin(key)[0],
+        reference,
+        tokenizer,
+        rows,
+        key,
+        dataclasses.replace(SMALL, precompute_reference=False),
+        tmp_path / "a",
+        1,
+    )
+    before = train_dpo(model, None, tokenizer, rows, key, SMALL, tmp_path / "b", 1)
+    for left, right in zip(held[0].parameters(), before[0].parameters()):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+    assert held[1][-2]["loss"] == pytest.approx(before[1][-2]["loss"], rel=1e-4)
+
+
+def test_a_run_cut_off_resumes_to_the_same_weights(tmp_path):
+    recipe = dataclasses.replace(SMALL, save_steps=2)
+    whole = train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
+
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def die(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > 4:
+            raise Stop
+        return original(self, *args, **kwargs)
+
+    original = RobustDPOTrainer._compute_loss
+    RobustDPOTrainer._compute_loss = die
+    try:
+        with pytest.raises(Stop):
+            train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)
+    finally:
+        RobustDPOTrainer._compute_loss = original
+    assert list((tmp_path / "cut").glob("checkpoint-*"))
+    resumed = train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)[0]
+    for left, right in zip(whole.parameters(), resumed.parameters()):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["gpt2_xl_twin", "qwen25_15b_twin"])
+def test_lora_bf16_and_checkpointing_train(tmp_path, key):
+    recipe = dataclasses.replace(
+        SMALL, method="lora", precision="bf16", gradient_checkpointing=True, learning_rate=1e-3, lora_rank=4
+    )
+    model, tokenizer, rows = twin(key)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained, log = train_dpo(model, None, tokenizer, rows, key, recipe, tmp_path, 1)
+    assert {name for name, _ in trained.named_parameters()} == set(before), "adapters are merged away"
+    moved = [name for name, p in trained.named_parameters() if not torch.equal(p, before[name])]
+    assert moved and not any("embed" in name or "wte" in name for name in moved)
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in log if "loss" in entry)
+
+
+def test_training_follows_the_labels(tmp_path):
+    """Labels swapped, the margin's sign swaps: a loader that reverses labels cannot pass."""
+    recipe = dataclasses.replace(SMALL, alpha=0.0, epochs=3, beta=0.1)
+    margins = []
+    for flip in (False, True):
+        pairs = example_pairs(12).with_columns(noise_rate=pl.lit(0.0))
+        if flip:
+            pairs = pairs.rename({"chosen": "rejected", "rejected": "chosen"})
+        model, tokenizer = load_model("llama32_3b_twin", SMALL, [*example_pairs(12)["chosen"]], 0)
+        rows = tokenise_pairs(pairs, tokenizer, 80, 40)
+        base = {side: answer_logprobs(model, tokenizer, rows, side) for side in ("chosen", "rejected")}
+        model, _ = train_dpo(model, None, tokenizer, rows, "llama32_3b_twin", recipe, tmp_path / str(flip), 1)
+        gain = {side: answer_logprobs(model, tokenizer, rows, side) - base[side] for side in base}
+        margin = (gain["chosen"] - gain["rejected"]).mean().item()
+        margins.append(-margin if flip else margin)
+    assert margins[0] > 1 and margins[1] < -1
+
+
+def test_logprobs_do_not_depend_on_batching(policy_and_reference):
+    model, _, tokenizer, rows = policy_and_reference
+    torch.testing.assert_close(
+        answer_logprobs(model, tokenizer, rows, "rejected", 1),
+        answer_logprobs(model, tokenizer, rows, "rejected", 8),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
+# -- tokens
+
+
+TOKENIZER = train_tokenizer(["Human: Assistant: an answer of some words"] * 3, 300)
+
+
+@given(st.text(min_size=1, max_size=60), st.text(max_size=120), st.text(max_size=120), st.integers(12, 60))
+@settings(max_examples=60, deadline=None)
+def test_tokens_are_cut_as_stated(prompt, chosen, rejected, length):
+    pairs = pl.DataFrame({"prompt": [prompt], "chosen": [chosen], "rejected": [rejected], "noise_rate": [0.1]})
+    cap = length // 2
+    row = tokenise_pairs(pairs, TOKENIZER, length, cap)[0]
+    whole = tokenise_pairs(pairs, TOKENIZER, 10**6, 10**5)[0]
+    for side in ("chosen_ids", "rejected_ids"):
+        assert (
+            len(row["prompt_ids"]) + len(row[side]) <= length
+            or len(row["prompt_ids"]) <= cap
+            and len(row[side]) <= length - cap
+        )
+        assert (
+            row[side] == whole[side][: len(row[side])]
+            and row["prompt_ids"] == whole["prompt_ids"][: len(row["prompt_ids"])]
+        )
+    if len(whole["prompt_ids"]) + max(len(whole["chosen_ids"]), len(whole["rejected_ids"])) <= length:
+        assert row == whole and row["chosen_ids"][-1] == TOKENIZER.eos_token_id
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=50, deadline=None)
+def test_twin_tokenizer_loses_nothing(text):
+    assert TOKENIZER.decode(TOKENIZER(text)["input_ids"], clean_up_tokenization_spaces=False) == text
+
+
+def test_chat_template_is_used_when_asked():
+    pairs = example_pairs(1)
+    plain, chat = (
+        TOKENIZER.decode(tokenise_pairs(pairs, TOKENIZER, 500, 200, template)[0]["prompt_ids"])
+        for template in ("plain", "chat")
+    )
+    assert (
+        plain.startswith("\n\nHuman: ")
+        and plain.endswith("Assistant:")
+        and chat.startswith("<|user|>")
+        and chat.endswith("<|assistant|>")
+    )
+
+
+def test_answers_stop_at_the_next_turn(monkeypatch, policy_and_reference):
+    model, _, tokenizer, _ = policy_and_reference
+    written = tokenizer(" Yes.\n\nHuman: and then?")["input_ids"]
+    monkeypatch.setattr(
+        type(model),
+        "generate",
+        lambda self, input_ids, **_: torch.cat([input_ids, torch.tensor([written] * len(input_ids))], 1),
+    )
+    assert sample_answers(model, tokenizer, ["a?", "b?"], SMALL, 0) == ["Yes.", "Yes."]
+
+
+# -- registry
+
+
+PUBLISHED_BILLIONS = {
+    "gpt2_xl": 1.56,
+    "pythia_28b": 2.78,
+    "olmo2_1b": 1.48,
+    "llama32_3b": 3.21,
+    "qwen25_15b": 1.54,
+    "qwen25_3b": 3.09,
+    "qwen3_17b": 1.72,
+    "qwen3_4b": 4.02,
+}
+
+
+@pytest.mark.parametrize("key", list(REGISTRY))
+def test_registry_has_the_true_architectures_and_twins_of_the_same_class(key):
+    assert count_parameters(key) / 1e9 == pytest.approx(PUBLISHED_BILLIONS[key], abs=0.006)
+    assert 0.7e6 < count_parameters(f"{key}_twin") < 1.6e6
+    llm, is_twin = find_llm(f"{key}_twin")
+    assert is_twin and type(llm.architecture(True)) is type(llm.architecture()) and not find_llm(key)[1]
+    assert memory_gib(key, "lora") < memory_gib(key, "full") < memory_gib(key, "full", "fp32")
+    assert memory_gib(key, gradient_checkpointing=True, precompute_reference=True) < memory_gib(key)
+
+
+def test_a_ninth_model_is_one_entry(monkeypatch, tmp_path):
+    ninth = LLM(
+        "smol",
+        "SmolLM2",
+        "HuggingFaceTB/SmolLM2-135M",
+        "LlamaConfig",
+        dict(
+            num_hidden_layers=30,
+            hidden_size=576,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            intermediate_size=1536,
+            vocab_size=49152,
+            tie_word_embeddings=True,
+        ),
+        REGISTRY["llama32_3b"].twin_sizes,
+    )
+    monkeypatch.setitem(REGISTRY, "smol", ninth)
+    assert run_job(example_pairs(), QUESTIONS, "smol_twin", "explicit", SMALL, tmp_path, 0).failure is None
+
+
+# -- jobs
+
+
+def test_six_sources_share_one_fine_tuned_model(tmp_path, monkeypatch):
+    pairs = example_pairs(8)
+    swapped = (
+        pairs.rename({"chosen": "rejected", "rejected": "chosen"})
+        .select(pairs.columns)
+        .with_columns(source=pl.lit("fusion"))
+    )
+    both = pl.concat([pairs, swapped])
+    trained = []
+    original = dpo.train_sft
+    monkeypatch.setattr(dpo, "train_sft", lambda *args: trained.append(1) or original(*args))
+    monkeypatch.setattr(dpo.inspect, "getsource", lambda f: "")
+    outcomes, threads = {}, []
+    for source in ("explicit", "fusion"):
+        threads.append(
+            threading.Thread(
+                target=lambda s=source: outcomes.update(
+                    {s: run_job(both, QUESTIONS, "qwen3_4b_twin", s, SMALL, tmp_path, 0)}
+                )
+            )
+        )
+    threads[0].start(), threads[0].join(), threads[1].start(), threads[1].join()
+    assert len(trained) == 1
+    assert outcomes["explicit"].answers["sft"].equals(outcomes["fusion"].answers["sft"])
+    assert not outcomes["explicit"].heldout["chosen_reward"].equals(outcomes["fusion"].heldout["chosen_reward"])
+    assert sft_texts(both, "explicit", SMALL).equals(sft_texts(both, "fusion", SMALL))
+    chosen = dataclasses.replace(SMALL, sft_targets="chosen")
+    assert not sft_texts(both, "explicit", chosen).equals(sft_texts(both, "fusion", chosen))
+
+
+def test_jobs_at_once_train_once(tmp_path):
+    """Two processes would meet the same lock; threads of one process stand in for them."""
+    entered = []
+
+    def job():
+        with dpo.cached_folder(tmp_path, "x") as (folder, done):
+            if not done:
+                entered.append(1)
+                threading.Event().wait(0.2)
+
+    threads = [threading.Thread(target=job) for _ in range(4)]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert len(entered) == 1
+
+
+def test_a_failed_job_leaves_no_finished_mark(tmp_path):
+    with pytest.raises(RuntimeError):
+        with dpo.cached_folder(tmp_path, "x"):
+            raise RuntimeError
+    with dpo.cached_folder(tmp_path, "x") as (_, done):
+        assert not done
+
+
+def test_missing_model_is_one_line_and_an_outcome(tmp_path, monkeypatch):
+    import httpx
+
+    monkeypatch.setattr(httpx, "head", lambda *a, **k: (_ for _ in ()).throw(httpx.ConnectError("no network")))
+    outcome = run_job(example_pairs(), QUESTIONS, "gpt2_xl", "explicit", SMALL, tmp_path, 0)
+    assert "\n" not in outcome.failure and "gpt2-xl" in outcome.failure and "--twin" in outcome.failure
+    assert outcome.log["note"][0] == outcome.failure and outcome.heldout.is_empty() and outcome.answers.is_empty()
+
+
+def test_out_of_memory_is_one_line_and_an_outcome(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        RobustDPOTrainer,
+        "train",
+        lambda self, **_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB\nmore")),
+    )
+    outcome = run_job(example_pairs(), QUESTIONS, "gpt2_xl_twin", "explicit", SMALL, tmp_path, 0)
+    assert "ran out of memory" in outcome.failure and "lora" in outcome.failure and "\n" not in outcome.failure
+
+
+def test_a_model_that_cannot_fit_is_refused_before_loading(monkeypatch):
+    monkeypatch.setattr(dpo, "available_gib", lambda: (2.0, "a small card"))
+    with pytest.raises(InputError, match="needs about .* GiB .* 2 GiB free"):
+        dpo.check_fits("qwen3_4b", Recipe())
+
+
+@pytest.mark.parametrize("name, wrong", [("model", "gpt5"), ("source", "tea_leaves")])
+def test_unknown_names_are_told(tmp_path, name, wrong):
+    key, source = (wrong, "explicit") if name == "model" else ("gpt2_xl_twin", wrong)
+    assert wrong in run_job(example_pairs(), QUESTIONS, key, source, SMALL, tmp_path, 0).failure
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(nll="average"), dict(method="qlora"), dict(max_noise=0.5), dict(max_prompt_length=512)]
+)
+def test_wrong_settings_are_told(wrong):
+    with pytest.raises(InputError, match=f"dpo_{next(iter(wrong))}"):
+        Recipe(**wrong)
+
+
+def test_questions_are_one_permutation_sliced():
+    n = 40
+    queries = pl.DataFrame(
+        {
+            "query": range(n),
+            "question": [f"q{i // 2}" for i in range(n)],
+            "mode": ["pointwise"] * 30 + ["pairwise"] * 10,
+            "error_1": [i == 0 for i in range(n)],
+            "excluded": [i in (2, 3) for i in range(n)],
+        }
+    )
+    few, many = draw_prompts(queries, 5, 1), draw_prompts(queries, 12, 1)
+    assert few.equals(many.head(5)) and many["prompt"].n_unique() == 12
+    everything = draw_prompts(queries, 0, 1)
+    assert set(everything["prompt"]) == {f"q{i}" for i in range(15) if i != 1}
+    assert not draw_prompts(queries, 5, 2)["prompt"].equals(few["prompt"])
+
+
+def test_seeds_decide_everything(tmp_path):
+    first, again = (
+        run_job(example_pairs(), QUESTIONS, "olmo2_1b_twin", "explicit", SMALL, tmp_path / name, 5) for name in "ab"
+    )
+    assert first.answers.equals(again.answers) and first.heldout.equals(again.heldout)

@@ -1,0 +1,500 @@
+"""The judge's client against a server that misbehaves, the statistics against known truths, and rating sheets there and back."""
+
+import csv
+import json
+import random
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ifllm.alignment.judge import (
+    INSTRUCTIONS,
+    Judge,
+    VerdictCache,
+    analyse_ratings,
+    collect,
+    estimate_cost,
+    export_ratings,
+    heldout_differences,
+    heldout_scores,
+    krippendorff_alpha,
+    length_controlled,
+    outcomes,
+    position_bias,
+    read_ratings,
+    read_verdict,
+    requests_for,
+    source_tests,
+    verdicts_frame,
+    win_rates,
+)
+from ifllm.base.files import InputError
+
+
+class StandIn(ThreadingHTTPServer):
+    """Speaks /v1/chat/completions. Prefers answers with more stars, A when in doubt (or by `bias`), and misbehaves by `faults`."""
+
+    daemon_threads = True
+
+    def __init__(self, bias=0.0, faults=(), broken=()):
+        self.bias, self.faults, self.broken, self.seen, self.lock = (
+            bias,
+            list(faults),
+            set(broken),
+            [],
+            threading.Lock(),
+        )
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            fault = self.server.faults.pop(0) if self.server.faults else None
+            self.server.seen.append((self.path, self.headers.get("authorization"), body))
+        if fault == "timeout":
+            time.sleep(0.6)
+        if isinstance(fault, int):
+            self.send_response(fault)
+            if fault == 429:
+                self.send_header("retry-after", "0")
+            self.end_headers()
+            return
+        text = (
+            "{"
+            if fault == "torn"
+            else json.dumps(
+                {
+                    "choices": [{"message": {"content": self.verdict(body)}}],
+                    "usage": {"prompt_tokens": 9, "completion_tokens": 9},
+                }
+            )
+        )
+        try:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(text.encode())
+        except BrokenPipeError:
+            pass
+
+    def verdict(self, body):
+        text = body["messages"][1]["content"]
+        a, b = text.split("# Answer A")[1].split("# Answer B")
+        if any(word in a for word in self.server.broken):
+            return "Both have merits; hard to say."
+        margin = a.count("*") - b.count("*") + self.server.bias
+        winner = "A" if margin > 0 else "B" if margin < 0 else "tie"
+        return (
+            "```json\n"
+            + json.dumps(
+                {
+                    "score_a": min(10, 1 + a.count("*")),
+                    "score_b": min(10, 1 + b.count("*")),
+                    "winner": winner,
+                    "reason": "stars",
+                }
+            )
+            + "\n```"
+        )
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(**how):
+        servers.append(StandIn(**how))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def some_answers(n=20, llms=("a", "b"), sources=("explicit", "fusion"), stars=lambda llm, source, i: (2, 1)):
+    rows = []
+    for llm in llms:
+        for source in sources:
+            for i in range(n):
+                dpo, sft = stars(llm, source, i)
+                rows.append(
+                    dict(
+                        llm=llm,
+                        source=source,
+                        index=i,
+                        query=i + 100,
+                        prompt=f"question {i}",
+                        sft=f"{llm} sft {i} " + "*" * sft,
+                        dpo=f"{llm} {source} {i} " + "*" * dpo,
+                    )
+                )
+    return pl.DataFrame(rows)
+
+
+def judge_of(server, **how):
+    return Judge(server.endpoint, "stand-in", key="secret", **{"backoff_s": 0.01, "timeout_s": 0.3, "tries": 6} | how)
+
+
+def run(server, answers, tmp_path, **how):
+    judge, cache = judge_of(server, **how), VerdictCache(tmp_path / "cache.jsonl")
+    requests = requests_for(answers)
+    collect(judge, requests, cache)
+    return verdicts_frame(judge, requests, cache)
+
+
+def test_both_orders_cancel_a_position_bias(serve, tmp_path):
+    """DPO is truly better on 60 %; a judge that mostly says A, asked once in a fixed order, would say otherwise."""
+    answers = some_answers(50, ("a",), ("explicit",), lambda llm, source, i: (5, 1) if i % 5 < 3 else (1, 5))
+    for bias in (0, 2, 100):
+        verdicts = run(serve(bias=bias), answers, tmp_path / str(bias))
+        told = position_bias(verdicts)
+        rate = win_rates(outcomes(answers, verdicts), 200).filter(pl.col("llm") == "all")["win_rate"][0]
+        naive = verdicts.filter(pl.col("order") == "dpo_first")["dpo_wins"].mean()
+        if bias == 100:
+            assert told["a_wins"] == 1 and told["consistent"] == 0 and rate == 0.5 and naive == 1.0
+        else:
+            assert (
+                told["a_wins"] == 0.5
+                and told["consistent"] == 1
+                and rate == pytest.approx(0.6)
+                and naive == pytest.approx(0.6)
+            )
+    close = some_answers(50, ("a",), ("explicit",), lambda llm, source, i: (5, 1) if i % 5 < 2 else (2, 2))
+    verdicts = run(serve(bias=1), close, tmp_path / "close")
+    told = position_bias(verdicts)
+    assert told["a_wins"] == pytest.approx(0.8)
+    assert win_rates(outcomes(close, verdicts), 200)["win_rate"][0] == pytest.approx(0.4 + 0.6 / 2)
+    assert verdicts.filter(pl.col("order") == "dpo_first")["dpo_wins"].mean() == 1.0, (
+        "asked once, DPO seems to win always"
+    )
+
+
+def test_a_misbehaving_server_is_outlasted(serve, tmp_path):
+    server = serve(faults=[429, 500, "timeout", "torn", 503, 429, "torn"])
+    answers = some_answers(10, ("a",), ("explicit",))
+    verdicts = run(server, answers, tmp_path, concurrency=3)
+    assert verdicts["readable"].all() and len(server.seen) == len(verdicts) + 7
+    path, authorisation, body = server.seen[0]
+    assert (
+        path == "/v1/chat/completions"
+        and authorisation == "Bearer secret"
+        and body["messages"][0]["content"] == INSTRUCTIONS
+        and body["temperature"] == 0
+    )
+
+
+def test_unreadable_replies_are_counted_and_left_out(serve, tmp_path):
+    answers = some_answers(10, ("a",), ("explicit",))
+    verdicts = run(serve(broken={"explicit 3 ", "explicit 7 "}), answers, tmp_path)
+    assert position_bias(verdicts)["unreadable"] == pytest.approx(2 / 20)
+    assert outcomes(answers, verdicts)["index"].to_list() == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def test_a_collection_cut_off_goes_on_where_it_was(serve, tmp_path):
+    answers = some_answers(10, ("a",), ("explicit",))
+    server = serve(faults=[None] * 8 + [500] * 100)
+    with pytest.raises(InputError, match="no reply after 2 tries.*go on"):
+        run(server, answers, tmp_path, tries=2, concurrency=1)
+    kept = (tmp_path / "cache.jsonl").read_text()
+    assert len(kept.splitlines()) == 8
+    (tmp_path / "cache.jsonl").write_text(kept + '{"key": "torn li')
+    again = serve()
+    judge = judge_of(again)
+    cache = VerdictCache(tmp_path / "cache.jsonl")
+    requests = requests_for(answers)
+    moved = Judge(again.endpoint, judge.model)  # the endpoint's address is no part of what a verdict depends on
+    collect(moved, requests, cache)
+    assert (
+        len(again.seen) == 12
+        and verdicts_frame(moved, requests, VerdictCache(tmp_path / "cache.jsonl"))["readable"].all()
+    )
+
+
+def test_nothing_is_asked_twice_and_a_changed_question_is_asked(serve, tmp_path):
+    server, answers = serve(), some_answers(4, ("a",), ("explicit",))
+    run(server, answers, tmp_path), run(server, answers, tmp_path)
+    assert len(server.seen) == 8
+    run(
+        server, answers.with_columns(dpo=pl.when(pl.col("index") == 2).then(pl.lit("new *")).otherwise("dpo")), tmp_path
+    )
+    assert len(server.seen) == 10
+    run(server, answers, tmp_path, temperature=0.5)
+    assert len(server.seen) == 18
+
+
+def test_cost_is_told_and_limited_before_anything_is_sent(serve, tmp_path):
+    server, answers = serve(), some_answers(10)
+    judge = judge_of(server, price_in=1.0, price_out=4.0, limit=0.01)
+    requests = requests_for(answers)
+    cost = estimate_cost(judge, requests, VerdictCache(tmp_path / "c"))
+    assert cost["requests"] == 80 and cost["dollars"] == pytest.approx(
+        (cost["tokens_in"] + 4 * cost["tokens_out"]) / 1e6
+    )
+    with pytest.raises(InputError, match="80 requests may cost 0.1.*limit of 0.01"):
+        collect(judge, requests, VerdictCache(tmp_path / "c"))
+    assert not server.seen
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refusal_is_one_line_at_once(serve, tmp_path, status):
+    server = serve(faults=[status] * 50)
+    with pytest.raises(InputError, match=f"refused with {status}.*IFLLM_JUDGE_KEY"):
+        run(server, some_answers(5), tmp_path, concurrency=1)
+    assert len(server.seen) < 10
+
+
+def test_equal_answers_are_a_tie_and_are_not_sent(serve, tmp_path):
+    answers = some_answers(6, ("a",), ("explicit",)).with_columns(dpo="sft")
+    server = serve()
+    verdicts = run(server, answers, tmp_path)
+    assert not server.seen and verdicts.is_empty() and outcomes(answers, verdicts)["dpo_wins"].to_list() == [0.5] * 6
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+@settings(max_examples=60, deadline=None)
+def test_reading_a_verdict_never_fails_and_forgives_wrapping(before, after):
+    assert read_verdict(before + after) is None or "{" in before + after
+    if not set("{}") & set(before + after):
+        assert read_verdict(before + '{"score_a": 3, "score_b": 9.5, "winner": "b"}' + after).winner == "B"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "{}",
+        "A",
+        '{"score_a": 0, "score_b": 5, "winner": "B"}',
+        '{"score_a": 5, "score_b": 5, "winner": "C"}',
+        '{"score_a": "x", "score_b": 5, "winner": "A"}',
+        '{"score_a": null, "score_b": 5, "winner": "A"}',
+        "null",
+        "[1]",
+    ],
+)
+def test_no_verdict(reply):
+    assert read_verdict(reply) is None
+
+
+# -- statistics
+
+
+def made_outcomes(rng, n=100, llms=8, effect=0.0, shared=0.0, source="explicit"):
+    """Outcomes with a question effect that all models share: intervals must follow questions, not pairs."""
+    question = shared * rng.standard_normal(n)
+    rows = [
+        dict(
+            llm=f"m{m}",
+            source=source,
+            index=i,
+            dpo_wins=float(rng.random() < 1 / (1 + np.exp(-(effect + question[i])))),
+            dpo_score=6.0,
+            sft_score=5.0,
+            extra_words=float(rng.normal()),
+        )
+        for m in range(llms)
+        for i in range(n)
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_intervals_cover_when_questions_are_shared_and_naive_ones_do_not():
+    rng, held, naive = np.random.default_rng(0), 0, 0
+    for k in range(30):
+        row = (
+            win_rates(made_outcomes(rng, 40, 12, shared=3.0), 100, seed=k)
+            .filter(pl.col("llm") == "all")
+            .row(0, named=True)
+        )
+        held += row["low"] <= 0.5 <= row["high"]
+        naive += row["naive_low"] <= 0.5 <= row["naive_high"]
+    assert held / 30 >= 0.8 and naive / 30 < 0.8, (held, naive)
+
+
+@given(st.floats(-1.5, 1.5), st.floats(-2, 2), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_length_control_recovers_the_rate_at_equal_length(effect, pull, seed):
+    rng = np.random.default_rng(seed)
+    extra = rng.normal(20, 30, 6000)
+    x = np.tanh(extra / np.sqrt(np.mean(extra**2)))
+    wins = (rng.random(6000) < 1 / (1 + np.exp(-(effect + pull * x)))).astype(float)
+    assert length_controlled(wins, extra) == pytest.approx(1 / (1 + np.exp(-effect)), abs=0.05)
+
+
+def test_length_control_survives_degenerate_input():
+    assert 0.9 < length_controlled(np.ones(20), np.arange(20.0)) <= 1 and length_controlled(
+        np.full(5, 0.5), np.zeros(5)
+    ) == pytest.approx(0.5)
+
+
+def test_source_tests_find_a_planted_difference_and_no_other():
+    rng = np.random.default_rng(1)
+    results = pl.concat(
+        [
+            made_outcomes(rng, 150, 4, effect, 1.0, source)
+            for source, effect in (("explicit", 0.0), ("text", 0.0), ("fusion", 0.8))
+        ]
+    )
+    tests = {(r["first"], r["second"]): r for r in source_tests(results, 2000).iter_rows(named=True)}
+    assert (
+        tests["explicit", "fusion"]["p_holm"] < 0.01
+        and tests["text", "fusion"]["difference"] < 0
+        and tests["explicit", "text"]["p_holm"] > 0.05
+    )
+    assert all(r["p_holm"] >= r["p_value"] for r in tests.values())
+
+
+def test_source_tests_are_uniform_under_the_null():
+    p = [
+        source_tests(
+            pl.concat([made_outcomes(np.random.default_rng([k, j]), 40, 3, 0, 1.0, s) for j, s in enumerate("ab")]),
+            200,
+            k,
+        )["p_value"][0]
+        for k in range(40)
+    ]
+    assert np.mean(np.array(p) < 0.05) < 0.2 and 0.3 < np.mean(p) < 0.7
+
+
+def held(rng, accuracy, source, n=120, llms=3):
+    return [
+        dict(
+            llm=f"m{m}",
+            source=source,
+            query=q,
+            worker=f"P{q % 12:03d}",
+            chosen_reward=float(rng.random() < accuracy),
+            rejected_reward=0.5,
+        )
+        for m in range(llms)
+        for q in range(n)
+    ]
+
+
+def test_heldout_accuracy_and_its_differences():
+    rng = np.random.default_rng(3)
+    frame = pl.DataFrame(held(rng, 0.5, "explicit") + held(rng, 0.9, "fusion"))
+    scores = heldout_scores(frame, 300)
+    pooled = scores.filter(pl.col("llm") == "all").sort("source")
+    assert pooled["value"][1] == pytest.approx(
+        frame.filter(pl.col("source") == "fusion").select((pl.col("chosen_reward") > 0.5).mean()).item()
+    )
+    assert pooled["n"].to_list() == [120, 120] and pooled["n_workers"][0] == 12
+    difference = heldout_differences(frame, n_bootstrap=500).row(0, named=True)
+    assert difference["value"] > 0.3 and difference["ci_low"] > 0.2 and difference["p_holm"] < 0.02
+    ties = frame.with_columns(chosen_reward=pl.lit(1.0), rejected_reward=pl.lit(1.0))
+    assert (heldout_scores(ties, 50)["value"] == 0.5).all()
+
+
+# -- people
+
+
+def fill(sheet, key, effect, rng, broken=None):
+    keys = {line["row"]: line for line in csv.DictReader(open(key, encoding="utf-8-sig"))}
+    lines = list(csv.DictReader(open(sheet, encoding="utf-8-sig")))
+    for line in lines:
+        sign = 1 if keys[line["row"]]["dpo_is"] == "a" else -1
+        taste = effect[keys[line["row"]]["source"]] + random.Random(int(keys[line["row"]]["index"])).gauss(0, 0.7)
+        line["comparison"] = int(np.clip(round(sign * (taste + rng.gauss(0, 0.6))), -3, 3))
+        for item in ("informativeness", "relevance", "overall", "errors"):
+            line[f"{item}_a"], line[f"{item}_b"] = (2, 1) if (taste > 0) == (sign > 0) else (1, 2)
+    if broken:
+        lines[4].update(broken)
+    with open(sheet, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def test_ratings_there_and_back(tmp_path):
+    answers = some_answers(60, ("a",))
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    assert export_ratings(answers, sheet, key, n=40, raters=2, seed=1) == 160
+    text = sheet.read_text(encoding="utf-8-sig")
+    assert "dpo" not in text.splitlines()[0] and "fusion" not in text.splitlines()[0]
+    assert set(line["dpo_is"] for line in csv.DictReader(open(key, encoding="utf-8-sig"))) == {"a", "b"}
+    fill(sheet, key, {"explicit": 0.0, "fusion": 1.2}, random.Random(2))
+    effects = analyse_ratings(read_ratings(sheet, key))
+    of = {(r["source"], r["item"]): r for r in effects.iter_rows(named=True)}
+    assert of["fusion", "comparison"]["low"] > 0.4 and of["fusion", "comparison"]["p_holm"] < 0.01
+    assert of["explicit", "comparison"]["low"] < 0 < of["explicit", "comparison"]["high"]
+    assert (
+        0.3 < of["fusion", "comparison"]["alpha"] < 0.9
+        and of["fusion", "comparison"]["n"] == 80
+        and of["fusion", "comparison"]["questions"] == 40
+    )
+
+
+@pytest.mark.parametrize(
+    "broken, told",
+    [
+        ({"overall_a": "6"}, "row .*overall_a = '6' is not a whole number from 1 to 5"),
+        ({"comparison": ""}, "comparison = ''"),
+        ({"row": "999"}, "'999' is not in key.csv"),
+    ],
+)
+def test_a_wrong_rating_is_told_with_its_row(tmp_path, broken, told):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(some_answers(5, ("a",), ("explicit",)), sheet, key)
+    fill(sheet, key, {"explicit": 0.0}, random.Random(2), broken)
+    with pytest.raises(InputError, match=told):
+        read_ratings(sheet, key)
+
+
+def test_a_sheet_runs_no_formula(tmp_path):
+    answers = some_answers(2, ("a",), ("explicit",)).with_columns(dpo=pl.lit('=HYPERLINK("x")'))
+    export_ratings(answers, tmp_path / "s.csv", tmp_path / "k.csv")
+    assert not any(
+        value.startswith("=")
+        for line in csv.DictReader(open(tmp_path / "s.csv", encoding="utf-8-sig"))
+        for value in line.values()
+    )
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=2, max_size=3), min_size=3, max_size=12), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_alpha_does_not_depend_on_who_is_first(units, rng):
+    shuffled = [rng.sample(unit, len(unit)) for unit in units]
+    for level in ("nominal", "ordinal", "interval"):
+        a, b = krippendorff_alpha(units, level), krippendorff_alpha(shuffled, level)
+        assert (np.isnan(a) and np.isnan(b)) or a == pytest.approx(b)
+        assert np.isnan(a) or a <= 1 + 1e-9
+
+
+def test_what_the_page_shows_of_a_judge(serve, tmp_path):
+    """The frames and the figure of the judged branch of the page, on a registry's names."""
+    from ifllm.alignment.judge import recall, remember, winrate_figure, worth_judging
+
+    answers = some_answers(8, ("qwen3_4b", "gpt2_xl_twin"))
+    shown = worth_judging(answers, 5)
+    assert shown["llm"].unique().to_list() == ["qwen3_4b"] and shown["index"].max() == 4
+    assert len(worth_judging(answers, 0, True)) == len(answers)
+    server = serve()
+    verdicts = run(server, shown, tmp_path)
+    remember(tmp_path, judge_of(server), 5, False)
+    judge, prompts, twins = recall(tmp_path)
+    assert (prompts, twins, judge.key) == (5, False, "") and "secret" not in (tmp_path / "judge.json").read_text()
+    assert verdicts_frame(judge, requests_for(shown), VerdictCache(tmp_path / "cache.jsonl")).equals(verdicts), (
+        "the report finds the verdicts without the key"
+    )
+    rates = win_rates(outcomes(shown, verdicts), 50)
+    figure = winrate_figure(rates)
+    assert len(figure.data[0].y) == 2 * len(rates) and "explicit: Qwen3 4B, raw" in figure.data[0].y
+    assert source_tests(outcomes(shown, verdicts), 50)["p_holm"][0] == 1.0

@@ -1,0 +1,243 @@
+"""The report in a real browser: every page at the width of a phone and of a desk, light and dark, opened from its folder."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from report_run import ROOT, make_run
+
+from ifllm.engine import report
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+BROWSER = report.find_browser()
+VIEWS = [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")]
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install 'ifllm[browser]'"
+)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here: scripts/install-browser.sh installs one on Debian as root"
+)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def fixture_site(tmp_path_factory):
+    # before the module's own browser: playwright's synchronous interface cannot be entered twice
+    made = report.render(make_run(tmp_path_factory.mktemp("project")), engine="builtin", pdf=True)
+    assert made.problems == ()
+    return made
+
+
+class Visit:
+    """A page opened at one width and scheme, with all that it asked for and complained about."""
+
+    def __init__(self, browser, file: Path, width: int, scheme: str):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 844 if width < 600 else 900},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+        )
+        self.page = self.context.new_page()
+        self.errors, self.requests = [], []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda fault: self.errors.append(str(fault)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri(), wait_until="load")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        self.context.close()
+
+    def scroll_through(self):
+        """Go down the page as a reader does, so that all that loads lazily has loaded."""
+        self.page.mouse.move(100, 200)
+        self.page.evaluate(
+            """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += 600) { scrollTo(0, y); await new Promise((go) => setTimeout(go, 25)); } }"""
+        )
+        plots = self.page.locator(".ifllm-plot").count()
+        if plots:
+            self.page.wait_for_function(
+                f"document.querySelectorAll('.ifllm-plot.is-drawn').length === {plots}", timeout=20_000
+            )
+
+    def weight(self) -> int:
+        """Bytes of the files that were asked for, each once."""
+        return sum(
+            Path(unquote(urlparse(url).path)).stat().st_size for url in set(self.requests) if url.startswith("file:")
+        )
+
+
+CHECK = r"""() => {
+  const wide = [...document.querySelectorAll('body *')].filter((e) => { const r = e.getBoundingClientRect(); return r.width && r.right > innerWidth + 1 && !e.closest('.ifllm-scroll, .ifllm-wide, pre, .sidebar, .collapse, math'); });
+  return { overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth, wide: wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)),
+           idle: [...document.querySelectorAll('.ifllm-plot.is-drawn')].flatMap((box) => { const layout = box.querySelector(':scope > div')._fullLayout || {};
+             return Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name) && layout[name].visible && ['-1,6', '-1,4'].includes(String(layout[name].range))).map((name) => `${box.dataset.figure} ${name}`); }),
+           noalt: [...document.images].filter((i) => !i.hasAttribute('alt')).length, broken: [...document.images].filter((i) => i.complete && !i.naturalWidth && i.offsetParent).length };
+}"""
+
+
+def examine(browser, file: Path, width: int, scheme: str, axe: bool = True) -> list[str]:
+    """Everything that is wrong with a page, in words."""
+    where = f"{file.name} at {width}, {scheme}"
+    with Visit(browser, file, width, scheme) as visit:
+        visit.scroll_through()
+        found = visit.page.evaluate(CHECK)
+        wrong = [f"{where}: console: {error}" for error in visit.errors]
+        wrong += [
+            f"{where}: asks the network for {url}"
+            for url in visit.requests
+            if not url.startswith(("file:", "data:", "blob:"))
+        ]
+        wrong += [f"{where}: {found['overflow']} px too wide: {found['wide']}"] if found["overflow"] > 0 else []
+        wrong += (
+            [f"{where}: an axis that nothing is drawn on, with plotly's own range: {found['idle']}"]
+            if found["idle"]
+            else []
+        )
+        wrong += [f"{where}: {found['noalt']} images without alt text"] if found["noalt"] else []
+        wrong += [f"{where}: {found['broken']} images broken"] if found["broken"] else []
+        if axe and AXE.exists():
+            visit.page.add_script_tag(path=str(AXE))
+            violations = visit.page.evaluate(
+                "() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']}).then((r) => r.violations.map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary.slice(0, 200)]))"
+            )
+            wrong += [f"{where}: {rule} x {count}: {markup} {summary}" for rule, count, markup, summary in violations]
+        return wrong
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_pages_of_the_fixture(fixture_site, chromium, width, scheme):
+    if not AXE.exists():
+        pytest.skip("axe-core is not here: scripts/install-browser.sh installs it by npm")
+    root = fixture_site.index.parent
+    pages = [*sorted(root.glob("*.html")), root / "api" / "data.html"]
+    assert len(pages) >= 9
+    assert [
+        wrong
+        for page in pages
+        for wrong in examine(chromium, page, width, scheme, axe=(width < 600) == (scheme == "dark"))
+    ] == []
+
+
+def test_every_page_of_the_demo_report(chromium):
+    """The demo run's report, where `make test` has rendered it: each page once, the widths and schemes taking turns."""
+    index = ROOT / "runs" / "demo" / "site" / "index.html"
+    if not index.exists():
+        pytest.skip("no report of the demo run here: `make test` renders it first")
+    pages = [page for page in sorted(index.parent.rglob("*.html")) if page.name != "print.html"]
+    wrong = [line for n, page in enumerate(pages) for line in examine(chromium, page, *VIEWS[n % 4], axe=AXE.exists())]
+    assert wrong == []
+
+
+def test_the_first_page_is_light_until_its_plots_are_reached(fixture_site, chromium):
+    for site in [fixture_site.index.parent, ROOT / "runs" / "demo" / "site"]:
+        if not (site / "index.html").exists():
+            continue
+        with Visit(chromium, site / "index.html", 1440, "light") as visit:
+            visit.page.wait_for_timeout(500)
+            assert visit.weight() < 1_000_000, sorted(set(visit.requests))
+            assert not any("plotly" in url or re.search(r"figures/.*\.js", url) for url in visit.requests)
+            visit.scroll_through()
+            assert sum("plotly.min.js" in url for url in visit.requests) == 1
+
+
+def test_search_works_from_a_folder(fixture_site, chromium):
+    with Visit(chromium, fixture_site.index, 1440, "light") as visit:
+        visit.page.fill("input[type=search]", "diversity")
+        visit.page.wait_for_selector(".search-result", timeout=5_000)
+        assert "Diversity" in visit.page.inner_text(".smalldocs-search-results") and visit.errors == []
+
+
+def test_dark_mode_is_kept_from_page_to_page_and_plots_follow(fixture_site, chromium):
+    with Visit(chromium, fixture_site.index.parent / "05_diversity.html", 1440, "light") as visit:
+        visit.scroll_through()
+        ground = lambda: visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        ink = lambda: visit.page.evaluate("document.querySelector('.ifllm-plot .xtick text').style.fill")
+        light, light_ink = ground(), ink()
+        visit.page.click(".quarto-color-scheme-toggle")
+        visit.page.wait_for_timeout(600)
+        assert ground() != light and ink() != light_ink
+        dark = ground()
+        visit.page.goto(fixture_site.index.as_uri())
+        visit.page.wait_for_timeout(200)
+        assert ground() == dark
+
+
+SPOTS = """(box) => {
+  const plot = box.querySelector(':scope > div'), layout = plot._fullLayout, at = plot.getBoundingClientRect(), spots = [];
+  for (const part of plot.calcdata) for (const point of part.slice(0, 40)) {
+    const trace = part[0].trace, x = layout['xaxis' + (trace.xaxis || 'x').slice(1)], y = layout['yaxis' + (trace.yaxis || 'y').slice(1)];
+    if (trace.hoverinfo !== 'skip' && trace.visible === true && x && y && point.x !== undefined && point.y !== undefined) spots.push([at.left + x._offset + x.c2p(point.x), at.top + y._offset + y.c2p(point.y)]);
+  }
+  for (const area of box.querySelectorAll('.nsewdrag')) { const r = area.getBoundingClientRect(); for (const f of [.5, .3, .7, .1, .9]) for (const g of [.5, .25, .75]) spots.push([r.left + f * r.width, r.top + g * r.height]); }
+  const step = Math.max(1, Math.floor(spots.length / 60));
+  return spots.filter((spot, i) => i % step === 0 && spot[0] > 0 && spot[0] < innerWidth && spot[1] > 0 && spot[1] < innerHeight);
+}"""
+
+
+@pytest.mark.parametrize("chapter", ["04_collection", "05_diversity"])
+def test_every_plot_answers_to_the_pointer(chromium, chapter):
+    page = ROOT / "runs" / "demo" / "site" / f"{chapter}.html"
+    if not page.exists():
+        pytest.skip("no report of the demo run here: `make test` renders it first")
+    silent = []
+    with Visit(chromium, page, 1440, "light") as visit:
+        visit.scroll_through()
+        for box in visit.page.locator(".ifllm-plot").all():
+            box.evaluate("(box) => box.scrollIntoView({block: 'center', behavior: 'instant'})")
+            for x, y in box.evaluate(SPOTS):
+                visit.page.mouse.move(x, y)
+                visit.page.wait_for_timeout(70)  # plotly answers every 50 ms
+                if box.locator(".hoverlayer .hovertext, .hoverlayer .axistext").count():
+                    break
+            else:
+                silent.append(box.get_attribute("data-figure"))
+        assert visit.errors == [] and visit.page.locator(".ifllm-plot").count() >= 2
+    assert silent == []
+
+
+def test_results_can_be_filtered(fixture_site, chromium):
+    with Visit(chromium, fixture_site.index.parent / "results.html", 1440, "light") as visit:
+        visit.page.fill("#ifllm-filter", "reward unseen_worker")
+        assert visit.page.locator("table.ifllm-results tbody tr:visible").count() == 1
+        assert visit.page.inner_text("#ifllm-filter-count").startswith("1 of ")
+
+
+def test_a_number_is_reached_by_its_link(fixture_site, chromium):
+    with Visit(chromium, fixture_site.index.parent / "05_diversity.html", 1440, "light") as visit:
+        visit.page.click("a.ifllm-number")
+        visit.page.wait_for_load_state()
+        assert visit.page.url.endswith("results.html#diversity.icc.dwell")
+        assert visit.page.evaluate("document.querySelector(':target').getBoundingClientRect().top") < 900
+
+
+def test_pictures_are_drawn_and_kept(fixture_site):
+    site = fixture_site.index.parent
+    drawn = {file.stem for file in (site / "figures").glob("*.js")}
+    assert drawn and all((site / "figures" / f"{key}.png").read_bytes().startswith(b"\x89PNG") for key in drawn)
+    kept = sorted((site.parent / "pictures").glob("*.png"))
+    assert 0 < len(kept) <= len(drawn)
+
+
+def test_the_pdf_holds_the_report(fixture_site):
+    content = fixture_site.pdf.read_bytes()
+    assert (
+        content.startswith(b"%PDF")
+        and content.count(b"/Type /Page\n")
+        + content.count(b"/Type/Page/")
+        + len(re.findall(rb"/Type\s*/Page\b", content))
+        >= 6
+    )
+    assert os.path.getsize(fixture_site.pdf) < 5_000_000

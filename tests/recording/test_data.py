@@ -1,0 +1,763 @@
+"""Laws of the data stage: a row that is written is read back, nothing vanishes, and only the release passes for the release."""
+
+import gzip
+import hashlib
+import http.server
+import io
+import math
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ifllm.base.files import InputError
+from ifllm.recording import data
+
+EPOCH = 1_760_000_000_000
+HEADERS = {name: ",".join(columns) for name, columns in data.TABLES.items()}
+
+# ---------------------------------------------------------------- lines
+
+number = st.floats(-9e5, 9e5, allow_nan=False).map(lambda value: round(value, 4))
+snippet = st.text(
+    st.one_of(st.sampled_from('",0123456789 -'), st.characters(exclude_categories=["Cc", "Cs"])),
+    min_size=1,
+    max_size=24,
+)
+sample = st.fixed_dictionaries(
+    {
+        "x": number,
+        "y": number,
+        "window": snippet,
+        "centre_idx": st.integers(0, 5000),
+        "t_ms": st.one_of(st.integers(0, 10**7), st.floats(0, 1e7)),
+        "flag": st.sampled_from([None, 0, 1]),
+        "epoch_ms": st.integers(EPOCH, EPOCH + 10**9),
+    }
+)
+off_sample = sample.map(lambda row: row | {"x": -1, "y": -1, "window": None, "centre_idx": None})
+
+
+def write(row: dict) -> str:
+    """A sample as the collection site writes it."""
+    window = "" if row["window"] is None else f'"{row["window"]}"'
+    index = "" if row["centre_idx"] is None else row["centre_idx"]
+    flag = "" if row["flag"] is None else f"{row['flag']},"
+    return f"{row['x']},{row['y']},{window},{index},{row['t_ms']},{flag}{row['epoch_ms']}"
+
+
+def parse(lines: list[str], kind: str = "rel") -> pl.DataFrame:
+    return {"rel": data.parse_rel, "abs": data.parse_abs}[kind](
+        pl.LazyFrame({"line": lines}, schema={"line": pl.String})
+    ).collect()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(sample, off_sample), min_size=1, max_size=8))
+def test_what_is_written_is_read_back(rows):
+    read = parse([write(row) for row in rows])
+    assert read["reason"].null_count() == len(rows)
+    for row, got in zip(rows, read.rows(named=True)):
+        off = row["x"] == -1 and row["y"] == -1
+        assert got["on_element"] == (not off)
+        assert (got["x"], got["y"]) == ((None, None) if off else (row["x"], row["y"]))
+        assert (got["window"], got["centre_idx"], got["t_ms"], got["epoch_ms"]) == (
+            row["window"],
+            row["centre_idx"],
+            row["t_ms"],
+            row["epoch_ms"],
+        )
+        assert got["flag"] == (None if row["flag"] is None else bool(row["flag"]))
+
+
+faulty = st.builds(
+    lambda row, at, insert: write(row)[:at] + insert + write(row)[at + 1 :],
+    sample,
+    st.integers(0, 60),
+    st.sampled_from(["", '"', ",", "nan", "x", "-", "5", ".", "1e999"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(sample.map(write), faulty, st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from(["rel", "abs"]),
+)
+def test_each_line_is_parsed_or_has_a_reason_and_the_fast_pattern_changes_nothing(lines, kind):
+    fast = parse(lines, kind)
+    good = fast.filter(pl.col("reason").is_null())
+    assert set(fast["reason"].drop_nulls()) <= set(data.REASONS)
+    assert good.select(pl.all_horizontal(pl.col("t_ms", "epoch_ms").is_not_null()).all()).item()
+    assert all(math.isfinite(value) for name in ("x", "y", "t_ms") for value in good[name].drop_nulls())
+    plain = dict(data._PLAIN)
+    try:
+        data._PLAIN.update({name: pattern.replace("^", "^never", 1) for name, pattern in plain.items()})
+        slow = parse(lines, kind)
+    finally:
+        data._PLAIN.update(plain)
+    assert fast.drop("tail").equals(slow.drop("tail"))
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("", "empty_line"),
+        ("   ", "empty_line"),
+        ("1,2,3", "field_count"),
+        ('1,2,"a",3,10,1', "out_of_range"),
+        ('x,2,"a",3,10,1,1760000000000', "not_a_number"),
+        ('1,2,"a",3,ten,1,1760000000000', "not_a_number"),
+        ('1,2,"a",3,10,1,soon', "not_a_number"),
+        ('nan,2,"a",3,10,1,1760000000000', "non_finite"),
+        ('1,-inf,"a",3,10,1,1760000000000', "non_finite"),
+        ('1,2,"a",3,Infinity,1,1760000000000', "non_finite"),
+        ('1e999,2,"a",3,10,1,1760000000000', "out_of_range"),
+        ('1,2,"a",3,-10,1,1760000000000', "out_of_range"),
+        ('1,2,"a",3,10,1,17', "out_of_range"),
+        ('1,2,"a",99999999999,10,1,1760000000000', "out_of_range"),
+        ('1,2,"a",3,10,7,1760000000000', "flag_out_of_range"),
+        ('1,2,"a",3,10.5,7,1760000000000', "flag_out_of_range"),
+        ('1,2,"a",3,10,0.5,1760000000000', "flag_out_of_range"),
+        ("-1,-1,,,10,0.5,1760000000000", "flag_out_of_range"),
+        ('1,2,"a ""b"" c",3,10,4,1760000000000', "flag_out_of_range"),
+    ],
+)
+def test_a_line_without_usable_numbers_is_set_aside_with_its_reason(line, reason):
+    assert parse([line])["reason"].item() == reason
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("1,2,3", "field_count"),
+        ("1,2,3,4,1760000000000", "field_count"),
+        ("1,2,NaN,1760000000000", "non_finite"),
+        ("1,2,-4,1760000000000", "out_of_range"),
+        ("1,b,4,1760000000000", "not_a_number"),
+        ("", "empty_line"),
+    ],
+)
+def test_a_page_line_without_usable_numbers_is_set_aside_with_its_reason(line, reason):
+    assert parse([line], "abs")["reason"].item() == reason
+
+
+@pytest.mark.parametrize(
+    "line, window",
+    [
+        ('1,2,"lamorizing the "Alwa",3,10,1,1760000000000', 'lamorizing the "Alwa'),
+        ('1,2,"with "",3,10,1,1760000000000"', 'with "'),
+        ("1,2,20240620},3,10,1,1760000000000", "20240620}"),
+        ('1,2,"How You Like That",,3,10,1,1760000000000', 'How You Like That",'),
+        ("1,2,019, 2023),3,10,1,1760000000000", "019, 2023)"),
+        ('1,2,"1,000, 2",3,10,1760000000000', "1,000, 2"),
+        ('1,2,"",3,10,1,1760000000000', None),
+        ("1,2,,,10,1,1760000000000", None),
+    ],
+)
+def test_snippets_as_the_release_has_them(line, window):
+    read = parse([line]).row(0, named=True)
+    assert read["reason"] is None and read["window"] == window and read["t_ms"] == 10 and read["epoch_ms"] == EPOCH
+
+
+# ---------------------------------------------------------------- a folder
+
+
+def csv_rows(*rows: dict, table: str) -> str:
+    quote = lambda value: "" if value is None else '"' + str(value).replace('"', '""') + '"'
+    return (
+        HEADERS[table]
+        + "\n"
+        + "".join(",".join(quote(row.get(name)) for name in data.TABLES[table]) + "\n" for row in rows)
+    )
+
+
+def question(id, user="ada", task=8, **more) -> dict:
+    return {
+        "query_ID": id,
+        "user_id": user,
+        "task_id": task,
+        "user_query": "why?",
+        "llm_response_1": "because",
+        "llm_name_1": "m",
+        "adjustment": 0,
+        "query_timestamp": "2025-10-09 08:53:20",
+    } | more
+
+
+def make(folder: Path, queries=(), tasks=(), people=({"user_id": "ada", "consent": 1},), **files: bytes | str) -> Path:
+    """A dataset folder; `files` maps e.g. `ada__8__rel_gaze` to content."""
+    (folder / "user_behavior").mkdir(parents=True)
+    for name, rows in zip(data.TABLES, (queries, tasks, people)):
+        (folder / name).write_text(csv_rows(*rows, table=name), newline="")
+    for name, content in files.items():
+        path = folder / "user_behavior" / Path(*name.split("__")).with_suffix(".csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def counted(release: data.Release, reason: str) -> int:
+    return release.reasons.filter(reason=reason)["rows"].sum()
+
+
+LINE = f'1,2,"snippet",3,10.5,1,{EPOCH}\n'
+
+
+@pytest.mark.parametrize(
+    "content, kind, reason, rows",
+    [
+        (LINE + f"-1,-1,,,11,1,{EPOCH}\n", "rel", "off_element", 1),
+        (LINE + f'1,2,"s",3,10,{EPOCH}\n', "rel", "six_columns", 1),
+        (f'1,2,"a "b" c",3,10,1,{EPOCH}\n' + LINE, "rel", "quotes_inside", 1),
+        (f"1,2,,,10,1,{EPOCH}\n", "rel", "no_snippet", 1),
+        (f"1,2,9}},3,10,1,{EPOCH}\n", "rel", "unquoted_snippet", 1),
+        (f'1,2,"s"",3,10,1,{EPOCH}"\n', "rel", "quoted_whole", 1),
+        (LINE.replace("\n", "\r\n") * 3, "rel", "carriage_return", 3),
+        (LINE * 3, "rel", "repeated_time", 2),
+        (LINE + LINE.replace(str(EPOCH), str(EPOCH - 5)), "rel", "backward_time", 1),
+        (LINE + "\n" + LINE, "rel", "empty_line", 1),
+        (LINE.replace("10.5", "nan"), "rel", "non_finite", 1),
+        (f"-1,-1,5,{EPOCH}\n3,4,5,{EPOCH}\n", "abs", "no_position", 1),
+        (f"3,4,5,{EPOCH}\r\n", "abs", "carriage_return", 1),
+        ("3,4\n", "abs", "field_count", 1),
+        (LINE.rstrip("\n"), "rel", "parsed", 1),
+        ("", "rel", "parsed", 0),
+    ],
+)
+def test_the_ledger_has_a_line_for_each_rule_and_adds_up(tmp_path, content, kind, reason, rows):
+    release = data.load(make(tmp_path / "raw", **{f"ada__8__{kind}_gaze": content}))
+    assert counted(release, reason) == rows + (1 if reason == "parsed" else 0)  # one participant in record_info
+    own = release.ledger.filter(file=f"P001/8/{kind}_gaze.csv").row(0, named=True)
+    assert (
+        own["rows_total"]
+        == own["rows_parsed"] + own["rows_quarantined"]
+        == len(content.split("\n")) - (content.endswith("\n") or not content)
+    )
+    assert release.quarantine.height == own["rows_quarantined"]
+
+
+def test_quarantine_says_where_and_keeps_the_line(tmp_path):
+    release = data.load(make(tmp_path / "raw", ada__8__rel_gaze=LINE + "broken\n" + LINE))
+    assert release.quarantine.rows() == [("P001/8/rel_gaze.csv", 2, "field_count", "broken")]
+    assert release.samples_rel["row"].to_list() == [1, 3]
+
+
+def test_bytes_that_are_not_utf8_lose_no_row(tmp_path):
+    release = data.load(
+        make(
+            tmp_path / "raw",
+            ada__8__rel_gaze=b'1,2,"caf\xe9",3,10,1,%d\r\n' % EPOCH + LINE.encode(),
+            ada__8__rel_mouse=LINE,
+        )
+    )
+    assert release.samples_rel["window"].to_list() == ["caf\N{REPLACEMENT CHARACTER}", "snippet", "snippet"]
+    assert release.samples_rel["row"].to_list() == [1, 2, 1]
+
+
+def test_a_file_that_the_layout_does_not_know_is_counted_not_read(tmp_path):
+    release = data.load(make(tmp_path / "raw", ada__8__notes="a\nb\n", ada__8__rel_gaze=LINE))
+    assert release.ledger.filter(kind="other").rows() == [("P001/8/notes.csv", "other", 2, 0, 2)]
+
+
+def test_table_rules(tmp_path):
+    rows = [
+        question(
+            1,
+            llm_response_1="&quot;so&quot; &amp; &lt;b&gt;\r\nnext",
+            llm_name_1="deepseek-ai/\r\nDeepSeek-V3",
+            likert_1="4.0",
+            adjustment=1,
+        ),
+        question(
+            2,
+            query_timestamp="2025-10-09 08:54:20",
+            llm_response_1="AI Error. Please report to a@example.com",
+            preference="2.0",
+            likert_1="9",
+        ),
+        question(
+            3,
+            task=9,
+            llm_response_2="AI Error. Please",
+            llm_name_2="n",
+            preference="2.0",
+            likert_1="",
+            query_timestamp="0000-00-00 00:00:00",
+        ),
+        question(
+            4,
+            task=9,
+            llm_response_2="yes",
+            llm_name_2="n",
+            preference="0.0",
+            likert_2="2.5",
+            query_timestamp="2025-10-09 09:00:00",
+        ),
+        question(5, task=10, user="bob", query_timestamp="2025-10-09 09:00:00"),
+        question(6, task=10, user="bob", query_timestamp="2025-10-09 09:00:00"),
+        question(6, task=10, user="bob", user_query="newer", query_timestamp="2025-10-09 09:00:00"),
+        question("x", user="bob"),
+    ]
+    tasks = [
+        {"user_id": "ada", "task_id": 8, "finished": "2025-10-09 10:00:00", "summary": "late"},
+        {"user_id": "ada", "task_id": 8, "finished": "2025-10-09 09:00:00", "summary": "early"},
+    ]
+    people = [
+        {"user_id": "ada", "consent": 1, "age": "36.0", "inserted_at": "2025-10-09 01:00:00"},
+        {"user_id": "eve", "age": "7"},
+        {"user_id": "ada", "consent": 0, "inserted_at": "2025-10-08 01:00:00"},
+    ]
+    release = data.load(make(tmp_path / "raw", rows, tasks, people), excluded=["bob"])
+    q = release.queries.sort("query")
+    assert q["query"].to_list() == [1, 2, 3, 4, 5, 6]
+    first = q.row(0, named=True)
+    assert (
+        first["response_1"] == '"so" & <b>\nnext'
+        and first["model_1"] == "deepseek-ai/DeepSeek-V3"
+        and first["likert_1"] == 4
+        and first["bullets"]
+    )
+    assert q["mode"].to_list() == ["pointwise", "pointwise", "pairwise", "pairwise", "pointwise", "pointwise"]
+    assert q["preference"].to_list() == [
+        None,
+        None,
+        2,
+        0,
+        None,
+        None,
+    ]  # 2 is outside a pointwise scale; 0 is not missing; missing is not 0
+    assert q["likert_1"].to_list() == [4] + [None] * 5 and q["likert_2"].to_list() == [None] * 6
+    assert q["error_1"].to_list() == [False, True] + [False] * 4 and q["error_2"].to_list() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert q["turn"].to_list() == [1, 2, 1, 2, 1, 2]
+    start = 1_760_000_000_000
+    assert q["asked_ms"].to_list()[:4] == [start, start + 60_000, None, start + 400_000] and q["next_ms"].to_list()[
+        :4
+    ] == [start + 60_000, None, start + 400_000, None]
+    assert q["question"].to_list()[-1] == "newer" and q["excluded"].to_list() == [False] * 4 + [True] * 2
+    assert release.tasks["summary"].to_list() == ["late"]
+    assert release.workers.height == 3 and release.workers.drop_nulls("age").row(0, named=True)["consent"]
+    for reason, n in dict(
+        model_name_cleaned=1,
+        api_error=2,
+        impossible_time=1,
+        out_of_scale=4,
+        html_escape=1,
+        carriage_return=1,
+        repeated_time=1,
+        no_key=1,
+        duplicate=3,
+    ).items():
+        assert counted(release, reason) == n, reason
+    assert release.ledger.filter(kind="table").select(
+        pl.col("rows_total", "rows_parsed", "rows_quarantined")
+    ).rows() == [(8, 6, 2), (2, 1, 1), (3, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda raw: (raw / "task_table.csv").unlink(), "raw/task_table.csv: not there"),
+        (
+            lambda raw: (raw / "task_table.csv").write_text("user_id,task_id\n"),
+            "task_table.csv:1: no column copy_sentence",
+        ),
+        (
+            lambda raw: (raw / "query_logs_table.csv").write_text(
+                HEADERS["query_logs_table.csv"] + "\n" + "a," * 30 + "\n"
+            ),
+            "query_logs_table.csv: ",
+        ),
+        (lambda raw: (raw / "record_info_table.csv").write_text(""), "record_info_table.csv: "),
+    ],
+)
+def test_a_broken_folder_ends_in_one_line_that_names_the_file(tmp_path, change, message):
+    raw = make(tmp_path / "raw", [question(1)])
+    change(raw)
+    with pytest.raises(InputError) as fault:
+        data.load(raw)
+    assert str(fault.value).startswith(message) and "\n" not in str(fault.value)
+
+
+def test_a_frame_that_is_not_as_declared_is_refused_with_column_and_value(tmp_path):
+    release = data.load(make(tmp_path / "raw", [question(1)], ada__8__rel_gaze=LINE))
+    samples = release.samples_rel.drop("worker")
+    assert data.validated(samples, data.SamplesRel).equals(samples)
+    for frame, model, word in (
+        (samples.with_columns(modality=pl.lit("nose")), data.SamplesRel, "nose"),
+        (samples.with_columns(pl.col("row").cast(pl.Int64)), data.SamplesRel, "row"),
+        (release.ledger.with_columns(rows_parsed=pl.lit(7, pl.Int64)), data.Ledger, "adds_up"),
+    ):
+        with pytest.raises(InputError, match=f"^{model.__name__}: .*{word}"):
+            data.validated(frame, model)
+
+
+def test_another_participants_rows_change_nothing(tmp_path):
+    more = data.load(
+        make(tmp_path / "a", [question(1), question(2, user="bob")], ada__8__rel_gaze=LINE * 2, bob__8__rel_gaze=LINE)
+    )
+    less = data.load(make(tmp_path / "b", [question(1)], ada__8__rel_gaze=LINE * 2))
+    name = data.pseudonyms(["ada", "bob"])["ada"]
+    assert more.samples_rel.filter(worker=name).drop("worker").equals(less.samples_rel.drop("worker"))
+    assert more.queries.filter(worker=name).drop("worker").equals(less.queries.drop("worker"))
+
+
+def test_neither_batches_nor_a_missing_file_change_who_gets_which_rows(tmp_path, monkeypatch):
+    folder = make(
+        tmp_path / "a",
+        [question(1)],
+        ada__8__rel_gaze=LINE * 2,
+        bob__8__abs_gaze="1,2,3.5,1760000000000\n",
+        cyd__8__rel_mouse=LINE * 3,
+        cyd__8__abs_mouse="1,2,3.5,1760000000000\n" * 4,
+    )
+    whole = data.load(folder)
+    names = data.pseudonyms(["ada", "bob", "cyd"])
+    assert {worker: rows for worker, rows in whole.samples_rel["worker"].value_counts().iter_rows()} == {
+        names["ada"]: 2,
+        names["cyd"]: 3,
+    }
+    assert {worker: rows for worker, rows in whole.samples_abs["worker"].value_counts().iter_rows()} == {
+        names["bob"]: 1,
+        names["cyd"]: 4,
+    }
+    written = []
+    monkeypatch.setattr(data, "_BATCH", 1)
+    monkeypatch.setattr(
+        data._Memory,
+        "write",
+        lambda self, worker, frame: (
+            written.append(worker),
+            self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all())),
+        ),
+    )
+    cut = data.load(folder)
+    assert (
+        cut.samples_rel.equals(whole.samples_rel)
+        and cut.samples_abs.equals(whole.samples_abs)
+        and cut.reasons.equals(whole.reasons)
+    )
+    assert sorted(written) == sorted(
+        2 * list(names.values())
+    )  # each participant once in either sink, with no row where there is no file
+
+
+def test_the_exclusion_rule(tmp_path):
+    counts = pl.DataFrame(
+        [
+            ("P001", 1, 3000, 900, 4.0),
+            ("P001", 1, 1000, 300, 2.0),
+            ("P001", 2, 2400, 600, 3.0),  # means of means: 2200, 600, 3.0
+            ("P002", 1, 9000, 600, 5.0),
+            ("P003", 1, 2000, 500, 2.5),
+            ("P004", 1, 2000, 499, 2.5),
+        ],
+        schema=["worker", "task", "rows_total", "text_rows", "minutes"],
+        orient="row",
+    )
+    measured = data.QualityRule().measure(counts)
+    assert measured["rel_rows"].to_list() == [2200, 9000, 2000, 2000] and measured["minutes"].to_list()[0] == 3.0
+    assert measured["rule_excluded"].to_list() == [
+        False,
+        True,
+        False,
+        True,
+    ]  # P002 by share; P003 meets each threshold exactly
+    table = data.exclusion_table(measured.with_columns(excluded=pl.Series([False, False, True, True])))
+    assert table.select("worker", "short_of", "rule", "list", "agree").rows() == [
+        ("P003", "", "in", "out", False),
+        ("P002", "text share", "out", "in", False),
+        ("P004", "text rows", "out", "out", True),
+        ("P001", "", "in", "in", True),
+    ]
+
+
+def test_simulated_data_go_through_whole(tmp_path):
+    from ifllm.recording.simulate import simulate
+
+    simulate(tmp_path / "raw", workers=3, seed=1)
+    release = data.load(tmp_path / "raw")
+    lines = {
+        path.relative_to(tmp_path / "raw" / "user_behavior"): path.read_bytes().count(b"\n")
+        for path in (tmp_path / "raw" / "user_behavior").rglob("*.csv")
+    }
+    assert release.ledger.filter(pl.col("kind") != "table")["rows_total"].sum() == sum(lines.values()) > 0
+    assert release.samples_rel.height + release.samples_abs.height + release.quarantine.height == sum(lines.values())
+    assert release.ledger["rows_quarantined"].sum() == 0 and release.queries.height > 0
+
+
+# ---------------------------------------------------------------- the archive
+
+FILES = {
+    "LICENSE": b"free\n",
+    "dataset/query_logs_table.csv": b"query_ID\n1\n",
+    "dataset/user_behavior/w/8/rel_gaze.csv": bytes(range(256)) * 4000,
+}
+
+
+def pack(path: Path, files=FILES, extra=(), top="repo-1") -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{top}/{name}" if top else name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for info in extra:
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    return path
+
+
+def member(name, kind=tarfile.REGTYPE, link="", size=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+@pytest.fixture
+def pinned(monkeypatch, tmp_path):
+    """A release of three files, and a cache."""
+    monkeypatch.setattr(
+        data,
+        "release_manifest",
+        lambda: {name: (hashlib.sha256(content).hexdigest(), len(content)) for name, content in FILES.items()},
+    )
+    monkeypatch.delenv("IFLLM_ARCHIVE", raising=False)
+    return tmp_path / "cache"
+
+
+def tree(folder: Path) -> dict:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_an_archive_of_the_release_is_taken_and_kept(pinned, tmp_path, monkeypatch):
+    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)
+    archive = pack(
+        tmp_path / "a.tar.gz", extra=[member("repo-1/README.md", size=10)]
+    )  # the repository's other files are left out
+    folder = data.fetch(archive, pinned)
+    assert tree(folder.parent) == {
+        **{
+            "dataset": None,
+            "dataset/user_behavior": None,
+            "dataset/user_behavior/w": None,
+            "dataset/user_behavior/w/8": None,
+        },
+        **FILES,
+    }
+    archive.unlink()
+    assert data.fetch(cache=pinned) == folder
+    assert data.archive_state(pinned)[1]
+    (folder / "query_logs_table.csv").write_bytes(b"query_ID\n2\n")  # same size, other content
+    assert data.archive_state(pinned)[1]
+    with pytest.raises(InputError):
+        data.fetch(cache=pinned, check=True, url="http://127.0.0.1:9/")
+
+
+def rewritten(name, content):
+    return FILES | {name: content}
+
+
+@pytest.mark.parametrize(
+    "build, says",
+    [
+        (lambda path: path.write_bytes(pack(path).read_bytes()[:3000]), "cut off or damaged"),
+        (lambda path: path.write_bytes(b"not an archive"), "cut off or damaged"),
+        (lambda path: path.write_bytes(gzip.compress(b"no tar in here")), "cut off or damaged"),
+        (
+            lambda path: pack(path, rewritten("dataset/query_logs_table.csv", b"query_ID\n2\n")),
+            "dataset/query_logs_table.csv: content differs",
+        ),
+        (
+            lambda path: pack(path, rewritten("dataset/query_logs_table.csv", b"query_ID\n")),
+            "dataset/query_logs_table.csv: 9 bytes, the release has 11",
+        ),
+        (
+            lambda path: pack(path, {name: FILES[name] for name in list(FILES)[:2]}),
+            "dataset/user_behavior/w/8/rel_gaze.csv: not in the archive",
+        ),
+        (lambda path: pack(path, extra=[member("repo-1/LICENSE", size=5)]), "LICENSE: is there twice"),
+        (lambda path: pack(path, extra=[member("repo-1/x", tarfile.SYMTYPE, "/etc/passwd")]), "repo-1/x: a link"),
+        (lambda path: pack(path, extra=[member("repo-1/x", tarfile.LNKTYPE, "repo-1/LICENSE")]), "repo-1/x: a link"),
+        (lambda path: pack(path, extra=[member("repo-1/x", tarfile.FIFOTYPE)]), "repo-1/x: a link or device"),
+        (lambda path: pack(path, extra=[member("repo-1/../../evil")]), "repo-1/../../evil: path leads out"),
+        (lambda path: pack(path, extra=[member("/evil")]), "/evil: path leads out"),
+        (lambda path: pack(path, extra=[member("repo-1\\..\\evil")]), "path leads out"),
+    ],
+)
+def test_any_other_archive_is_refused_in_one_line_and_the_cache_stays(pinned, tmp_path, build, says):
+    data.fetch(pack(tmp_path / "good.tar.gz"), pinned)
+    before = tree(pinned)
+    bad = tmp_path / "bad.tar.gz"
+    build(bad)
+    with pytest.raises(InputError) as fault:
+        data.fetch(bad, pinned)
+    assert str(fault.value).startswith("bad.tar.gz: ") and says in str(fault.value) and "\n" not in str(fault.value)
+    assert tree(pinned) == before
+    assert not (tmp_path / "evil").exists()
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(pinned, tmp_path):
+    bomb = pack(tmp_path / "bomb.tar.gz", extra=[member("repo-1/zeros", size=3_000_000)])
+    with pytest.raises(InputError, match="zeros: the archive unpacks to more than"):
+        data.unpack(bomb, tmp_path / "out", data.release_manifest(), limit=2_000_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    (tmp_path / "broken.tar.gz").write_bytes(b"no")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ifllm.engine.cli import main; main()",
+            "fetch",
+            "--archive",
+            str(tmp_path / "broken.tar.gz"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "IFLLM_CACHE": str(tmp_path / "cache")},
+    )
+    assert (
+        done.returncode == 2
+        and done.stdout == ""
+        and done.stderr.startswith("ifllm: broken.tar.gz: ")
+        and done.stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "cache").exists() or not any((tmp_path / "cache").iterdir())
+
+
+# ---------------------------------------------------------------- the network
+
+
+@pytest.fixture
+def server():
+    """A web server whose answers are scripted: each entry serves one request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.seen.append(self.headers.get("Range"))
+            how = self.server.script.pop(0) if self.server.script else "whole"
+            body, start = self.server.body, 0
+            if isinstance(how, int):
+                self.send_error(how)
+                return
+            if (asked := self.headers.get("Range")) and how != "no-range":
+                start = int(asked.removeprefix("bytes=").rstrip("-"))
+                if start >= len(body):
+                    self.send_error(416)
+                    return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start : start + len(body) // 3] if how == "cut" else body[start:])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        serving.script, serving.seen, serving.body = [], [], bytes(range(256)) * 9000
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        serving.url = f"http://127.0.0.1:{serving.server_port}/release.tar.gz"
+        yield serving
+        serving.shutdown()
+
+
+@pytest.mark.parametrize(
+    "script, ranges",
+    [
+        (["whole"], [False]),
+        (["cut", "whole"], [False, True]),
+        (["cut", "cut", "cut"], [False, True, True]),
+        (["cut", "no-range"], [False, True]),
+        ([503, 429, "whole"], [False, False, False]),
+        (["cut", 500, "whole"], [False, True, True]),
+    ],
+)
+def test_a_download_resumes_and_retries(server, tmp_path, script, ranges):
+    server.script = list(script)
+    data.download(server.url, tmp_path / "part", pause_s=0, quiet=True)
+    assert (tmp_path / "part").read_bytes() == server.body
+    assert [bool(given) for given in server.seen][: len(ranges)] == ranges
+
+
+def test_a_download_gives_up_in_one_line_and_keeps_what_came(server, tmp_path):
+    server.script = ["cut"] + [503] * 9
+    with pytest.raises(InputError, match="HTTP 503; try again later"):
+        data.download(server.url, tmp_path / "part", tries=3, pause_s=0, quiet=True)
+    assert len(server.seen) == 4 and (tmp_path / "part").read_bytes() == server.body[: len(server.body) // 3]
+
+
+def test_a_download_that_is_refused_is_not_tried_again(server, tmp_path):
+    server.script = [404]
+    with pytest.raises(InputError, match="HTTP 404; download the archive by other means"):
+        data.download(server.url, tmp_path / "part", pause_s=0, quiet=True)
+    assert len(server.seen) == 1
+
+
+def test_a_leftover_of_another_file_starts_over(server, tmp_path):
+    (tmp_path / "part").write_bytes(b"x" * (len(server.body) + 5))
+    data.download(server.url, tmp_path / "part", pause_s=0, quiet=True)
+    assert (tmp_path / "part").read_bytes() == server.body
+
+
+def test_fetching_over_the_network(server, pinned, tmp_path):
+    server.body = pack(tmp_path / "a.tar.gz").read_bytes()
+    folder = data.fetch(cache=pinned, url=server.url, quiet=True)
+    assert (folder / "query_logs_table.csv").read_bytes() == FILES["dataset/query_logs_table.csv"]
+    assert sorted(path.name for path in pinned.iterdir()) == [folder.parent.name]
+    data.fetch(cache=pinned, url=server.url, quiet=True)
+    assert len(server.seen) == 1
+
+
+def test_a_download_that_is_not_the_release_leaves_no_trace(server, pinned):
+    with pytest.raises(InputError, match="cut off or damaged"):
+        data.fetch(cache=pinned, url=server.url, quiet=True)
+    assert list(pinned.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the release itself
+
+
+def test_the_manifest_is_of_the_release():
+    manifest = data.release_manifest()
+    assert len(manifest) == 2367 and sum(size for _, size in manifest.values()) == 508_800_428
+    assert sum(path.endswith(tuple(data.BEHAVIOUR)) for path in manifest) == 2362
+
+
+def test_the_release(release_archive, tmp_path):
+    from ifllm.base.study import Sink, load_settings
+
+    folder = data.fetch(release_archive, tmp_path / "cache")
+    excluded = load_settings(Path(__file__).parents[2] / "settings.ini", "quick")["excluded_workers"]
+    with Sink(tmp_path / "rel") as rel, Sink(tmp_path / "abs") as abs_:
+        release = data.parse_release(folder, rel, abs_, excluded=excluded)
+    totals = dict(release.ledger.group_by("kind").agg(pl.col("rows_total").sum()).rows())
+    assert totals == {"rel": 5_873_668, "abs": 4_769_997, "table": 1691 + 1336 + 258}
+    assert release.ledger.filter(pl.col("kind") != "table")["rows_quarantined"].sum() == 0
+    assert counted(release, "six_columns") == 554_906 and counted(release, "quoted_whole") == 11
+    assert release.queries.group_by("mode").len().sort("mode").rows() == [("pairwise", 821), ("pointwise", 870)]
+    kept = release.queries.filter(~pl.col("excluded"), mode="pairwise")
+    assert kept.height == 721 and kept.filter(pl.col("preference") > 0).height == 694
+    assert release.workers.filter(pl.col("rel_rows").is_not_null() & ~pl.col("excluded")).height == 57
+    assert set(release.queries["model_1"]) | set(release.queries["model_2"].drop_nulls()) == set(data.MODELS)
+    assert not any("worker_" in file for file in release.ledger["file"])

@@ -1,0 +1,551 @@
+"""Laws of the simulator: its files, its truth, what it plants, and that nothing is found where nothing is planted."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ifllm.base.files import InputError
+from ifllm.engine.cli import main
+from ifllm.recording import features, trajectories
+from ifllm.recording import simulate as sim
+from ifllm.recording.data import parse_release, pseudonyms
+from ifllm.recording.simulate import Links, simulate
+from ifllm.reward import evaluation
+from ifllm.reward.power import Design
+
+
+class Memory(dict):
+    """A sink that keeps each worker's frame."""
+
+    def write(self, worker, frame):
+        self[worker] = frame.with_columns(worker=pl.lit(worker))
+
+
+def parse(folder):
+    rel, page = Memory(), Memory()
+    return parse_release(folder, rel, page), rel, page
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "study"
+    return folder, simulate(folder, 14, seed=5, max_tasks=4)
+
+
+@pytest.fixture(scope="module")
+def parsed(world):
+    return parse(world[0])
+
+
+# ---- files
+
+
+def test_one_seed_gives_the_same_bytes_and_another_seed_others(world, tmp_path):
+    simulate(tmp_path / "again", 14, seed=5, max_tasks=4)
+    assert contents(tmp_path / "again") == contents(world[0])
+    simulate(tmp_path / "other", 2, seed=6, max_tasks=1)
+    assert not set(p.name for p in (tmp_path / "other/user_behavior").iterdir()) & set(
+        p.name for p in (world[0] / "user_behavior").iterdir()
+    )
+
+
+def test_a_worker_is_the_same_in_a_smaller_study(world, tmp_path):
+    simulate(tmp_path / "small", 5, seed=5, max_tasks=4)
+    small, large = contents(tmp_path / "small/user_behavior"), contents(world[0] / "user_behavior")
+    assert small and all(large[name] == data for name, data in small.items())
+    for table in ("query_logs_table.csv", "task_table.csv", "record_info_table.csv"):
+        assert (world[0] / table).read_bytes().startswith((tmp_path / "small" / table).read_bytes())
+
+
+def test_every_row_parses_and_is_counted(world, parsed):
+    release, rel, page = parsed
+    assert release.quarantine.height == 0
+    assert sum(f.height for f in rel.values()) + sum(f.height for f in page.values()) == world[1]["rows"]
+    assert release.queries.height == world[1]["queries"]
+    noted = set(release.reasons.filter(outcome="noted")["reason"])
+    assert {"off_element", "six_columns", "quotes_inside", "no_position", "html_escape"} <= noted
+
+
+def test_lines_look_like_the_release(world):
+    number, task = r"-?\d+(\.\d+)?", {}
+    for file in (world[0] / "user_behavior").glob("*/*/*.csv"):
+        task.setdefault(file.parent, {})[file.name] = file.read_text().splitlines()
+    assert {frozenset(f) for f in task.values()} == {
+        frozenset({"abs_gaze.csv", "abs_mouse.csv", "rel_gaze.csv", "rel_mouse.csv"}),
+        frozenset(
+            {
+                "abs_gaze.csv",
+                "abs_mouse.csv",
+                "rel_gaze_one.csv",
+                "rel_gaze_two.csv",
+                "rel_mouse_left.csv",
+                "rel_mouse_right.csv",
+            }
+        ),
+    }
+    flags = set()
+    for folder, files in task.items():
+        pairwise = int(folder.name) % 2
+        rel = next(v for k, v in files.items() if k.startswith("rel"))
+        assert len(files["abs_gaze.csv"]) == (2 if pairwise else 1) * len(rel) and len(files["abs_mouse.csv"]) == len(
+            rel
+        )
+        for name, lines in files.items():
+            shape = (
+                rf"{number},{number},{number},\d{{13}}"
+                if name.startswith("abs")
+                else rf'({number},{number},".*",\d+|-1,-1,,),{number},([01],)?\d{{13}}"?'
+            )
+            assert all(re.fullmatch(shape, line) for line in lines), name
+        flags.add(rel[0].count(",") - rel[0].split(",", 2)[2].rsplit('"', 1)[0].count(","))
+    assert len(flags) > 1  # recordings with a head flag and without
+
+
+def test_tables_have_the_release_columns_and_ranges(world):
+    rows = list(csv.DictReader((world[0] / "query_logs_table.csv").open(newline="")))
+    assert list(rows[0]) == sim.QUERY_COLUMNS
+    assert {r["likert_1"] for r in rows} <= {"", "1.0", "2.0", "3.0", "4.0", "5.0"}
+    for r in rows:
+        pairwise = int(r["task_id"]) % 2
+        assert bool(r["llm_response_2"]) == bool(pairwise) == bool(r["llm_name_2"])
+        assert r["preference"] in (("1.0", "2.0", "") if pairwise else ("0.0", "1.0", ""))
+    assert len({r["query_ID"] for r in rows}) == len(rows)
+    tasks = list(csv.DictReader((world[0] / "task_table.csv").open(newline="")))
+    assert any("&quot;" in t["llm_response_copy"] or "&#x27;" in t["llm_response_copy"] for t in tasks) and any(
+        not t["finished"] for t in tasks
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(workers=0, seed=1),
+        dict(workers=1, seed=1, max_tasks=0),
+        dict(workers=1, seed=1, gaze=-1.0),
+        dict(workers=1, seed=1, noise=float("nan")),
+        dict(workers=1, seed=1, rating_clicks=1.5),
+    ],
+)
+def test_senseless_settings_are_refused_and_leave_nothing(tmp_path, bad):
+    with pytest.raises(InputError):
+        simulate(tmp_path / "x", **bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_files_is_never_overwritten(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="is there already"):
+        simulate(tmp_path / "x", 1, 1)
+    assert (tmp_path / "x/mine.txt").read_text() == "keep"
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sim, "write_task", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "x", 3, 1, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    def ifllm(*words):
+        monkeypatch.setattr("sys.argv", ["ifllm", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0
+
+    assert ifllm("simulate", "--out", tmp_path / "s", "--workers", 2, "--max-tasks", 1) == 0
+    assert "2 workers" in capsys.readouterr().out and (tmp_path / "s/truth/queries.parquet").exists()
+    assert ifllm("simulate", "--out", tmp_path / "s") == 2
+    assert (
+        ifllm(
+            "power",
+            "--gain",
+            10,
+            "--pairs",
+            15,
+            "--workers",
+            20,
+            "--workers",
+            200,
+            "--simulations",
+            100,
+            "--plot",
+            tmp_path / "p.html",
+        )
+        == 0
+    )
+    assert "15" in capsys.readouterr().out and "<html>" in (tmp_path / "p.html").read_text()
+    assert ifllm("power", "--target", 2) == 2
+
+
+# ---- truth
+
+
+def test_no_stage_needs_the_truth(world, parsed, tmp_path):
+    shutil.copytree(world[0], tmp_path / "blind", ignore=shutil.ignore_patterns("truth"))
+    release, rel, _ = parse(tmp_path / "blind")
+    assert release.queries.equals(parsed[0].queries) and all(rel[w].equals(parsed[1][w]) for w in rel)
+
+
+def test_snippets_lie_where_the_index_says(parsed):
+    release, rel, _ = parsed
+    for worker, samples in rel.items():
+        matched = trajectories.match_samples(samples, release.queries).join(
+            samples.select("task", "modality", "side", "row", "window"), on=["task", "modality", "side", "row"]
+        )
+        text = matched.filter(pl.col("window").is_not_null())
+        assert (
+            text.filter(pl.col("how").is_in(["exact", "ambiguous"]) | pl.col("query_study").eq(-1)).height
+            == text.height
+        )
+
+
+def test_measured_positions_follow_the_true_ones(world, parsed):
+    release, rel, _ = parsed
+    names = pseudonyms(
+        set(pl.read_csv(world[0] / "record_info_table.csv")["user_id"])
+        | set(pl.read_csv(world[0] / "task_table.csv", infer_schema=False)["user_id"])
+    )
+    right = []
+    for file in sorted((world[0] / "truth/positions").glob("*.parquet")):
+        gaze = rel[names[file.stem]].filter(pl.col("modality") == "gaze", pl.col("side") != "single", "on_element")
+        truth = pl.read_parquet(file).with_columns(pl.col("task").cast(pl.Int64)).filter(pl.col("side") > 0)
+        both = gaze.join(truth, on=["task", "t_ms"], suffix="_true")
+        if both.height:
+            right.append(((both["side"] == "left") == (both["side_true"] == 1)).mean())
+    assert len(right) > 5 and np.mean(right) > 0.7
+
+
+def test_truth_has_a_row_for_each_query_and_times_in_order(world):
+    truth = pl.read_parquet(world[0] / "truth/queries.parquet")
+    logged = pl.read_csv(world[0] / "query_logs_table.csv", infer_schema_length=None)
+    assert truth["query_ID"].to_list() == logged["query_ID"].to_list()
+    assert truth.select(
+        (pl.col("asked_t_ms") < pl.col("rating_t_ms")).all() & (pl.col("rating_t_ms") <= pl.col("rated_t_ms")).all()
+    ).item()
+    both = truth.join(logged, on="query_ID").filter(
+        pl.col("llm_response_2").is_not_null(), pl.col("preference").is_not_null()
+    )
+    agree = ((both["value_1"] > both["value_2"]) == (both["preference"] == 1)).mean()
+    assert agree == 1.0  # without position bias the perceived value decides
+
+
+# ---- what is planted, and only that
+
+
+def test_cut_links_are_cut(tmp_path):
+    """With gaze, mouse and click links at 0 no byte of behaviour depends on utility, labels do."""
+    cut = dict(gaze=0, mouse=0, rating_clicks=0)
+    for name, links in {
+        "a": dict(cut, text=0),
+        "b": dict(cut, text=1.5, noise=0.2, position=1.0),
+        "c": dict(text=0),
+    }.items():
+        simulate(tmp_path / name, 4, seed=2, max_tasks=2, **links)
+    a, b, c = (contents(tmp_path / name / "user_behavior") for name in "abc")
+    assert a == b and a != c
+    assert (tmp_path / "a/query_logs_table.csv").read_bytes() != (tmp_path / "b/query_logs_table.csv").read_bytes()
+
+
+@pytest.mark.parametrize("link, column", [("gaze", "gaze"), ("mouse", "mouse"), ("text", "text_0")])
+def test_each_link_moves_its_own_channel(link, column):
+    on, off = (
+        sim.pair_features(60, 11, Links.none(**{link: strength}), max_tasks=4)
+        for strength in (1.5 if link == "text" else 4.0, 0.0)
+    )
+    effect = lambda pairs, name: abs(np.corrcoef(pairs[name], pairs["margin"])[0, 1])
+    assert effect(on, column) > 0.2 > 0.15 > effect(off, column)
+    for other in (
+        {"gaze", "mouse", "text_0"} - {column} - ({"mouse"} if link == "gaze" else set())
+    ):  # some mice follow the eye
+        assert effect(on, other) < 0.15
+
+
+def test_position_bias_and_label_noise():
+    share = lambda **links: sim.pair_features(25, 3, Links(**links), max_tasks=3)["y"].mean()
+    assert share(position=1.5) > 0.7 > 0.3 > share(position=-1.5)
+    agree = lambda noise: (lambda p: ((p["margin"] > 0) == (p["y"] == 1)).mean())(
+        sim.pair_features(25, 3, Links(noise=noise), max_tasks=3)
+    )
+    assert agree(0.0) > agree(1.0) > agree(6.0)
+
+
+def test_heterogeneity_zero_makes_workers_alike():
+    workers = [sim.draw_worker(np.random.default_rng(i), Links(heterogeneity=0)) for i in range(20)]
+    for name in ("taste", "gaze_gain", "mouse_gain", "pace", "depth", "step", "generosity", "left_first"):
+        assert len({getattr(w, name) for w in workers}) == 1
+
+
+@pytest.mark.parametrize("clicks, low, high", [(1.0, 0.95, 1.0), (0.0, 0.3, 0.7)])
+def test_clicks_leak_the_choice_only_if_asked_to(clicks, low, high):
+    right = []
+    for index in range(12):
+        _, tasks = sim.simulate_worker(8, index, Links.none(rating_clicks=clicks), max_tasks=3, pairwise_only=True)
+        for task in tasks:
+            t, (x, _) = task.samples["t"], task.samples["abs_mouse"]
+            for query, known in zip(task.queries, task.truth):
+                inside = (t > known["rating_t_ms"]) & (t < known["rated_t_ms"])
+                if query["preference"] and inside.any():
+                    right.append((x[inside][-1] < 0.583 * task.page.width) == (query["preference"] == 1))
+    assert low <= np.mean(right) <= high
+
+
+def test_the_text_shows_its_cues():
+    rng = np.random.default_rng(1)
+    _, slots = sim.write_question(rng, 31)
+    cues = rng.standard_normal((300, len(sim.CUES)))
+    counted = np.array([sim.count_cues(sim.write_answer(rng, slots, c, 900, False)) for c in cues])
+    assert np.corrcoef(counted[:, 0], cues[:, 0])[0, 1] > 0.5 and np.corrcoef(counted[:, 2], cues[:, 3])[0, 1] > 0.5
+
+
+# ---- through the whole pipeline
+
+
+def pairs_by_pipeline(*folders) -> pl.DataFrame:
+    """Strict pairs of raw folders with the reading window's features, by the real stages; column `study` numbers the folders.
+
+    The stages work worker by worker; to save time all workers go through as one, with task and query numbers that keep them apart.
+    """
+    queries, samples, pages, strict = [], [], [], []
+    for study, folder in enumerate(folders):
+        release, rel, page = parse(folder)
+        number = {worker: 1_000_000 * study + 1000 * i for i, worker in enumerate(sorted(rel))}
+        as_one = lambda frame: frame.with_columns(
+            task=pl.col("task") + pl.col("worker").replace_strict(number, return_dtype=pl.Int64), worker=pl.lit("P000")
+        )
+        own = release.queries.filter(pl.col("worker").is_in(list(rel)), mode="pairwise").with_columns(
+            pl.col("query") + 1_000_000 * study
+        )
+        queries.append(as_one(own))
+        samples += [as_one(frame.filter(pl.col("side") != "single")) for frame in rel.values()]
+        pages += [as_one(frame.filter(pl.col("task") % 2 == 1)) for frame in page.values()]
+        strict.append(
+            own.filter(pl.col("preference").is_in([1, 2])).select(
+                "query", "worker", "task", y=(pl.col("preference") == 1).cast(pl.Int8), study=pl.lit(study)
+            )
+        )
+    queries, samples = pl.concat(queries), pl.concat(samples)
+    matched = trajectories.add_phases(trajectories.match_samples(samples, queries))
+    frame = (
+        features.extract_features(matched, queries, trajectories.windows(matched, pl.concat(pages), queries))
+        .filter(window="reading")
+        .drop("worker", "task")
+    )
+    return frame.join(pl.concat(strict), on="query")
+
+
+def test_workers_as_one_or_one_by_one_make_no_difference(world, parsed):
+    release, rel, page = parsed
+    together = pairs_by_pipeline(world[0])
+    for worker in together["worker"].unique():
+        own = release.queries.filter(worker=worker, mode="pairwise")
+        matched = trajectories.add_phases(
+            trajectories.match_samples(rel[worker].filter(pl.col("side") != "single"), own)
+        )
+        alone = features.extract_features(matched, own, trajectories.windows(matched, page[worker], own)).filter(
+            window="reading"
+        )
+        both = alone.join(together.filter(worker=worker), on="query", suffix="_b")
+        for name in SIGNED["gaze"] + SIGNED["mouse"]:
+            assert np.allclose(both[name], both[f"{name}_b"], equal_nan=True), name
+
+
+SIGNED = {m: [f.name for f in features.registry() if f.modality == m and f.signed] for m in ("gaze", "mouse", "text")}
+DWELL = [f"{m}_{name}" for m in ("gaze", "mouse") for name in ("dwell_s_diff", "dwell_share", "dwell_per_char_share")]
+
+
+def gain(data: pl.DataFrame, seed: int) -> dict:
+    """Paired gain of behaviour over text on unseen workers, by the evaluation stage."""
+    names = {"text": SIGNED["text"], "fusion": SIGNED["text"] + DWELL}
+    data = data.with_columns(pl.col(names["fusion"]).fill_null(0.0).fill_nan(0.0))
+    folds = evaluation.make_folds(data, 3, 1, seed, splits=["unseen_worker"])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+    oof = {
+        name: evaluation.out_of_fold(data, folds, "unseen_worker", model, columns, name=name)
+        for name, columns in names.items()
+    }
+    return evaluation.compare(oof["fusion"], oof["text"], "accuracy", 400, seed)
+
+
+@pytest.fixture
+def slow_recording(monkeypatch):
+    """All workers as in the release's first month, at 5 Hz: a third of the rows."""
+    monkeypatch.setattr(sim, "ERAS", {"2025-09": (*sim.ERAS["2025-09"][:1], 1.0, *sim.ERAS["2025-09"][2:])})
+
+
+def test_the_pipeline_finds_what_is_planted(tmp_path, slow_recording):
+    simulate(tmp_path / "x", 50, seed=1, max_tasks=4, gaze=5, mouse=10, text=0, noise=0.3, rating_clicks=0)
+    data = pairs_by_pipeline(tmp_path / "x")
+    for modality in ("gaze", "mouse"):
+        share = data.select(
+            "query",
+            "worker",
+            "y",
+            p=pl.col(f"{modality}_comparison_reviewing_time_diff").fill_null(0.0),
+            repeat=pl.lit(0),
+            fold=pl.lit(0),
+        )
+        assert evaluation.score(share, ("auc",), 400)["ci_low"][0] > 0.5, modality
+    assert gain(data, 0)["ci_low"] > 0
+
+
+def test_the_pipeline_finds_nothing_where_nothing_is_planted(tmp_path, slow_recording):
+    """20 studies without links: claims of a gain stay within the binomial error of the nominal 5 %, and the gains average to none."""
+    found = []
+    for start in range(0, 20, 5):
+        folders = [tmp_path / str(seed) for seed in range(start, start + 5)]
+        for folder in folders:
+            simulate(
+                folder,
+                20,
+                seed=100 + int(folder.name),
+                max_tasks=1,
+                **{link: 0 for link in ("gaze", "mouse", "text", "rating_clicks")},
+            )
+        data = pairs_by_pipeline(*folders)
+        found += [gain(part.drop("study"), start) for part in data.partition_by("study", maintain_order=True)]
+    gains, claims = np.array([f["value"] for f in found]), sum(f["ci_low"] > 0 for f in found)
+    assert len(found) == 20 and stats.binom.sf(claims - 1, len(found), 0.05) > 0.01, found
+    assert abs(gains.mean()) < 3 * gains.std(ddof=1) / np.sqrt(len(gains))
+
+
+def test_rating_onset_is_found_near_the_true_one(world, parsed):
+    release, rel, page = parsed
+    truth = (
+        pl.read_parquet(world[0] / "truth/queries.parquet")
+        .select(query="query_ID", true="rating_t_ms", asked="asked_t_ms", rated="rated_t_ms")
+        .filter(pl.col("rated") > pl.col("true"))
+    )
+    errors = []
+    for worker, samples in rel.items():
+        own = release.queries.filter(worker=worker)
+        matched = trajectories.add_phases(trajectories.match_samples(samples, own))
+        cut = trajectories.windows(matched, page[worker], own).filter(window="reading").join(truth, on="query")
+        load = (
+            samples.group_by("task")
+            .agg(load=(pl.col("epoch_ms") - pl.col("t_ms")).median())
+            .join(own.select("query", "task"), on="task")
+        )
+        errors += (
+            (cut.join(load, on="query").select((pl.col("end_ms") - pl.col("load") - pl.col("true")) / 1000))
+            .to_series()
+            .to_list()
+        )
+    assert np.median(np.abs(errors)) < 5
+
+
+# ---- describing and comparing
+
+
+def test_a_study_is_no_distance_from_itself(parsed):
+    release, rel, _ = parsed
+    worker = next(iter(rel))
+    described = pl.concat(
+        [
+            sim.describe_samples(rel[worker], release.queries.filter(worker=worker)),
+            sim.describe_queries(release.queries),
+        ]
+    )
+    assert sim.compare_studies(described, described)["distance"].max() == 0
+    shares = described.filter(pl.col("quantity").str.contains("share"))
+    assert shares["value"].is_between(0, 1 + 1e-9).all() and described["value"].is_finite().all()
+
+
+# ---- laws of text and page
+
+texts = st.text(alphabet=st.sampled_from("ab c\n\"',-"), max_size=300).map(lambda t: t.strip("\n"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts, st.integers(3, 80))
+def test_lines_partition_the_text(text, columns):
+    starts = sim.wrap_lines(text, columns)
+    lines = [text[a:b] for a, b in zip(starts, starts[1:])]
+    assert "".join(lines) == text and all(len(line.rstrip("\n ")) <= columns for line in lines)
+    assert all("\n" not in line[:-1] for line in lines)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts.filter(bool), st.integers(3, 80), st.floats(0, 2000), st.floats(0, 3000))
+def test_a_caret_is_in_the_text_and_its_snippet_too(text, columns, x, y):
+    shown = sim.Texts.lay_out([text], columns)
+    caret = shown.caret(np.array([0]), np.array([x]), np.array([y]))
+    words = shown.snippets(np.array([0]), caret)[0]
+    assert 0 <= caret[0] <= len(text) and len(words) <= 20 and words in text[max(caret[0] - 10, 0) : caret[0] + 10]
+
+
+# ---- power
+
+
+def test_power_grows_with_everything_that_helps():
+    curve = sim.power_curve((0.0, 0.03, 0.06), (20, 60, 180), (5, 20), n_simulations=300)
+    wide = curve.pivot("workers", index=["gain", "pairs"], values="power")
+    assert (wide["180"] >= wide["20"] - 0.04).all()
+    assert curve.filter(gain=0.0)["power"].max() < 0.07
+    harder = sim.power_curve((0.03,), (60,), (20,), Design(worker_sd=0.2), n_simulations=300)["power"][0]
+    assert harder < curve.filter(gain=0.03, workers=60, pairs=20)["power"][0] - 0.1
+
+
+def test_power_agrees_with_the_normal_formula():
+    gain, w, m, design = 0.05, 100, 20, Design(0.25, 0.05)
+    error = np.sqrt((design.discordance - gain**2 - design.worker_sd**2) / (w * m) + design.worker_sd**2 / w)
+    expected = stats.norm.sf(1.96 - gain / error)
+    assert sim.power_curve((gain,), (w,), (m,), design, 1000)["power"][0] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_design_is_recovered_from_its_own_draws():
+    rng = np.random.default_rng(3)
+    w, m, gain, design = 400, 20, 0.05, Design(0.3, 0.12)
+    own = np.clip(gain + design.worker_sd * rng.standard_normal(w), -0.3, 0.3)
+    kind = rng.random((w, m))
+    better, worse = kind < (0.3 + own[:, None]) / 2, kind > 1 - (0.3 - own[:, None]) / 2
+    frame = pl.DataFrame(
+        {"worker": np.repeat(np.arange(w), m), "text": worse.ravel().astype(int), "fusion": better.ravel().astype(int)}
+    )
+    found = Design.estimate(frame)
+    assert (
+        found.discordance == pytest.approx(0.3, abs=0.02)
+        and found.worker_sd == pytest.approx(0.12, abs=0.025)
+        and found.uneven == 0
+    )
+
+
+def test_the_parametric_power_agrees_with_the_full_simulator():
+    pool = sim.pair_features(450, 21, Links(gaze=3, mouse=3), max_tasks=2)
+    judged = sim.judge_studies(pool, 15)
+    predicted = sim.power_curve(
+        (float(judged["gain"].mean()),), (15,), (round(judged["pairs"].mean() / 15),), Design.estimate(sim.hits(pool))
+    )["power"][0]
+    k, n = int(judged["claimed"].sum()), judged.height
+    low, high = stats.binomtest(k, n).proportion_ci(0.99)
+    assert low <= predicted <= high, (k / n, predicted)
+
+
+def test_judging_studies_twice_gives_the_same():
+    pool = sim.pair_features(30, 5, Links(gaze=2, mouse=2), max_tasks=2)
+    judged = [sim.judge_studies(pool, 15, 200, seed=1) for _ in range(6)]
+    assert all(again.equals(judged[0]) for again in judged)
+    scored = sim.hits(pool)
+    assert len({Design.estimate(scored) for _ in range(20)}) == 1
+
+
+def test_workers_needed_reads_the_curve():
+    curve = pl.DataFrame({"gain": [0.1] * 3, "pairs": [5] * 3, "workers": [10, 100, 1000], "power": [0.4, 0.7, 0.9]})
+    assert sim.workers_needed(curve)["workers"][0] == 317  # half way between 100 and 1000 on a log scale
+    assert sim.workers_needed(curve, 0.95)["workers"][0] is None and sim.workers_needed(curve, 0.3)["workers"][0] == 10

@@ -1,0 +1,407 @@
+"""Laws of the reward models: swapping flips, labels of the test never help, planted effects are found and absent ones are not."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from ifllm.reward import features as rw
+from ifllm.reward.evaluation import compare, make_folds, out_of_fold, score, toy
+
+
+def choices(n_workers=30, n_queries=12, text=1.0, gaze=0.0, seed=0):
+    """Pairs of texts, their reading and who won: utility is the log ratio of lengths and the attention share."""
+    rng = np.random.default_rng(seed)
+    n = n_workers * n_queries
+    words = rng.integers(5, 60, (n, 2))
+    left, right = rng.gamma(4, 2, n), rng.gamma(4, 2, n)
+    utility = text * np.log(words[:, 0] / words[:, 1]) + gaze * (left - right) / 4
+    y = rng.random(n) < expit(utility)
+    index = np.arange(n)
+    queries = pl.DataFrame(
+        {
+            "query": index,
+            "worker": [f"P{i:03d}" for i in index // n_queries],
+            "task": 2 * (index // 3) + 1,
+            "mode": ["pairwise"] * n,
+            "turn": index % 3 + 1,
+            "question": ["how do ships anchor"] * n,
+            "response_1": ["ship " * w for w in words[:, 0]],
+            "response_2": ["ship " * w for w in words[:, 1]],
+            "model_1": ["a"] * n,
+            "model_2": ["b"] * n,
+            "likert_1": [4] * n,
+            "likert_2": [4] * n,
+            "preference": np.where(y, 1, 2),
+            "asked_ms": index,
+            "error_1": [False] * n,
+            "error_2": [False] * n,
+        }
+    )
+    noise = rng.normal(size=(n, 2))
+    features = pl.DataFrame(
+        {
+            "query": index,
+            "window": ["reading"] * n,
+            "dwell_left": left,
+            "dwell_right": right,
+            "rest_left": noise[:, 0],
+            "rest_right": noise[:, 1],
+            "total": left + right,
+            "click": np.where(y, 1.0, -1.0),
+        }
+    )
+    return queries, features
+
+
+REGISTRY = pl.DataFrame(
+    {
+        "name": ["dwell_left", "dwell_right", "rest_left", "rest_right", "total", "click"],
+        "mirror": ["dwell_right", "dwell_left", "rest_right", "rest_left", "total", None],
+        "signed": [False] * 5 + [True],
+        "modality": ["gaze", "gaze", "mouse", "mouse", "gaze", "mouse"],
+        "family": ["dwell"] * 5 + ["page"],
+        "source": ["ifllm"] * 6,
+        "modes": ["pairwise"] * 6,
+    }
+)
+
+
+def swap(queries, features):
+    """The same choices with left and right exchanged."""
+    pairs = {
+        "response_1": "response_2",
+        "model_1": "model_2",
+        "error_1": "error_2",
+        "likert_1": "likert_2",
+        "dwell_left": "dwell_right",
+        "rest_left": "rest_right",
+    }
+    pairs |= {b: a for a, b in pairs.items()}
+    q = queries.rename({c: pairs[c] for c in queries.columns if c in pairs}).with_columns(
+        preference=3 - pl.col("preference")
+    )
+    return q, features.rename({c: pairs[c] for c in features.columns if c in pairs}).with_columns(
+        click=-pl.col("click")
+    )
+
+
+def table(queries, features):
+    return rw.tables(queries, features, REGISTRY)["pairwise"]
+
+
+# -- features
+
+
+def test_swapping_the_responses_flips_every_column():
+    queries, features = choices()
+    (a, blocks), (b, _) = table(queries, features), table(*swap(queries, features))
+    assert a["y"].equals(1 - b["y"])
+    for column in {c for columns in blocks.values() for c in columns}:
+        assert np.allclose(a[column], -b[column]), column
+
+
+def test_even_features_and_the_page_are_left_out():
+    _, blocks = table(*choices())
+    assert blocks["gaze"] == ["dwell_left"] and blocks["mouse"] == ["rest_left"]
+    assert "click" not in {c for columns in blocks.values() for c in columns}
+
+
+def test_a_pair_without_samples_takes_no_side():
+    queries, features = choices()
+    data, _ = table(queries, features.with_columns(dwell_left=pl.when(pl.col("query") > 5).then("dwell_left")))
+    assert (data.filter(pl.col("query") <= 5)["dwell_left"] == 0).all()
+    data, _ = table(queries, features.filter(pl.col("query") > 5))
+    assert data.height == queries.height and (data.filter(pl.col("query") <= 5)["rest_left"] == 0).all()
+
+
+def test_within_worker_needs_no_label_and_no_other_worker():
+    queries, features = choices()
+    data, _ = table(queries, features)
+    other = data.with_columns(y=1 - pl.col("y"))
+    assert rw.within_worker(data, ["dwell_left"])["dwell_left"].equals(
+        rw.within_worker(other, ["dwell_left"])["dwell_left"]
+    )
+    scaled = rw.within_worker(data, ["dwell_left"]).group_by("worker").agg(pl.col("dwell_left").mean())["dwell_left"]
+    assert (
+        scaled.abs().max()
+        < data.group_by("worker")
+        .agg(pl.col("dwell_left").mean() / pl.col("dwell_left").std())["dwell_left"]
+        .abs()
+        .max()
+    )
+
+
+def test_targets_of_the_three_kinds():
+    base = {"worker": "P1", "task": 2, "question": "q", "response_1": "a", "response_2": None, "asked_ms": 1}
+    rows = [
+        base | {"query": i, "mode": m, "turn": t, "preference": p, "likert_1": k}
+        for i, (m, t, p, k) in enumerate(
+            [
+                ("pairwise", 1, 1, 3),
+                ("pairwise", 2, 0, 3),
+                ("pointwise", 1, 1, 5),
+                ("pointwise", 2, 0, None),
+                ("pointwise", 3, 1, 2),
+            ]
+        )
+    ]
+    found = rw.targets(pl.DataFrame(rows))
+    assert {k: v["query"].to_list() for k, v in found.items()} == {
+        "pairwise": [0],
+        "pointwise": [2, 4],
+        "pointwise_better": [3, 4],
+    }
+    assert found["pointwise_better"]["y"].to_list() == [0, 1]
+
+
+# -- models
+
+
+@given(st.integers(0, 500))
+@settings(max_examples=15, deadline=None)
+def test_signed_logistic_is_antisymmetric_in_test_and_in_training(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(60, 4)), rng.integers(0, 2, 60).astype(float)
+    flip = rng.choice([-1, 1], 60)
+    a = rw.SignedLogistic(C=1.0, n_first=2, scale=0.3).fit(x, y)
+    b = rw.SignedLogistic(C=1.0, n_first=2, scale=0.3).fit(x * flip[:, None], np.where(flip > 0, y, 1 - y))
+    assert np.allclose(a.coef_, b.coef_, atol=1e-6)
+    assert np.allclose(a.predict_proba(x)[:, 1], a.predict_proba(-x)[:, 0])
+
+
+def test_signed_logistic_is_the_ridge_logistic_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    y = (rng.random(200) < expit(x[:, 0])).astype(float)
+    ours = rw.SignedLogistic(C=0.5, clip=1e9).fit(x, y)
+    theirs = LogisticRegression(C=0.5, fit_intercept=False, tol=1e-8).fit(x / ours.rms_, y)
+    assert np.allclose(ours.coef_, theirs.coef_[0], atol=1e-4)
+    assert np.allclose(
+        rw.SignedLogistic(n_first=1, scale=0.0).fit(x, y).predict_proba(x),
+        rw.SignedLogistic().fit(x[:, :1], y).predict_proba(x[:, :1]),
+        atol=1e-6,
+    )
+
+
+def test_boosting_is_antisymmetric_and_learns():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    y = (rng.random(400) < expit(2 * np.sign(x[:, 0]) * x[:, 0] ** 2)).astype(float)
+    p = rw.SymmetricBoosting().fit(x, y).predict_proba(x)[:, 1]
+    assert np.allclose(p, 1 - rw.SymmetricBoosting().fit(x, y).predict_proba(-x)[:, 1])
+    assert np.mean((p > 0.5) == y) > 0.7
+
+
+@pytest.fixture(scope="module")
+def planted():
+    out = {}
+    for name, gaze in (("none", 0.0), ("strong", 1.5)):
+        data, blocks = table(*choices(n_workers=40, gaze=gaze, seed=5))
+        folds = make_folds(data, 5, splits=["unseen_worker"])
+        made = {"reading": {"pairwise": (data, blocks)}}
+        plan = [
+            ("pairwise", m, "reading", "unseen_worker")
+            for m in ("chance", "length", "text", "gaze", "mouse", "text_gaze", "all")
+        ]
+        out[name] = rw.ablation(made, folds, plan, n_jobs=1), data, blocks, folds
+    return out
+
+
+def test_a_planted_gain_is_found_and_an_absent_one_is_not(planted):
+    for name, (low, high) in {"none": (-1, 0.012), "strong": (0.03, 1)}.items():
+        gained = {row["model"]: row for row in rw.gains(planted[name][0], n_bootstrap=300).iter_rows(named=True)}
+        assert low < gained["text_gaze"]["value"] < high
+        assert (gained["text_gaze"]["ci_low"] > 0) == (name == "strong")
+    accuracy = {
+        m: score(planted["none"][0].filter(pl.col("model") == m), ["accuracy"], 50)["value"][0]
+        for m in ("length", "mouse")
+    }
+    assert accuracy["length"] > 0.6 and abs(accuracy["mouse"] - 0.5) < 0.07
+
+
+def test_stack_and_choice_do_as_well_as_their_best_part(planted):
+    oof, data, blocks, folds = planted["strong"]
+    stack = rw.stacked(
+        data,
+        folds,
+        "unseen_worker",
+        {"text": (rw.SignedLogistic(), blocks["text"]), "gaze": (rw.SignedLogistic(), blocks["gaze"])},
+        name="stack",
+        window="reading",
+    )
+    text = oof.filter(pl.col("model") == "text")
+    assert compare(stack, text, "auc", 100)["ci_low"] > 0
+    candidates = {
+        "mouse": (rw.SignedLogistic(), {"C": [0.1]}, blocks["mouse"]),
+        "both": (rw.SignedLogistic(), {"C": [0.1]}, blocks["text"] + blocks["gaze"]),
+    }
+    frames, chosen = rw.nested_choice(data, folds, "unseen_worker", candidates, window="reading", n_jobs=1)
+    assert (
+        chosen["candidate"][0] == "both"
+        and chosen["chosen"][0] == 1
+        and frames["best"]["p"].equals(frames["both"]["p"])
+    )
+    assert compare(frames["best"], text, "auc", 100)["ci_low"] > 0
+
+
+def test_choice_never_sees_the_test_fold(planted):
+    _, data, blocks, folds = planted["strong"]
+    held = folds.filter(pl.col("fold") == 0)["query"].implode()
+    flipped = data.with_columns(y=pl.when(pl.col("query").is_in(held)).then(1 - pl.col("y")).otherwise("y"))
+    candidates = {
+        "mouse": (rw.SignedLogistic(), {"C": [0.1]}, blocks["mouse"]),
+        "gaze": (rw.SignedLogistic(), {"C": [0.01, 0.1]}, blocks["gaze"]),
+    }
+    a, b = (
+        rw.nested_choice(d, folds, "unseen_worker", candidates, window="reading", n_jobs=1)[0]["best"].filter(
+            pl.col("fold") == 0
+        )["p"]
+        for d in (data, flipped)
+    )
+    assert a.equals(b)
+
+
+# -- personal style
+
+
+def people(taste, persistence, seed=0, n_workers=24, n=18):
+    rng = np.random.default_rng(seed)
+    worker = np.repeat(np.arange(n_workers), n)
+    talk = np.arange(n_workers * n) // 3
+    z = rng.normal(size=n_workers * n)
+    eta = rng.normal(0, taste, n_workers)[worker] * z + rng.normal(0, persistence, talk.max() + 1)[talk]
+    y = (rng.random(len(z)) < expit(eta)).astype(float)
+    return pl.DataFrame(
+        {
+            "query": np.arange(len(z)),
+            "worker": [f"P{w:03d}" for w in worker],
+            "task": talk,
+            "y": y,
+            "z": z,
+            "flat": rng.normal(size=len(z)),
+        }
+    )
+
+
+def test_own_labels_help_where_people_differ_and_only_then():
+    for taste, helps in ((3.0, True), (0.0, False)):
+        data = people(taste, 0.0, seed=1)
+        folds = make_folds(data, 4, splits=["unseen_worker"])
+        own = rw.personalise(data, folds, rw.SignedLogistic(), ["flat"], ["z"], name="own", conversation=False).filter(
+            pl.col("n_own") >= 8
+        )
+        pooled = rw.personalise(
+            data, folds, rw.SignedLogistic(), ["flat"], [], name="pooled", conversation=False
+        ).filter(pl.col("n_own") >= 8)
+        found = compare(own, pooled, "accuracy", 200)
+        assert (found["ci_low"] > 0) == helps and found["value"] > -0.05
+
+
+def test_conversation_side_is_learnt_and_forgotten_at_its_end():
+    data = people(0.0, 3.0, seed=2)
+    folds = make_folds(data, 4, splits=["unseen_worker"])
+    own = rw.personalise(data, folds, rw.SignedLogistic(), ["flat"], [], name="own")
+    first = own.filter(pl.col("query") % 3 == 0)
+    assert score(own.filter(pl.col("query") % 3 > 0), ["accuracy"], 10)["value"][0] > 0.7
+    assert first["p"].std() < 0.05
+
+
+def test_filter_uses_the_past_only():
+    data = people(2.0, 1.0, seed=3, n_workers=3)
+    args = np.zeros(data.height), data.select("z").to_numpy()
+    tau = np.array([1.0, 1.0])
+    y = data["y"].to_numpy().copy()
+    p = rw.filter_styles(*args, y, data["worker"].to_numpy(), data["task"].to_numpy(), tau)
+    y[10:] = 1 - y[10:]
+    q = rw.filter_styles(*args, y, data["worker"].to_numpy(), data["task"].to_numpy(), tau)
+    assert np.array_equal(p[:11], q[:11]) and not np.array_equal(p[11:18], q[11:18])
+    assert p[0] == p[18] == p[36] == 0.5
+
+
+# -- the study's protocol
+
+
+def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    rng = np.random.default_rng(0)
+    data = toy(n_workers=12, n_tasks=3, effect=0.0, spread=0.0, n_noise=149, seed=0)
+    columns = [c for c in data.columns if c.startswith("x")]
+    folds = rw.paper_folds(data, [rw.PAPER_SEED])
+    plain = rw.paper_forest(data, folds, "random", columns, name="paper", window="full", n_jobs=1).sort("query")
+    model = RandomForestClassifier(
+        n_estimators=100, max_depth=5, min_samples_split=5, min_samples_leaf=2, max_features="sqrt", random_state=49
+    )
+    right = cross_val_predict(
+        model,
+        data.select(columns).to_numpy(),
+        1 - data["y"].to_numpy(),
+        cv=KFold(5, shuffle=True, random_state=49),
+        method="predict_proba",
+    )[:, 1]
+    assert np.allclose(plain["p"], 1 - right)
+    inside, outside = (
+        rw.paper_forest(data, folds, "random", columns, name="paper", window="full", select=s, n_jobs=1)
+        for s in ("training rows", "all rows")
+    )
+    accuracy = lambda frame: score(frame, ["accuracy"], 10)["value"][0]
+    assert accuracy(outside) > 0.6 > accuracy(inside)
+
+
+# -- reading maps
+
+
+@given(st.text(alphabet="ab .!?\n-", min_size=1, max_size=120))
+@settings(max_examples=60, deadline=None)
+def test_spans_cover_a_text_without_overlap(text):
+    spans = rw.sentence_spans(text)
+    assert all(a < b for a, b in spans) and all(b == c for (_, b), (c, _) in zip(spans, spans[1:]))
+    assert not text[spans[-1][1] :].strip() and (not text.strip() or not text[: spans[0][0]].strip())
+
+
+def test_reading_map_points_at_what_was_dwelt_on_and_flips_with_the_swap():
+    pairs = pl.DataFrame(
+        {
+            "query": [1],
+            "question": ["ships?"],
+            "response_1": ["All about ships in the bay. All about cats in the hay."],
+            "response_2": ["Nothing much to be said here. Nor is there here."],
+        }
+    )
+    texts = rw.map_texts(pairs)
+    axes = {t: np.array([float("ships" in t), float("cats" in t), 0.1]) for t in texts}
+    dwell = pl.DataFrame(
+        {"query": [1, 1, 1], "response": [1, 1, 2], "char": [5, 40, 3], "dt_ms": [900.0, 100.0, 500.0]}
+    )
+    on_ships = rw.reading_maps(pairs, dwell, axes)
+    assert on_ships["map_relevance"][0] == pytest.approx(0.4)
+    swapped = pairs.rename({"response_1": "response_2", "response_2": "response_1"})
+    other = rw.reading_maps(swapped, dwell.with_columns(response=3 - pl.col("response")), axes)
+    assert np.allclose(on_ships.drop("query").to_numpy(), -other.drop("query").to_numpy())
+
+
+# -- what drives
+
+
+def test_importance_and_dependence_name_the_driver():
+    data = toy(n_workers=30, effect=1.5, spread=0.0, seed=4)
+    folds = make_folds(data, 5, splits=["unseen_worker"])
+    found = rw.permutation_importance(
+        data,
+        folds,
+        "unseen_worker",
+        rw.SignedLogistic(),
+        ["x0", "x1", "x2"],
+        {"signal": ["x0"], "noise": ["x1", "x2"]},
+        n_bootstrap=200,
+    )
+    by = {row["group"]: row for row in found.iter_rows(named=True)}
+    assert by["signal"]["ci_low"] > 0.05 and by["noise"]["ci_low"] < 0.01 and abs(by["noise"]["value"]) < 0.01
+    curve = rw.partial_dependence(data, rw.SignedLogistic(), ["x0", "x1"], ["x0", "x1"], n_refits=15)
+    steep, flat = (curve.filter(pl.col("column") == c)["p"] for c in ("x0", "x1"))
+    assert steep[-1] - steep[0] > 0.5 > 0.2 > abs(flat[-1] - flat[0])

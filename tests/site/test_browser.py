@@ -1,0 +1,618 @@
+"""Whole sessions in Chromium with a fake camera; what is exported is checked against what stood on the page."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+from study_site import PASSWORD, ServerProcess, live
+
+from ifllm.recording.data import parse_release
+from ifllm.recording.features import extract_features
+from ifllm.recording.trajectories import add_phases, match_samples, windows
+from ifllm.site.config import load_study
+from ifllm.site.export import export_study
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = (
+    os.environ.get("IFLLM_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium here: scripts/install-browser.sh installs it, IFLLM_CHROMIUM names another"
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+# what the models say: everything that has ever broken a snippet
+TEXTS = [
+    'Volcanoes: "mountains" that open, said one; others say \'vents\'. <img src=x onerror="window.pwned=1"> is no lava, \U0001f30b is. '
+    * 2
+    + "\n\n- first, ash & gas\n- second, lava\n\n"
+    + "Slow words follow so that the panel has to be scrolled before the last line can be read at all. " * 6,
+    "Caf\u00e9s on slopes \u2014 \U0001f469\u200d\U0001f52c study them. A supercalifragilisticexpialidociously-long-word-that-wraps-somewhere-in-the-middle-of-itself stands here. "
+    + 'Short lines help, "quotes" too, and a comma, or 1,2,3. ' * 8,
+]
+
+
+def model_endpoint():
+    """An OpenAI-compatible endpoint; the model's name picks the text, and each answer says which turn it is."""
+    failed = set()
+
+    async def complete(request):
+        nonlocal failed
+        body = await request.json()
+        if "fail once" in body["messages"][-1]["content"]:
+            failed ^= {body["model"]}  # every other time
+        if body["model"] in failed:
+            return JSONResponse({"error": "out of credit: sk-1234"}, 500)
+        turn = sum(m["role"] == "user" for m in body["messages"])
+        text = f"Answer {turn}. " + TEXTS[int(body["model"][-1])]
+
+        async def stream():
+            for piece in re.findall(r"\S+\s*", text):
+                yield "data: " + json.dumps({"choices": [{"delta": {"content": piece}}]}) + "\n\n"
+                await asyncio.sleep(0.002)
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A browser window at the study, watched: other hosts, refused scripts, errors of our own."""
+
+    def __init__(self, browser, url: str, **context):
+        self.url, self.trouble, self.requests = url, [], []
+        self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
+        self.page = page = self.context.new_page()
+        page.set_default_timeout(20_000)
+        page.add_init_script("window.gazeAt = null; window.ifllmScript = () => window.gazeAt;")
+        page.on("console", lambda m: self.trouble.append(m.text) if "Content Security Policy" in m.text else None)
+        page.on("pageerror", lambda e: self.trouble.append(str(e)))
+        page.on("websocket", lambda ws: self.trouble.append(f"socket to {ws.url}"))
+        page.on("request", lambda r: self.requests.append((r.url, r.post_data)))
+
+    def open(self, link: str):
+        self.page.goto(link)
+        self.page.wait_for_selector("h1")
+
+    def press(self, name: str):
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def enter(self):
+        """Consent, facts, instructions."""
+        page = self.page
+        self.press("Take part")
+        assert "tick that you agree" in page.locator(".error").inner_text()
+        page.get_by_role("checkbox").check()
+        self.press("Take part")
+        page.get_by_label("Age").fill("33")
+        page.get_by_label("Where do you live?").fill("here")
+        for label in ("Master", "White", "Female"):
+            page.get_by_label(label, exact=True).check()
+        self.press("Continue")
+        self.press("I have read this")
+
+    def calibrate(self):
+        """Nine dots, looked at and clicked."""
+        page = self.page
+        page.get_by_role("heading", name="Camera").wait_for()
+        self.press("Start the camera")
+        page.wait_for_selector(".dot")
+        page.evaluate("window.gazeAt = {x: innerWidth / 2 + 20, y: innerHeight / 2}")
+        for _ in range(9):
+            page.locator(".dot:not(:disabled)").first.click()
+        page.get_by_role("heading", name="Task").wait_for()
+
+    def begin(self) -> str:
+        self.page.locator('[name="before"][value="2"]').check()
+        self.press("Start the task")
+        self.page.get_by_label("Your question").wait_for()
+        return "pairwise" if self.page.locator(".panel").count() == 2 else "pointwise"
+
+    def ask(self, text: str):
+        self.page.get_by_label("Your question").fill(text)
+        self.press("Ask")
+        self.page.locator(".asked").get_by_text(text, exact=True).wait_for()
+        self.page.wait_for_selector(".ratings:not([hidden])")
+
+    def rate(self):
+        for name, value in (("likert_1", "4"), ("likert_2", "2"), ("preference", "tie")):
+            control = self.page.locator(f'[name="{name}"][value="{value}"]')
+            if control.count():
+                control.check()
+
+    def rows(self) -> int:
+        return int(self.page.locator("#status").get_attribute("data-rows"))
+
+    def close_task(self):
+        """Finish, look once more, say what was learnt; returns rows recorded and the code."""
+        self.press("Finish the task")
+        self.page.get_by_role("heading", name=re.compile("A short check|What did you learn")).wait_for()
+        status = self.page.locator("#status")
+        rows, acknowledged = int(status.get_attribute("data-rows")), int(status.get_attribute("data-acknowledged"))
+        if self.page.get_by_role("heading", name="A short check").count():
+            self.page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+            self.press("Continue")
+        self.page.get_by_label("In one or two sentences").fill("Much.")
+        self.page.locator('[name="after"][value="4"]').check()
+        self.page.get_by_label("Paste the sentence").fill("A sentence.")
+        self.press("Finish this task")
+        return rows, acknowledged, self.page.locator(".code").inner_text()
+
+
+# where each character of an answer stands, by the browser's own layout: the truth that the recorder is held to
+LAYOUT = """side => {
+  const box = document.querySelector(`[data-box="${side}"]`), node = box.querySelector('p').firstChild, range = document.createRange(), edge = box.getBoundingClientRect();
+  const chars = [];
+  for (let i = 0; i < node.data.length; i++) {
+    range.setStart(node, i); range.setEnd(node, i + 1);
+    const r = range.getClientRects()[0];
+    chars.push(r ? [r.left, r.top, r.right, r.bottom] : null);
+  }
+  return { text: node.data, chars, box: [edge.left, edge.top, edge.right, edge.bottom], scroll: box.scrollTop };
+}"""
+
+
+def utf16(text: str) -> list[str]:
+    raw = text.encode("utf-16-le")
+    return [raw[i : i + 2] for i in range(0, len(raw), 2)]
+
+
+def point_at(visit: Visit, side: str, unit: int, seen: list, hold_s: float = 0.35):
+    """Put gaze and mouse on the left half of a character for a while, and note what has to be recorded."""
+    place = visit.page.evaluate(LAYOUT, side)
+    left, top, right, bottom = place["chars"][unit]
+    x, y = left + (right - left) * 0.3, (top + bottom) / 2
+    assert place["box"][1] < y < place["box"][3], "the character is in view"
+    visit.page.evaluate("p => { window.gazeAt = p; }", {"x": x, "y": y})
+    visit.page.mouse.move(x, y)
+    time.sleep(0.2)  # frames, and a prediction every 33 ms
+    start = visit.page.evaluate("Date.now()")
+    time.sleep(hold_s)
+    # the snippet: ten units on either side, no further than the visual line
+    units, line = utf16(place["text"]), place["chars"][unit][1]
+    same = lambda i: 0 <= i < len(units) and place["chars"][i] and abs(place["chars"][i][1] - line) < 1
+    start_at, end_at = unit, unit
+    while unit - start_at < 10 and same(start_at - 1):
+        start_at -= 1
+    while end_at - unit < 10 and same(end_at):
+        end_at += 1
+    window = b"".join(units[start_at:end_at]).decode("utf-16-le", "ignore").replace("\ufffd", "").strip()
+    code_points = len(b"".join(units[:unit]).decode("utf-16-le"))
+    seen.append(
+        {
+            "side": side,
+            "index": code_points,
+            "window": window,
+            "rel_x": x - place["box"][0],
+            "rel_y": y - place["box"][1] + place["scroll"],
+            "x": x,
+            "y": y,
+            "start": start,
+            "end": visit.page.evaluate("Date.now()"),
+        }
+    )
+
+
+def point_off(visit: Visit, x: float, y: float, seen: list):
+    visit.page.evaluate("p => { window.gazeAt = p; }", {"x": x, "y": y})
+    visit.page.mouse.move(x, y)
+    time.sleep(0.2)
+    start = visit.page.evaluate("Date.now()")
+    time.sleep(0.3)
+    seen.append(
+        {
+            "side": None,
+            "index": None,
+            "window": None,
+            "rel_x": None,
+            "rel_y": None,
+            "x": x,
+            "y": y,
+            "start": start,
+            "end": visit.page.evaluate("Date.now()"),
+        }
+    )
+
+
+def check_points(samples: pl.DataFrame, seen: list[dict]):
+    for p in seen:
+        rows = samples.filter(pl.col("epoch_ms").is_between(p["start"], p["end"]))
+        for modality in ("gaze", "mouse") if "gaze" in samples["modality"] else ("mouse",):
+            own = rows.filter(modality=modality)
+            assert own.height >= 4, (p, modality)
+            for row in own.iter_rows(named=True):
+                assert (row["side"], row["index"], row["window"]) == (p["side"], p["index"], p["window"]), (p, row)
+                assert (row["rel_x"], row["rel_y"]) == (
+                    pytest.approx(p["rel_x"], abs=1.01),
+                    pytest.approx(p["rel_y"], abs=1.01),
+                ), (p, row)  # the mouse stands on whole pixels
+
+
+class Keep:
+    def __init__(self):
+        self.by = {}
+
+    def write(self, worker, frame):
+        self.by[worker] = frame.with_columns(worker=pl.lit(worker))
+
+
+def to_features(folder: Path):
+    """The pipeline from the exported folder to features."""
+    rel, abs_ = Keep(), Keep()
+    release = parse_release(folder, rel, abs_)
+    assert release.quarantine.height == 0
+    matched, cuts = [], []
+    for worker, samples in rel.by.items():
+        m = add_phases(match_samples(samples, release.queries))
+        matched.append(m)
+        cuts.append(windows(m, abs_.by[worker], release.queries))
+    matched, cuts = pl.concat(matched), pl.concat(cuts)
+    return release, matched, extract_features(matched, release.queries, cuts)
+
+
+def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
+    with live(model_endpoint()) as models:
+        responders = [
+            {"name": f"model-{i}", "kind": "openai", "base_url": f"{models}/v1", "model": f"m-{i}", "retries": 0}
+            for i in (0, 1)
+        ]
+        (tmp_path / "study").mkdir()
+        server = ServerProcess(
+            tmp_path / "study", gaze={"source": "scripted"}, responders=responders, tasks={"bullets": 0}
+        )
+        try:
+            server.start()
+            visit = Visit(browser, server.url)
+            page = visit.page
+            visit.open(server.links()[0])
+            assert page.url == server.url + "/", "the link is not left in the address bar"
+            visit.enter()
+            visit.calibrate()
+            recorded, points, codes, modes, off, blind = [], [], [], [], [], []
+            for task in range(2):
+                mode = visit.begin()
+                modes.append(mode)
+                sides = ["left", "right"] if mode == "pairwise" else ["single"]
+                visit.ask('What is <b>a volcano</b>, "really"?')
+                for side in sides:
+                    text = page.evaluate(LAYOUT, side)["text"]
+                    for mark in (
+                        ('Volcanoes: "moun', "<img src", "\U0001f30b is.")
+                        if "Volcanoes" in text
+                        else ("Caf\u00e9s", "\U0001f469", "expialidocious")
+                    ):
+                        unit = len(text[: text.index(mark)].encode("utf-16-le")) // 2 if mark in text else 0
+                        point_at(visit, side, unit, points)
+                # the same characters after the panel was scrolled
+                page.locator(f'[data-box="{sides[0]}"]').evaluate("box => box.scrollTop = 140")
+                page.mouse.move(5, 5)
+                time.sleep(0.3)
+                place = page.evaluate(LAYOUT, sides[0])
+                visible = next(i for i, c in enumerate(place["chars"]) if c and c[1] > place["box"][1] + 150)
+                point_at(visit, sides[0], visible + 3, points)
+                box = place["box"]
+                point_off(visit, box[2] - 3, 8, off)  # above the panel
+                point_off(visit, 700, 60, off)
+                # no face
+                page.evaluate("window.gazeAt = null")
+                time.sleep(0.35)
+                blind.append([page.evaluate("Date.now()"), None])
+                time.sleep(0.4)
+                blind[-1][1] = page.evaluate("Date.now()")
+                page.evaluate("window.gazeAt = {x: 400, y: 500}")
+                visit.rate()
+                if task == 0:
+                    visit.context.set_offline(True)  # the connection goes, recording goes on
+                    time.sleep(1.2)
+                    visit.context.set_offline(False)
+                else:
+                    page.evaluate(
+                        "addEventListener('pagehide', () => { localStorage.rows = document.querySelector('#status').dataset.rows; })"
+                    )
+                    page.reload()
+                    page.wait_for_selector(".ratings:not([hidden])")
+                    recorded.append(int(page.evaluate("localStorage.rows")))
+                    assert page.locator('[name="likert_1"][value="4"]').is_checked(), "what was rated is still there"
+                page.get_by_label("Your question").fill("Will it fail once?")
+                visit.press("Ask")
+                page.get_by_text("The answer could not be loaded").first.wait_for()
+                assert "sk-1234" not in page.content() and page.locator(".ratings").is_hidden()
+                visit.press("Try again")
+                page.wait_for_selector(".ratings:not([hidden])")
+                visit.rate()
+                rows, acknowledged, code = visit.close_task()
+                assert acknowledged >= rows, "every row was acknowledged before the task was over"
+                recorded.append(rows)
+                codes.append(code)
+                visit.press("Next task" if task == 0 else "Finish")
+            page.get_by_role("heading", name="Thank you").wait_for()
+            assert sorted(modes) == ["pairwise", "pointwise"] and len(set(codes)) == 2
+            assert page.evaluate("window.pwned") is None and not visit.trouble, visit.trouble
+            assert {httpx.URL(url).host for url, _ in visit.requests} == {"127.0.0.1"}, (
+                "nothing is fetched from or sent to anywhere else"
+            )
+            for url, body in visit.requests:
+                assert not body or (json.loads(body) is not None and len(body) < 60_000), (
+                    "JSON only, and never a picture"
+                )
+            data = httpx.get(server.url + "/progress/data", auth=("r", PASSWORD)).json()["participants"][0]
+            assert data["step"] == "done" and data["codes"] == codes and data["missing"] == 0 and data["gaze_hz"] > 8
+        finally:
+            server.stop()
+        counts = export_study(load_study(server.folder), tmp_path / "out")
+
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert counts["samples"] == samples.height == sum(recorded), "as many rows out as went in"
+    check_points(samples, points + off)
+    steps = samples.sort("worker", "task", "page", "modality", "t_ms").with_columns(
+        gap=pl.col("t_ms").diff().over("task", "page", "modality")
+    )
+    assert steps["gap"].drop_nulls().is_in([50.0]).mean() > 0.98 and (steps["t_ms"] % 50 == 0).all(), (
+        "rows stand on the grid"
+    )
+    assert (samples["raw_t_ms"].drop_nulls() <= samples.filter(pl.col("raw_t_ms").is_not_null())["t_ms"]).all(), (
+        "measured before it was stamped"
+    )
+    for start, end in blind:
+        rows = samples.filter(pl.col("epoch_ms").is_between(start, end), modality="gaze")
+        assert (
+            rows.height >= 6 and (rows["face"] == 0).all() and rows["x"].is_null().all() and (rows["flag"] == 0).all()
+        ), "no face is a row, not a gap"
+    events = pl.read_parquet(tmp_path / "out/parquet/events.parquet")
+    assert {"viewport", "box", "scroll", "rating", "offline", "online", "resumed"} <= set(events["kind"])
+    assert set(events.filter(kind="viewport")["width"]) == {1280.0} and set(events.filter(kind="rating")["name"]) == {
+        "likert_1",
+        "likert_2",
+        "preference",
+    }
+    calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
+    assert calibrations["kind"].to_list() == ["calibration", "drift", "drift"] and calibrations["accuracy"][0] == 95
+
+    release, matched, features = to_features(tmp_path / "out")
+    assert set(release.queries["mode"]) == {"pairwise", "pointwise"} and release.queries.height == 4
+    on_text = matched.filter(pl.col("char").is_not_null())
+    truth = samples.filter(pl.col("index").is_not_null())
+    assert on_text.height >= 0.95 * truth.height > 100, "the pipeline finds the answers that were looked at"
+    assert features.height >= release.queries.height and set(features["query"]) == set(release.queries["query"])
+    first = release.queries.filter(turn=1)["query"]
+    reached = [c for c in features.columns if "max" in c and "char" in c and "gaze" in c]
+    assert (
+        reached
+        and features.filter(pl.col("query").is_in(first.implode()), window="full")
+        .select(pl.any_horizontal(pl.col(reached) > 0))
+        .to_series()
+        .all()
+    )
+
+
+HIDE = """hidden => {
+  Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_mouse_only_through_a_killed_server(browser, tmp_path):
+    (tmp_path / "study").mkdir()
+    server = ServerProcess(
+        tmp_path / "study", tasks={"per_participant": 1, "conditions": {"pairwise": 0}, "order": "complete"}
+    )
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        page = visit.page
+        page.add_init_script(
+            "navigator.mediaDevices.getUserMedia = () => { window.cameraAsked = true; return Promise.reject(new Error('no')); }"
+        )
+        visit.open(server.links()[0])
+        visit.enter()
+        assert visit.begin() == "pointwise"
+        points = []
+        visit.ask("What is tea?")
+        point_at(visit, "single", 12, points)
+        server.kill()
+        lost_since = visit.rows()
+        point_at(visit, "single", 30, points)
+        visit.rate()  # while nobody listens
+        time.sleep(1.5)
+        assert "No connection" in page.locator("#status").inner_text()
+        assert visit.rows() > lost_since + 15, "recording goes on"
+        server.start()
+        page.evaluate(HIDE, True)
+        away = [page.evaluate("Date.now()")]
+        time.sleep(1)
+        away.append(page.evaluate("Date.now()"))
+        page.evaluate(HIDE, False)
+        visit.ask("And coffee?")
+        point_at(visit, "single", 12, points)
+        visit.rate()
+        rows, acknowledged, code = visit.close_task()
+        assert re.fullmatch(r"[A-Z2-7]{4}(-[A-Z2-7]{4}){2}", code) and acknowledged == rows
+        assert page.evaluate("window.cameraAsked") is None and page.locator("video").count() == 0, (
+            "no camera is asked for"
+        )
+        assert not visit.trouble, visit.trouble
+    finally:
+        server.stop()
+    counts = export_study(load_study(server.folder), tmp_path / "out")
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert counts["samples"] == rows == samples.height and set(samples["modality"]) == {"mouse"}
+    assert samples.filter(pl.col("epoch_ms").is_between(away[0] + 60, away[1])).is_empty(), (
+        "nothing is recorded while the page is hidden"
+    )
+    assert samples.sort("t_ms")["t_ms"].diff().max() <= 100, "and that time does not count on the page's clock"
+    assert {"hidden", "visible"} <= set(pl.read_parquet(tmp_path / "out/parquet/events.parquet")["kind"])
+    check_points(samples, points)
+    _, matched, features = to_features(tmp_path / "out")
+    assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
+
+
+# The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on where window.gazeAt is, as real ones do.
+EYES = """
+;(() => {
+  const patch = (gaze, phase) => {
+    const image = new ImageData(20, 12);
+    for (let i = 0; i < 240; i++) {
+      const x = (i % 20) / 20, y = Math.floor(i / 20) / 12;
+      const dark = Math.exp(-((x - 0.2 - 0.6 * gaze.x / innerWidth) ** 2 + (y - 0.2 - 0.6 * gaze.y / innerHeight) ** 2) / 0.04);
+      const value = 235 - 200 * dark + 3 * Math.sin(i + phase);
+      image.data.set([value, value, value, 255], 4 * i);
+    }
+    return image;
+  };
+  webgazer.getTracker().getEyePatches = async () => {
+    if (!window.gazeAt) return false;
+    const n = performance.now() / 100, eye = x => ({ patch: patch(window.gazeAt, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
+    await new Promise(done => setTimeout(done, 15));
+    return { left: eye(280), right: eye(340) };
+  };
+  window.learnt = () => webgazer.getRegression().map(r => [r.getData().length, r.trailTimes.data.filter(Boolean).length]);
+})();
+"""
+
+
+@pytest.fixture
+def webgazer() -> str:
+    """WebGazer's script, where npm has put it."""
+    script = Path(__file__).resolve().parents[2] / "node_modules" / "webgazer" / "dist" / "webgazer.js"
+    if not script.exists():
+        pytest.skip("WebGazer is not here: scripts/install-browser.sh installs it by npm")
+    return script.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("learning", ["never", "both"])
+def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webgazer, learning):
+    script = tmp_path / "study/node_modules/webgazer/dist/webgazer.js"
+    script.parent.mkdir(parents=True)
+    script.write_text(webgazer + EYES, encoding="utf-8")
+    own_models = (
+        learning == "both"
+    )  # a copy of the face model in the study folder: then nothing at all comes from elsewhere
+    for name in ("blazeface", "facemesh", "iris") if own_models else ():
+        (tmp_path / "study/models" / name).mkdir(parents=True)
+        (tmp_path / "study/models" / name / "model.json").write_text("{}")
+    server = ServerProcess(
+        tmp_path / "study",
+        gaze={"source": "webgazer", "learning": learning, "clicks": 2, "threshold": 60, "fixation_s": 1},
+        tasks={"per_participant": 1, "conditions": {"pairwise": 0}},
+    )
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        page = visit.page
+        page.route("**/tfhub.dev/**", lambda route: route.abort())
+        visit.open(server.links()[0])
+        visit.enter()
+        page.evaluate("window.gazeAt = {x: 10, y: 10}")
+        visit.press("Start the camera")
+        page.wait_for_selector(".dot")
+        for _ in range(9):
+            dot = page.locator(".dot:not(:disabled)").first
+            box = dot.bounding_box()
+            page.evaluate("p => { window.gazeAt = p; }", {"x": box["x"] + 15, "y": box["y"] + 15})
+            time.sleep(0.3)
+            for _ in range(2):
+                dot.click()
+        page.wait_for_selector(".fixate")
+        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+        page.get_by_role("heading", name="Task 1").wait_for()
+        assert page.evaluate("learnt().map(l => l[0])") == [18] * (2 if learning == "both" else 1), (
+            "each click, and nothing else, was learnt from"
+        )
+        visit.begin()
+        visit.ask("What is tea?")
+        page.evaluate("window.gazeAt = {x: 300, y: 420}")
+        for i in range(15):
+            page.mouse.move(200 + 40 * i, 300 + 10 * i)
+            time.sleep(0.06)
+        visit.rate()
+        clicks = page.evaluate("learnt()")
+        assert clicks[0] == [18, 0], "the fixed model learns neither from clicks nor from moves"
+        if learning == "both":
+            assert clicks[1][1] > 3, "the other one does, beside it"
+        time.sleep(0.5)
+        page.evaluate("window.gazeAt = null")
+        time.sleep(0.6)
+        page.reload()
+        page.evaluate("window.gazeAt = {x: 300, y: 420}")
+        page.wait_for_selector(".ratings:not([hidden])")
+        assert page.evaluate("learnt()[0][0]") == 18, "calibration outlives a reload"
+        time.sleep(0.5)
+        visit.ask("And coffee?")
+        visit.rate()
+        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+        visit.close_task()
+        visit.press("Finish")
+        page.get_by_role("heading", name="Thank you").wait_for()
+        assert page.locator("video").count() == 0, "the camera is switched off at the end"
+        hosts = {httpx.URL(url).host for url, _ in visit.requests if url.startswith("http")}
+        assert hosts == ({"127.0.0.1"} if own_models else {"127.0.0.1", "tfhub.dev"})
+        assert own_models == any("/vendor/models/facemesh/model.json" in url for url, _ in visit.requests)
+        assert all(not body or len(body) < 60_000 for _, body in visit.requests)
+        assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
+    finally:
+        server.stop()
+    export_study(load_study(server.folder), tmp_path / "out")
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    assert set(samples["modality"]) == {"mouse", "gaze", *(["gaze_learning"] if learning == "both" else [])}
+    gaze = samples.filter(modality="gaze")
+    near = gaze.filter(pl.col("x").is_between(100, 500), pl.col("y").is_between(220, 620))
+    assert near.height > 10, "looked at, and found"
+    assert gaze.filter(pl.col("face") == 0).height > 5, "no face is a row"
+    calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
+    assert calibrations["passed"][0] and calibrations["error_px"][0] < 150
+
+
+def test_a_camera_that_cannot_be_used_is_no_dead_end(browser, tmp_path):
+    (tmp_path / "study").mkdir()
+    server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"})
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        visit.page.add_init_script(
+            "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));"
+        )
+        visit.open(server.links()[0])
+        visit.enter()
+        visit.press("Start the camera")
+        visit.page.get_by_text("The camera could not be used").wait_for()
+        visit.press("Go on without the camera")
+        visit.page.get_by_role("heading", name="Task 1").wait_for()
+        visit.press("Withdraw and delete my data")
+        visit.press("Delete my data")
+        visit.page.get_by_role("heading", name="Your data have been deleted").wait_for()
+        researcher = Visit(browser, server.url, http_credentials={"username": "researcher", "password": PASSWORD})
+        researcher.open(server.url + "/progress")
+        researcher.page.locator("td .tag", has_text="withdrawn").wait_for()
+        assert not researcher.trouble and not visit.trouble
+    finally:
+        server.stop()
