@@ -21,8 +21,9 @@ from pathlib import Path
 
 import polars as pl
 
+from .enough import NotEnough
 from .files import InputError, write_bytes, write_json
-from .prose import fill
+from .prose import fill, lack
 
 # %% ../../nbs/base/study.ipynb #e615a94a
 def _literal(text: str):
@@ -325,7 +326,10 @@ class Study:
         return results_frame(records)
 
     def _lookup(self, id: str) -> dict:
-        record = self._records.get(id) or self._known.get(id)
+        known = self._known | self._records
+        record = known.get(id)
+        if why := lack(id, known):
+            raise NotEnough(f"{id} is not there ({why['value'].rstrip('.')})")
         if record is None:
             raise KeyError(f"no result {id} here; record it, or name its notebook with study.results(...) first")
         return record
