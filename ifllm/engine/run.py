@@ -25,6 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.cache import imports, module_files
+
 from ..base.files import InputError, atomic_path, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
@@ -96,35 +98,6 @@ def _calls(source: str) -> set[tuple[str, str]]:
                 found.add((method, name))
     return found
 
-
-def _imports(source: str, package: str = "ifllm") -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
-        match node:
-            case ast.ImportFrom(module=str(module), level=0) if module.split(".")[0] == package:
-                found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-            case ast.Import(names=names):
-                found |= {alias.name for alias in names if alias.name.split(".")[0] == package}
-            case ast.ImportFrom(module=module, level=level) if level:
-                found |= {("." * level) + (module or "")}
-    return found
-
-# %% ../../nbs/engine/run.ipynb #786a0283
-def _module_files(root: Path, modules: set[str]) -> tuple[str, ...]:
-    seen, queue = set(), sorted(modules)
-    while queue:
-        file = root / Path(*queue.pop().split(".")).with_suffix(".py")
-        if not file.exists() or file in seen:
-            continue
-        seen.add(file)
-        package = ".".join(file.relative_to(root).parts[:-1])
-        for name in _imports(file.read_text(encoding="utf-8")):
-            if name.startswith("."):
-                up = len(name) - len(name.lstrip("."))
-                name = ".".join([*package.split(".")[: len(package.split(".")) - up + 1], name.lstrip(".")]).rstrip(".")
-            queue.append(name)
-    return tuple(sorted(str(file.relative_to(root)) for file in seen))
-
 # %% ../../nbs/engine/run.ipynb #81dba829
 def stage(root: Path, notebook: str) -> Stage:
     """Read what a notebook reads, writes, imports and takes as settings from its source."""
@@ -148,7 +121,7 @@ def stage(root: Path, notebook: str) -> Stage:
         sinks,
         named("results"),
         tuple(name for name in names if name != "run"),
-        _module_files(root, _imports(source)),
+        module_files(root, imports(source)),
     )
 
 # %% ../../nbs/engine/run.ipynb #7e0f72ae
