@@ -579,13 +579,17 @@ def score(
 def readme(
     run: Annotated[Path, typer.Argument(help="a finished run, whose findings are told")] = Path("runs/quick"),
 ) -> None:
-    """Write README.md from the index notebook and the findings of a run; for who maintains the project."""
+    """Write README.md from the index notebook and the findings of a run, and docs/architecture.md from the code."""
     from ifllm.base.files import write_bytes
+    from ifllm.engine.architecture import page, picture, read_modules
     from ifllm.engine.readme import readme as text
     from ifllm.engine.run import project_root
 
     root = project_root()
     write_bytes(root / "README.md", text(root, run).encode())
+    modules = read_modules(root / "ifllm")
+    write_bytes(root / "docs" / "architecture.md", page(modules).encode())
+    write_bytes(root / "docs" / "architecture.svg", picture(modules).encode())
 
 # %% ../../nbs/engine/cli.ipynb #682afcd2
 def main() -> None:
