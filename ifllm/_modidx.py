@@ -852,6 +852,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'ifllm.reward.features.ablation': ('reward.html#ablation', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.ablation_plan': ('reward.html#ablation_plan', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.chance': ('reward.html#chance', 'ifllm/reward/features.py'),
+                                       'ifllm.reward.features.distinct': ('reward.html#distinct', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.embed_texts': ('reward.html#embed_texts', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.estimator': ('reward.html#estimator', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.filter_styles': ('reward.html#filter_styles', 'ifllm/reward/features.py'),

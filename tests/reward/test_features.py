@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from ifllm.recording.data import load
+from ifllm.recording.features import extract_features, registry_frame
+from ifllm.recording.simulate import simulate
+from ifllm.recording.trajectories import add_phases, fixations, match_samples, reading_measures, windows
 from ifllm.reward import features as rw
 from ifllm.reward.evaluation import compare, make_folds, out_of_fold, score, toy
 
@@ -108,6 +112,48 @@ def test_even_features_and_the_page_are_left_out():
     _, blocks = table(*choices())
     assert blocks["gaze"] == ["dwell_left"] and blocks["mouse"] == ["rest_left"]
     assert "click" not in {c for columns in blocks.values() for c in columns}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A simulated study's queries, its features by the real registry, and the registry."""
+    folder = tmp_path_factory.mktemp("sim") / "study"
+    simulate(folder, workers=4, seed=3, max_tasks=4)
+    study = load(folder)
+    parts = []
+    for worker in study.samples_rel["worker"].unique().sort():
+        rel, page = (f.filter(pl.col("worker") == worker) for f in (study.samples_rel, study.samples_abs))
+        matched = add_phases(match_samples(rel, study.queries))
+        cut = windows(matched, page, study.queries)
+        reading = reading_measures(fixations(matched, page, cut, study.queries), study.queries)
+        parts.append(extract_features(matched, study.queries, cut, page, reading))
+    return study.queries, pl.concat(parts), registry_frame()
+
+
+def copies(x):
+    """Pairs of columns that agree up to sign and scale, one by one."""
+    same = lambda a, b: any(np.allclose(a * (b @ b) ** 0.5, s * b * (a @ a) ** 0.5, atol=1e-9) for s in (1, -1))
+    return [(i, j) for i in range(x.shape[1]) for j in range(i) if same(x[:, i], x[:, j])]
+
+
+def test_no_column_of_a_design_copies_another(recorded):
+    """The registry holds `x_1`, `x_2` and `x_diff`, and the study's features say some of the same in other words."""
+    queries, features, registry = recorded
+    odd, about = rw.odd_features(features.filter(pl.col("mode") == "pairwise"), registry)
+    assert about["name"].to_list() == odd.columns[1:] and len(about) > 60
+    assert "gaze_dwell_s_1" in odd.columns and "gaze_dwell_s_diff" not in odd.columns
+    assert not copies(odd.drop("query").to_numpy())
+    for target, (data, blocks) in rw.tables(queries, features.filter(pl.col("window") == "reading"), registry).items():
+        x = data.select(list(dict.fromkeys(c for name in rw.MODELS["all"] for c in blocks[name]))).to_numpy()
+        assert not copies(x if target == "pairwise" else x - x.mean(axis=0)), target
+
+
+def test_copies_up_to_sign_and_scale_are_dropped_and_nothing_else():
+    x = np.random.default_rng(0).normal(size=50)
+    data = pl.DataFrame({"a": x, "b": -3 * x, "c": x + 1, "d": np.zeros(50), "e": x + 1e-3 * x**2, "f": np.ones(50)})
+    assert rw.distinct(data, list("abcdef")) == ["a", "c", "e", "f"]
+    assert rw.distinct(data, list("abcdef"), centred=True) == ["a", "e"]
+    assert rw.distinct(data, list("ba")) == ["b"] and rw.distinct(data, []) == []
 
 
 def test_a_pair_without_samples_takes_no_side():

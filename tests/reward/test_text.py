@@ -164,7 +164,8 @@ def test_reading_features_come_from_the_registry():
             "modes": ["pairwise"] * 6,
         }
     )
-    features = pl.DataFrame({"query": [1]} | {name: [1.0] for name in registry["name"]})
+    rng = np.random.default_rng(0)
+    features = pl.DataFrame({"query": range(9)} | {name: rng.normal(size=9) for name in registry["name"]})
     assert tr.reading_features(features, registry) == {"a_left": "a_right", "d": "", "m": ""}
     assert tr.reading_features(features, registry, ["mouse"]) == {"m": ""}
 
