@@ -86,10 +86,11 @@ class Sink:
     """Writes a frame worker by worker: `artefacts/NAME/worker=P001/part.parquet`, and `_index.json` when all is there.
 
     Use it as a context manager; on an exception no index is written, so that the artefact does not count as made.
+    `like`, a frame, says which columns the artefact has where no worker has a row.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self._index = Path(folder), {}
+    def __init__(self, folder: Path, like: pl.DataFrame | None = None):
+        self.folder, self._like, self._index = Path(folder), like, {}
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,8 @@ class Sink:
             for stale in self.folder.glob("worker=*"):
                 if stale.name.removeprefix("worker=") not in self._index:
                     shutil.rmtree(stale)
+            if self._like is not None:
+                write_bytes(self.folder / "_empty.parquet", _parquet(self._like.head(0).drop("worker", strict=False)))
             write_json(self.folder / "_index.json", self._index)
 
 # %% ../../nbs/base/study.ipynb #e0300689
@@ -204,6 +207,8 @@ class Study:
         if place.is_file():
             return pl.scan_parquet(place)
         if (place / "_index.json").exists():
+            if not self.workers(name):
+                return pl.scan_parquet(place / "_empty.parquet").with_columns(worker=pl.lit(None, pl.String))
             return pl.scan_parquet(
                 place / "worker=*" / "part.parquet", hive_partitioning=True, hive_schema={"worker": pl.String}
             )
@@ -243,9 +248,9 @@ class Study:
         place = self.path / "artefacts"
         write_bytes(place / name / f"{part}.parquet" if part else place / f"{name}.parquet", _parquet(frame))
 
-    def sink(self, name: str) -> Sink:
+    def sink(self, name: str, like: pl.DataFrame | None = None) -> Sink:
         """A context manager that writes a frame worker by worker: `with study.sink("matched") as sink: sink.write(worker, frame)`."""
-        return Sink(self.path / "artefacts" / name)
+        return Sink(self.path / "artefacts" / name, like)
 
     def folder(self, name: str) -> Path:
         """A folder for artefacts that are not Parquet frames (data sets, checkpoints), made if missing."""

@@ -2,6 +2,7 @@
 
 import json
 
+import polars as pl
 import pytest
 
 from ifllm.base.enough import NotEnough, enough, need
@@ -61,3 +62,15 @@ def test_a_cell_without_enough_data_leaves_its_line_and_later_readers_get_it_too
 def test_other_faults_are_not_taken_for_a_small_study(tmp_path):
     with pytest.raises(ZeroDivisionError), enough(study_of(tmp_path), "a mean", "diversity.mean"):
         1 / 0
+
+
+def test_an_artefact_without_workers_keeps_its_columns(tmp_path):
+    study = study_of(tmp_path)
+    like = pl.DataFrame({"worker": ["P001"], "x": [1.5]})
+    with study.sink("samples", like=like):
+        pass
+    assert study.scan("samples").collect().equals(like.head(0).select("x", "worker"))
+    assert study.read("samples", worker=["P001"]).is_empty() and study.workers("samples") == []
+    with study.sink("samples", like=like) as sink:
+        sink.write("P001", like)
+    assert study.read("samples").select("worker", "x").equals(like)
