@@ -21,11 +21,19 @@ from ifllm.findings import (
     Claim,
     Reaches,
     cell,
-    explain,
+    impurity_figure,
+    impurity_shares,
     judge_claims,
     judged_gain,
     linked,
+    panel_curves,
+    panel_figure,
+    panel_power,
     protocols,
+    recognition_figure,
+    record_verdicts,
+    records_figure,
+    records_frame,
     verdict,
 )
 
@@ -92,14 +100,71 @@ def test_other_records_give_another_verdict():
     assert judge() == CANNOT
 
 
-def test_the_rule_is_told_as_it_is_applied():
-    told = explain(CLAIM, {"own": record(0.64, 0.6, 0.7), "gain": record(0.02, -0.01, 0.05)})
-    assert (
-        told.startswith(f"**Verdict: {IN_PART}.**")
-        and "accuracy, {own:ci.3g}, has to be 0.63 or more, and does." in told
-        and "the gain, {gain:ci.3g}, has to lie above 0 with its whole interval, and does not." in told
+class Noted(dict):
+    def record(self, id, value, **_):
+        assert id not in self
+        self[id] = value
+
+    word = record
+
+
+def test_the_verdict_is_recorded_with_how_each_bar_went():
+    noted = Noted()
+    record_verdicts(noted, {"gain": CLAIM}, {"own": record(0.64, 0.6, 0.7), "gain": record(0.02, -0.01, 0.05)})
+    assert noted == {
+        "verdict.gain": IN_PART,
+        "verdict.gain.own": "passes",
+        "verdict.gain.own.line": 0.63,
+        "verdict.gain.honest": "does not pass",
+        "verdict.gain.honest.line": 0.0,
+    }
+    noted = Noted()
+    record_verdicts(noted, {"gain": replace(CLAIM, own=None)}, {})
+    assert noted == {"verdict.gain": CANNOT, "verdict.gain.own": "", "verdict.gain.honest": ""}
+
+
+def test_a_figure_of_records_draws_just_them():
+    records = {"a": record(0.65, 0.6, 0.75), "b": record(0.55)}
+    shown = records_frame(records, [("first", "a", "gaze"), ("absent", "c", "text"), ("no interval", "b", "null")])
+    assert shown.rows() == [("first", 0.65, 0.6, 0.75, "gaze"), ("no interval", 0.55, None, None, "null")]
+    drawn = records_figure(shown, "share", reference=0.5).data[0]
+    assert list(drawn.x) == [0.65, 0.55] and list(drawn.y) == ["first", "no interval"]
+    assert np.allclose(drawn.error_x.array, [0.1, 0]) and np.allclose(drawn.error_x.arrayminus, [0.05, 0])
+
+
+def test_recognition_is_drawn_beside_its_own_chance():
+    shown = records_frame({"a": record(0.3, 0.2, 0.4)}, [("all", "a", "gaze")]).with_columns(chance=pl.lit(0.03))
+    dots, strokes = recognition_figure(shown).data
+    assert list(dots.x) == [0.3] and list(strokes.x) == [0.03] and list(strokes.y) == ["all"]
+
+
+def test_impurity_is_shared_out_by_kind_of_feature():
+    weights, modality = np.array([0.1, 0.2, 0.3, 0.4]), ["gaze", "mouse", "gaze", "text"]
+    draws = np.array([[0.2, 0.2, 0.2, 0.4], [0.4, 0.2, 0.2, 0.2]])
+    shares = impurity_shares(weights, draws, modality)
+    assert shares["features"].to_list() == ["gaze", "mouse", "both", "length"]
+    assert np.allclose(shares["real"], [0.4, 0.2, 0, 0.4]) and np.allclose(shares["shuffled"], [0.5, 0.2, 0, 0.3])
+    assert np.allclose(shares["lowest"], [0.4, 0.2, 0, 0.2]) and np.allclose(shares["highest"], [0.6, 0.2, 0, 0.4])
+    real, null = impurity_figure(shares).data
+    assert np.allclose(real.y, shares["real"]) and np.allclose(null.error_y.array, [0.1, 0, 0, 0.1])
+
+
+def test_the_power_of_a_panel_is_that_of_simulated_panels():
+    rng, questions, gain = np.random.default_rng(5), 60, 0.5
+    wins = (rng.normal(gain, 1, (20_000, questions)) > rng.normal(0, 1, (20_000, questions))).mean(axis=1)
+    found = (wins - 1.96 * np.sqrt(wins * (1 - wins) / questions) > 0.5).mean()
+    assert abs(panel_power(gain, questions) - found) < 0.05
+    assert np.isclose(panel_power(0, 1000), 0.025)
+
+
+def test_curves_of_a_panel_have_the_ends_of_the_gain():
+    curves = panel_curves({"g": record(0.3, 0.1, 0.5)}, {"g": "plain"}, (10, 1000))
+    assert curves["questions"].to_list() == [10, 1000]
+    assert np.isclose(curves["power"][1], panel_power(0.3, 1000)) and np.isclose(
+        curves["ci_low"][1], panel_power(0.1, 1000)
     )
-    assert explain(replace(CLAIM, own=None), {}).count("no number of this run") == 2
+    band, line = panel_figure(curves, 30).data
+    assert list(band.x) == [10, 1000, 1000, 10] and list(line.y) == curves["power"].to_list()
 
 
 def test_numbers_of_a_claim_lead_to_their_records_and_chapters():
@@ -147,11 +212,8 @@ def test_all_six_claims_have_a_page_that_judges_them_and_is_in_the_navigation():
             for c in json.loads((ROOT / "nbs" / f"{claim.page}.ipynb").read_text())["cells"]
             for line in [*c["source"], "\n"]
         )
-        assert (
-            f'CLAIMS["{key}"]' in source
-            and f'Study.open(run, "{claim.page}")' in source
-            and "explain(claim, records)" in source
-        )
+        assert f'Study.open(run, "{claim.page}")' in source
+        assert f"{{verdict.{key}}}" in source and f"{{verdict.{key}.honest}}" in source
         assert f"fig-claim-{key}" in source and f"tbl-claim-{key}" in source and f"{claim.page}.qmd" in navigation
         assert claim.published is None or claim.published in PUBLISHED
 

@@ -330,7 +330,8 @@ class Study:
         self._known |= {record["id"]: record for record in records}
         return results_frame(records)
 
-    def _lookup(self, id: str) -> dict:
+    def look_up(self, id: str) -> dict:
+        """The record of a number or word recorded here, or in a notebook named to `results` before."""
         known = self._known | self._records
         record = known.get(id)
         if why := lack(id, known):
@@ -341,7 +342,7 @@ class Study:
 
     def value(self, id: str):
         """The value of a number recorded here, or in a notebook named to `results` before."""
-        return self._lookup(id)["value"]
+        return self.look_up(id)["value"]
 
     # -- what the reader sees
 
@@ -349,7 +350,7 @@ class Study:
         """Show a sentence in which `{id:spec}` stands for a recorded number, e.g. `{match.share.exact:.1%}` or `{dpo.gain:ci.3f}`."""
         from IPython.display import Markdown, display
 
-        display(Markdown(fill(text, self._lookup)))
+        display(Markdown(fill(text, self.look_up)))
 
     def figure(self, fig, id: str, *, caption: str, alt: str, data: pl.DataFrame) -> None:
         """Show a figure with its caption, and put the data behind it one click away.
