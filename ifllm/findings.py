@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import plotly.graph_objects as go
+import polars as pl
 from great_tables import GT
 from scipy import stats
 
