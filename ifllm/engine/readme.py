@@ -27,8 +27,8 @@ def readme(root: Path, run: Path) -> str:
 
     Parameters
     ----------
-    root : the project's folder, for `nbs/index.ipynb` and the bibliography
-    run : a finished run, whose findings are told
+    root : the project's folder, for the bibliography
+    run : a finished run, whose index and findings are told
 
     Returns
     -------
@@ -44,8 +44,8 @@ def readme(root: Path, run: Path) -> str:
     )
     filled = {"findings": findings, "chapters": chapters}
     parts = []
-    for cell in json.loads((root / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
+    for cell in json.loads((run / "notebooks" / "index.ipynb").read_text(encoding="utf-8"))["cells"]:
+        source = plain("".join(cell["source"]))
         if cell["cell_type"] == "code":
             if not cell["metadata"].get("tags") and "hide" not in directives(source)[0]:
                 parts.append(f"```python\n{source.strip()}\n```")
