@@ -1,4 +1,5 @@
 # Two commands: `make report` runs the study and renders it, `make test` checks everything. Both set up what they need first.
+#   make mutants MODULES="reward.evaluation base.files"   whether tests would notice a changed operator or number; by hand, long
 #   make report PROFILE=demo            simulated participants, a few minutes
 #   make report IFLLM_ARCHIVE=FILE      the published archive, downloaded by hand
 PROFILE ?= quick
@@ -6,7 +7,7 @@ NAME ?= $(PROFILE)
 CORES ?=
 BIN := .venv/bin
 
-.PHONY: report test setup lab clean
+.PHONY: report test setup lab clean mutants
 report: setup
 	$(BIN)/ifllm run --profile $(PROFILE) --name $(NAME) $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report $(NAME)
@@ -21,6 +22,9 @@ test: setup
 lab: setup
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[lab]"
 	$(BIN)/ifllm lab
+
+mutants: setup
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(MODULES)
 
 setup: .venv/ready
 

@@ -1,0 +1,271 @@
+"""Mutation testing: change one operator, number or call of a module at a time and see whether its tests notice.
+
+    python scripts/mutants.py reward.evaluation base.files   60 mutants of each, drawn by seed
+    python scripts/mutants.py reward.text --sample 0 --function 'fold|fit'   all, in functions whose name fits
+    python scripts/mutants.py --table                        what is known: survivors to read, share killed by module
+    make mutants MODULES="reward.evaluation base.files"      both
+
+Tests are tests/ROOM/test_MODULE.py (else the whole room's; --tests FILE adds more) and the example cells of the
+notebook, those above its `parameters`. A mutant meets the tests that entered its function, fastest first, until one
+fails; tests slower than --slowest seconds are left out. .mutants/MODULE.jsonl keeps what was seen: a mutant is tried
+again only if its function or, where it survived, the tests changed. Functions that draw or print (--skip) are left
+out, as are strings: a misspelt column dies of itself. All work is done in a copy of the clone.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / ".mutants"
+pairs = lambda text: dict(word.split(":") for word in text.split())
+COMPARE = pairs("Lt:LtE LtE:Lt Gt:GtE GtE:Gt Eq:NotEq NotEq:Eq Is:IsNot IsNot:Is In:NotIn NotIn:In")
+OPERATOR = pairs(
+    "Add:Sub Sub:Add Mult:Div Div:Mult FloorDiv:Div Mod:Mult Pow:Mult BitAnd:BitOr BitOr:BitAnd And:Or Or:And"
+)
+NAME = pairs(
+    "min:max max:min any:all all:any first:last last:first mean:median std:var floor:ceil is_null:is_not_null log:exp"
+)
+UNWRAP = "filter sort over unique drop_nulls fill_null abs clip shift rank copy strip lower".split()
+digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
+
+PLUGIN = '''"""Which functions of the module each test enters, and how long it takes."""
+import json, os, sys, pytest
+SEEN, now = {"entered": {}, "seconds": {}}, set()
+def profile(frame, event, arg):
+    if event == "call" and frame.f_code.co_filename == os.environ["MUTANT"]:
+        now.add(frame.f_code.co_qualname.split(".<")[0])
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):  # a shared fixture belongs to every test of its file
+    now.clear(); sys.setprofile(profile)
+    result = yield
+    SEEN["entered"].setdefault(item.nodeid.split("::")[0], set()).update(now)
+    return result
+def pytest_runtest_teardown(item):
+    sys.setprofile(None); SEEN["entered"][item.nodeid] = set(now)
+def pytest_runtest_logreport(report):
+    SEEN["seconds"][report.nodeid] = SEEN["seconds"].get(report.nodeid, 0) + report.duration
+def pytest_sessionfinish(session):
+    seen = {**SEEN, "entered": {k: sorted(v) for k, v in SEEN["entered"].items()}}
+    open(os.environ["MUTANT_RECORD"], "w").write(json.dumps(seen))
+'''
+EXAMPLES = """import importlib, json, pytest
+CELLS, MODULE = json.loads({cells!r}), importlib.import_module("ifllm.{module}")
+def test_examples_of_the_notebook():
+    space = dict(vars(MODULE))
+    for cell in CELLS:
+        exec(cell, space)
+"""
+
+
+def variants(node: ast.AST) -> list[ast.AST]:
+    """What may stand in the place of a node."""
+    changed = lambda **fields: type(node)(**{**dict(ast.iter_fields(node)), **fields})
+    kind = lambda op, table: [getattr(ast, table[type(op).__name__])()] if type(op).__name__ in table else []
+    match node:
+        case ast.Compare(ops=[op, *rest]):
+            return [changed(ops=[new, *rest]) for new in kind(op, COMPARE)]
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op):
+            return [changed(op=new) for new in kind(op, OPERATOR)]
+        case ast.UnaryOp(operand=operand):
+            return [operand]
+        case ast.Constant(value=bool(value)):
+            return [changed(value=not value)]
+        case ast.Constant(value=int(value) | float(value)):
+            return [changed(value=value + 1)]
+        case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test):
+            return [changed(test=ast.UnaryOp(ast.Not(), test))]
+        case ast.Expr(value=ast.Call()):
+            return [ast.Pass()]
+        case ast.Call(func=func, keywords=given):
+            dropped = [i for i, word in enumerate(given) if word.arg and isinstance(word.value, ast.Constant)]
+            bare = [func.value] if isinstance(func, ast.Attribute) and func.attr in UNWRAP else []
+            return bare + [changed(keywords=given[:i] + given[i + 1 :]) for i in dropped]
+        case ast.Attribute(attr=name, ctx=ast.Load()) if name in NAME:
+            return [changed(attr=NAME[name])]
+        case ast.Name(id=name, ctx=ast.Load()) if name in NAME:
+            return [changed(id=NAME[name])]
+    return []
+
+
+def _put(node: ast.AST, field: str, at: int, item: ast.AST) -> None:
+    value = getattr(node, field)
+    value.__setitem__(at, item) if isinstance(value, list) else setattr(node, field, item)
+
+
+def mutants(source: str, skip: str, only: str) -> list[dict]:
+    """The mutants of a module: id, function ("" outside any), line, what changes, and the mutated text."""
+    tree, made = ast.parse(source), []
+    short = lambda node: " ".join(ast.unparse(node).split())[:80]
+    outside = ("annotation", "returns", "decorator_list", "exc", "format_spec")
+
+    def visit(node: ast.AST, function: str, scope: ast.AST) -> None:
+        for field, value in ast.iter_fields(node):
+            children = value if isinstance(value, list) else [value]
+            for at, child in enumerate(children):
+                if (
+                    not isinstance(child, ast.AST)
+                    or field in outside
+                    or re.search(skip, getattr(child, "name", None) or "")
+                ):
+                    continue
+                inside, own = function, scope
+                if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+                    inside, own = f"{function}.{child.name}".lstrip("."), child
+                for new in variants(child) if re.search(only, inside) else []:
+                    _put(node, field, at, ast.copy_location(new, child))
+                    text, key = ast.unparse(tree), digest(inside + ast.unparse(own))
+                    _put(node, field, at, child)
+                    what = f"{short(child)}  ->  {short(new)}"
+                    made.append({"id": key, "function": inside, "line": child.lineno, "what": what, "text": text})
+                visit(child, inside, own)
+
+    visit(tree, "", tree)
+    return made
+
+
+def workplace(folder: Path, module: str) -> None:
+    """A copy of the clone to work in, with the notebook's examples as a test."""
+    copied = ("ifllm", "tests", "nbs", "workflow", "scripts")
+    for item in ROOT.iterdir():
+        if item.name in copied:
+            shutil.copytree(
+                item, folder / item.name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
+        elif item.name not in (".git", ".mutants", ".hypothesis"):
+            (folder / item.name).symlink_to(item)
+    for file in (folder / "nbs").rglob("*.ipynb"):
+        cells = [cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells]
+        if f"#| default_exp {module}" not in [line for text in sources for line in text.splitlines()]:
+            continue
+        end = next(
+            (at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])), len(cells)
+        )
+        examples = [text for text in sources[:end] if not text.startswith(("#| export", "#| default_exp"))]
+        test = folder / "tests" / "test_examples_of_notebook.py"
+        test.write_text(EXAMPLES.format(cells=json.dumps(examples), module=module))
+
+
+def outcome(folder: Path, source: Path, tests: list[str], seconds: float, record: str = "") -> str:
+    """Run tests on the module as it now is: survived (all pass), killed or timeout."""
+    (folder / "mutants_plugin.py").write_text(PLUGIN)
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    env |= {"MUTANT": str(source), "MUTANT_RECORD": record}
+    words = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    words += ["-p", "mutants_plugin"] if record else []
+    with open(folder / "output.log", "w") as log:
+        process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        return "killed" if process.wait(seconds) else "survived"
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what a test had started, too
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def tests_of(folder: Path, module: str, more: list[str]) -> list[str]:
+    """Where a module's tests are, relative to the folder."""
+    own = Path("tests") / Path(*module.split(".")[:-1]) / f"test_{module.split('.')[-1]}.py"
+    places = [
+        own if (folder / own).exists() else own.parent,
+        Path("tests/test_examples_of_notebook.py"),
+        *map(Path, more),
+    ]
+    return [str(place) for place in places if (folder / place).exists()]
+
+
+def meets(record: dict, function: str, slowest: float) -> list[str]:
+    """The tests that enter a function, fastest first; all of them for what stands outside functions."""
+    enters = lambda names: not function or any(name == function or name.startswith(f"{function}.") for name in names)
+    seconds, entered = record["seconds"], record["entered"]
+    found = [test for test in seconds if enters(entered[test]) or enters(entered[test.split("::")[0]])]
+    return sorted((test for test in found if seconds[test] <= slowest), key=seconds.get)
+
+
+def baseline(folder: Path, module: str, source: Path, tests: list[str], testing: str) -> dict:
+    """Which functions each test enters and how long it takes, without a mutant; kept until module or tests change."""
+    kept, key = KEPT / f"{module}.tests.json", digest(source.read_text()) + testing
+    KEPT.mkdir(exist_ok=True)
+    if not kept.exists() or json.loads(kept.read_text())["key"] != key:
+        made = folder / "record.json"
+        if outcome(folder, source, tests, 3600, str(made)) != "survived":
+            sys.exit(f"mutants: {module}: tests fail without any mutant\n{(folder / 'output.log').read_text()[-2000:]}")
+        kept.write_text(json.dumps({**json.loads(made.read_text()), "key": key}))
+    return json.loads(kept.read_text())
+
+
+def examine(module: str, options: argparse.Namespace) -> None:
+    """Try mutants of one module and keep what was seen."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        folder, kept = Path(place).resolve(), KEPT / f"{module}.jsonl"
+        workplace(folder, module)
+        source, tests = folder / "ifllm" / f"{module.replace('.', '/')}.py", tests_of(folder, module, options.tests)
+        files = [file for test in tests for file in ([folder / test, *sorted((folder / test).glob("*.py"))])]
+        testing = digest("".join(file.read_text() for file in files if file.is_file()))
+        seen = {row["id"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+        text = source.read_text()
+        wanted = mutants(text, options.skip, options.function)
+        if 0 < options.sample < len(wanted):
+            wanted = random.Random(options.seed).sample(wanted, options.sample)
+        known = lambda row: row and (row["state"] != "survived" or row["tests"] == testing)
+        todo = [mutant for mutant in wanted if not known(seen.get(mutant["id"]))]
+        if not todo:
+            return
+        record = baseline(folder, module, source, tests, testing)
+        for number, mutant in enumerate(todo, 1):
+            chosen = meets(record, mutant["function"], options.slowest)
+            source.write_text(mutant.pop("text"))
+            limit = 60 + 5 * sum(record["seconds"][test] for test in chosen)
+            state = outcome(folder, source, chosen, limit) if chosen else "survived"
+            seen[mutant["id"]] = mutant | {"state": state, "tests": testing, "met": len(chosen)}
+            kept.write_text("".join(json.dumps(row) + "\n" for row in seen.values()))
+            where = f"{mutant['function']}:{mutant['line']}"
+            print(
+                f"{module} {number}/{len(todo)} {state} by {len(chosen)} tests: {where}  {mutant['what']}", flush=True
+            )
+
+
+def table() -> None:
+    """Print the survivors to be read, and the share killed by module."""
+    lines = []
+    for file in sorted(KEPT.glob("*.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        dead = sum(row["state"] != "survived" for row in rows)
+        lines.append(f"| {file.stem} | {len(rows)} | {dead} | {dead / len(rows):.0%} |")
+        for row in sorted((row for row in rows if row["state"] == "survived"), key=lambda row: row["line"]):
+            print(
+                f"{file.stem}:{row['line']} {row['function']}: {row['what']}"
+                + ("" if row["met"] else "  (no test enters)")
+            )
+    print("\n| module | mutants | killed | share |\n|---|---:|---:|---:|", *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="below ifllm, e.g. reward.evaluation")
+    parser.add_argument("--sample", type=int, default=60, help="how many mutants of a module; 0 is all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--function", default="", help="only functions whose name this pattern finds")
+    parser.add_argument(
+        "--skip", default="figure|plot|^show|_table$|html|svg|__repr__", help="functions left out: presentation"
+    )
+    parser.add_argument("--tests", action="append", default=[], help="a further test file, relative to the clone")
+    parser.add_argument("--slowest", type=float, default=20, help="seconds; slower tests are left out")
+    parser.add_argument("--table", action="store_true", help="only show what is known")
+    chosen = parser.parse_args()
+    for name in [] if chosen.table else chosen.modules:
+        examine(name, chosen)
+    table()
