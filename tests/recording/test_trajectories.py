@@ -539,8 +539,26 @@ def test_time_can_be_shifted(study):
 def test_sentences_joined_are_the_answer(text):
     queries = make_queries([(text, None)])
     got = sentences(queries)
-    assert "".join(got["text"]) == answers(queries)["text"].item()
+    assert "".join(got["text"]) == text and answers(queries)["length"].item() == len(text)
     assert got["start"].to_list() == [0, *np.cumsum([len(t) for t in got["text"]])[:-1].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        (
+            "It is 3.5 m at example.org today. Really so!  Yes it is",
+            ["It is 3.5 m at example.org today. ", "Really so!  ", "Yes it is"],
+        ),
+        (
+            'He asked: "Is it here?" She said (loudly.) Nothing.',
+            ['He asked: "Is it here?" ', "She said (loudly.) ", "Nothing."],
+        ),
+        ("The list\n\n1. one item here\n2. two", ["The list\n\n1. one item here\n", "2. two"]),
+    ],
+)
+def test_a_sentence_is_what_a_reader_would_call_one(text, cut):
+    assert sentences(make_queries([(text, None)]))["text"].to_list() == cut
 
 
 def fixating(method):
