@@ -1,5 +1,8 @@
 """Laws of the world of known truth: its grammar, its readers and sources, and that DPO there follows labels."""
 
+import copy
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,16 +13,25 @@ from hypothesis import strategies as st
 from ifllm.alignment.world import (
     END,
     LONGEST,
+    LOSS_COLOURS,
+    LOSSES,
     PAD,
     VOCABULARY,
+    Arm,
     Labels,
+    accuracy_figure,
     answer,
     as_tokens,
+    check_worlds,
+    clip_each,
+    compare_losses,
     condition,
     difference,
     draw_answers,
+    draw_luck,
     draw_questions,
     fine_tune,
+    for_each,
     implicit_source,
     logprobs,
     mean_interval,
@@ -29,8 +41,11 @@ from ifllm.alignment.world import (
     run_world,
     small_model,
     source_of_accuracy,
+    summarise,
+    traps_figure,
     utility,
 )
+from ifllm.base.files import InputError
 from ifllm.recording import simulate
 
 
@@ -99,18 +114,56 @@ def test_losses_weigh_as_stated():
     assert np.allclose(rate, [0.1, 0.3, 0.45]) and np.allclose(weight, [0.64, 0.16, 0.01])
 
 
+def told(n: int, seed: int = 0, epochs: int = 1):
+    """Questions, tokens of left and right answers, their worth, and a model fine-tuned on them."""
+    rng = np.random.default_rng(seed)
+    asked = draw_questions(rng, n)
+    said = [draw_answers(rng, asked) for _ in range(2)]
+    worth = np.stack([utility(asked, s) for s in said], 1)
+    left, right = (as_tokens(asked, s) for s in said)
+    return asked, left, right, worth, fine_tune(small_model(0), torch.cat([left, right]), epochs, 0)
+
+
+def slow_answer(model, questions, seed):
+    """One model's answers by torch.multinomial, every word from the whole sequence so far."""
+    draw, tokens = torch.Generator().manual_seed(seed), as_tokens(questions)
+    done = torch.zeros(len(questions), dtype=torch.bool)
+    for _ in range(LONGEST + 1):
+        with torch.no_grad():
+            p = torch.softmax(model(input_ids=tokens, use_cache=False).logits[:, -1], -1)
+        word = torch.multinomial(p, 1, generator=draw)[:, 0].where(~done, torch.tensor(PAD))
+        done |= word == END
+        tokens = torch.cat([tokens, word[:, None]], 1)
+    return tokens[:, 2:]
+
+
+def slow_prefer(model, left, right, arm, learning_rate, seed):
+    """One arm by a plain loop: the model itself, clip_grad_norm_, and the loss written out (Chowdhury et al., eq. 12)."""
+    rate, weight = (torch.tensor(part, dtype=torch.float32) for part in arm.noise_and_weight())
+    wins = torch.tensor(arm.labels.side > 0)[:, None]
+    chosen, rejected = torch.where(wins, right, left), torch.where(wins, left, right)
+    with torch.no_grad():
+        base = logprobs(model, chosen) - logprobs(model, rejected)
+    policy, order = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.RMSprop(policy.parameters(), learning_rate)
+    for rows in torch.randperm(len(chosen), generator=order).split(8):
+        of_chosen, e = logprobs(policy, chosen[rows]), rate[rows].clamp(max=0.45)
+        margin = 0.1 * (of_chosen - logprobs(policy, rejected[rows]) - base[rows])
+        right_way, wrong_way = torch.log1p(torch.exp(-margin)), torch.log1p(torch.exp(margin))
+        each = ((1 - e) * right_way - e * wrong_way) / (1 - 2 * e)
+        loss = (weight[rows] * each).mean() - arm.alpha * of_chosen.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
+        optimiser.step()
+    return policy
+
+
 def test_samples_follow_the_model():
     """Frequencies of sampled answers are the probabilities that logprobs gives them."""
-    model = fine_tune(
-        small_model(0),
-        as_tokens(
-            *(lambda q: (q, draw_answers(np.random.default_rng(1), q)))(draw_questions(np.random.default_rng(0), 400))
-        ),
-        1,
-        0,
-    )
+    *_, model = told(400)
     asked = np.tile([[2, 1]], (4000, 1))
-    said = answer(model, asked, 5)
+    said = answer(model, as_tokens(asked), *draw_luck(4000, 5)).numpy()
     first, counts = np.unique(said[:, 0], return_counts=True)
     with torch.no_grad():
         p = torch.softmax(model(input_ids=as_tokens(asked[:1], said[:1])[:, :2]).logits[0, -1], -1).numpy()
@@ -119,40 +172,55 @@ def test_samples_follow_the_model():
         assert torch.isfinite(logprobs(model, as_tokens(asked[:50], said[:50]))).all()
 
 
+def test_side_by_side_is_one_after_the_other():
+    """Stacked training and answering against loops over single models: other sampler, other clipping, loss by hand."""
+    asked, left, right, worth, model = told(64)
+    rng = np.random.default_rng(5)
+    labels = Labels(rng.choice([-1, 1], 64), rng.uniform(0.05, 0.95, 64))
+    arms = [Arm("accuracy", "model", labels, loss, alpha, 0.64) for loss in LOSSES for alpha in (0.0, 1.0)]
+    arms += [Arm("reversed", "model", labels.reversed(), "per pair", 1.0, 0.64)]
+    arms += [Arm("class_one", "model", labels, "per pair", 1.0, 0.64, np.clip(1 - labels.p_right, 0, 0.45))]
+    policies = prefer(model, left, right, arms, 1e-3, 7)
+    said = for_each(model, answer, policies, as_tokens(asked), *draw_luck(64, 9))
+    for k, arm in enumerate(arms):
+        slow = slow_prefer(model, left, right, arm, 1e-3, 7)
+        moved = max((own - was).abs().max() for own, was in zip(slow.parameters(), model.parameters()))
+        for name, own in slow.named_parameters():
+            assert (policies[name][k] - own).abs().max() < 0.02 * moved, (arm.loss, arm.alpha, name)
+        same = (said[k] == slow_answer(slow, asked, 9)).all(1).float().mean()
+        assert same > 0.9, (arm.loss, arm.alpha, same)
+    assert not torch.equal(said[0], said[1]) and not torch.equal(said[-1], said[4]), "arms differ"
+
+
+def test_gradients_are_clipped_a_copy_at_a_time():
+    grads = [torch.randn(3, 4, 5) * torch.tensor([0.1, 1.0, 30.0])[:, None, None], torch.randn(3, 6)]
+    parameters = [torch.zeros_like(g, requires_grad=True) for g in grads]
+    for p, g in zip(parameters, grads):
+        p.grad = g.clone()
+    clip_each(parameters, 10.0)
+    for k in range(3):
+        alone = [torch.zeros_like(g[k], requires_grad=True) for g in grads]
+        for p, g in zip(alone, grads):
+            p.grad = g[k].clone()
+        torch.nn.utils.clip_grad_norm_(alone, 10.0)
+        assert all(torch.allclose(p.grad[k], a.grad, rtol=1e-5) for p, a in zip(parameters, alone))
+
+
 def test_dpo_gains_on_right_labels_and_loses_on_reversed_ones():
-    rng = np.random.default_rng(0)
-    asked = draw_questions(rng, 1000)
-    said = [draw_answers(rng, asked) for _ in range(2)]
-    worth = np.stack([utility(asked, s) for s in said], 1)
-    tokens = [as_tokens(asked, s) for s in said]
-    model = fine_tune(small_model(0), torch.cat(tokens), 3, 0)
-    test = draw_questions(rng, 800)
-    before, better = utility(test, answer(model, test, 1)).mean(), np.sign(worth[:, 1] - worth[:, 0] + 1e-9)
-    gain = [
-        utility(
-            test,
-            answer(
-                prefer(
-                    model,
-                    *(part[:400] for part in tokens),
-                    side[:400],
-                    np.zeros(400),
-                    np.ones(400),
-                    alpha=0.0,
-                    learning_rate=5e-5,
-                    seed=0,
-                ),
-                test,
-                1,
-            ),
-        ).mean()
-        - before
-        for side in (better, -better)
-    ]
+    asked, left, right, worth, model = told(1000, epochs=3)
+    test = draw_questions(np.random.default_rng(9), 800)
+    luck = draw_luck(800, 1)
+    before = utility(test, answer(model, as_tokens(test), *luck).numpy()).mean()
+    better = np.sign(worth[:, 1] - worth[:, 0] + 1e-9)[:400]
+    labels = Labels(better, (better > 0).astype(float))
+    arms = [Arm("accuracy", "model", own, "plain", 0.0) for own in (labels, labels.reversed())]
+    policies = prefer(model, left[:400], right[:400], arms, 5e-5, 0)
+    said = for_each(model, answer, policies, as_tokens(test), *luck).numpy()
+    gain = [utility(test, own).mean() - before for own in said]
     assert gain[0] > 0.3 and gain[1] < -0.3
 
 
-def test_one_world_has_all_conditions():
+def test_one_world_has_all_arms_however_they_are_stacked():
     world = run_world(0, [0.8], pairs=24, questions=30, epochs=1)
     assert world.group_by("figure").len().sort("figure").rows() == [
         ("accuracy", 8),
@@ -160,9 +228,31 @@ def test_one_world_has_all_conditions():
         ("readers", 10),
         ("reversed", 4),
     ]
-    assert world["win_rate"].is_between(0, 1).all() and world.equals(
-        run_world(0, [0.8], pairs=24, questions=30, epochs=1)
-    )
+    assert world["win_rate"].is_between(0, 1).all()
+    again = run_world(0, [0.8], pairs=24, questions=30, epochs=1, side_by_side=5)
+    assert world.drop("gain", "win_rate").equals(again.drop("gain", "win_rate"))
+    assert (world["gain"] - again["gain"]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (dict(seeds=0), "world_seeds"),
+        (dict(pairs=0), "world_pairs"),
+        (dict(questions=0), "world_questions"),
+        (dict(learning_rate=float("nan")), "world_learning_rate"),
+        (dict(learning_rate=0), "world_learning_rate"),
+        (dict(epochs=-1), "world_epochs"),
+        (dict(accuracies=[0.55, 0.64, 1.0]), "world_accuracies"),
+        (dict(accuracies=[0.55, 0.64, float("nan")]), "world_accuracies"),
+        (dict(accuracies=[0.55]), "world_accuracies"),
+    ],
+)
+def test_settings_that_make_no_world_are_refused_by_name(change, name):
+    good = dict(seeds=2, accuracies=[0.55, 0.64], pairs=100, questions=50, learning_rate=1e-4, epochs=2)
+    check_worlds(**good)
+    with pytest.raises(InputError, match=f"setting {name}"):
+        check_worlds(**good | change)
 
 
 def test_the_loss_is_the_trainers(monkeypatch):
@@ -170,25 +260,68 @@ def test_the_loss_is_the_trainers(monkeypatch):
     import ifllm.alignment.world as world
 
     called = []
-    monkeypatch.setattr(
-        world, "robust_dpo_loss", lambda *a, **k: called.append(1) or torch.zeros(len(a[0]), requires_grad=True)
-    )
-    tokens = as_tokens(
-        draw_questions(np.random.default_rng(0), 8),
-        draw_answers(np.random.default_rng(0), draw_questions(np.random.default_rng(0), 8)),
-    )
-    prefer(
-        small_model(0),
-        tokens,
-        tokens.flip(0),
-        np.ones(8),
-        np.zeros(8),
-        np.ones(8),
-        alpha=0.0,
-        learning_rate=1e-4,
-        seed=0,
-    )
+    monkeypatch.setattr(world, "robust_dpo_loss", lambda margin, *_: called.append(1) or 0 * margin)
+    _, left, right, worth, model = told(8)
+    certain = Labels(np.ones(8), np.ones(8))
+    prefer(model, left, right, [Arm("accuracy", "model", certain, "plain", 0.0)], 1e-4, 0)
     assert called
+
+
+def ladder(steps: dict[str, float], seeds: int = 4) -> pl.DataFrame:
+    """Made-up worlds: each arm's gain rises by `steps[loss]` for ten points, with noise that a world's arms share."""
+    rows = []
+    for seed, (loss, step), alpha, a in product(range(seeds), steps.items(), (0.0, 1.0), (0.55, 0.64, 0.8)):
+        gain = 100 * seed + 10 * step * a + 0.5 * alpha + 0.001 * (seed % 2)
+        rows.append(("accuracy", "model", loss, alpha, seed, a, a, gain, 0.5))
+    names = ["figure", "source", "loss", "alpha", "seed", "nominal", "accuracy", "gain", "win_rate"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def test_losses_are_compared_within_worlds():
+    worlds = ladder({"plain": 0.2, "scalar": 0.3, "per pair": 0.4, "weighted": 0.1})
+    compared = {row["key"]: row for row in compare_losses(worlds).iter_rows(named=True)}
+    assert set(compared) == {
+        f"{loss}{nll}" for loss in ("plain", "scalar", "per_pair", "weighted") for nll in ("", "_nll")
+    }
+    assert compared["plain"]["step"][0] == pytest.approx(0.9 * 0.2) and compared["plain"]["slope"][0] == pytest.approx(
+        0.2
+    )
+    mean = (0.55 + 0.64 + 0.8) / 3
+    assert compared["scalar"]["over_plain"][0] == pytest.approx(10 * 0.1 * mean, abs=0.001)
+    assert compared["per_pair_nll"]["over_plain"][0] == pytest.approx(10 * 0.2 * mean, abs=0.001)
+    assert compared["plain"]["over_plain"] is None and np.ptp(compared["plain"]["step"]) < 0.01
+
+
+def test_mean_interval_is_students():
+    values = pl.Series([0.1, 0.4, 0.2, 0.9])
+    mean, low, high = mean_interval(values)
+    half = 3.1824463 * values.std() / 2  # the 97.5 % point of t with 3 degrees of freedom, from a table
+    assert (mean, low, high) == pytest.approx((0.4, 0.4 - half, 0.4 + half), rel=1e-6)
+
+
+def test_figures_draw_what_the_summary_says():
+    worlds = ladder(dict.fromkeys(LOSSES, 0.2))
+    traps = worlds.filter((pl.col("loss") == "per pair") & pl.col("nominal").is_in([0.64, 0.8]))
+    shift = lambda kind, by: traps.with_columns(figure=pl.lit(kind), gain=pl.col("gain") + by)
+    summary = summarise(pl.concat([worlds, shift("reversed", -5), shift("class_one", -1)]))
+    lines = [t for t in accuracy_figure(summary).data if t.mode == "lines+markers"]
+    assert [t.name for t in lines] == 2 * list(LOSS_COLOURS)
+    own = summary.filter(condition("accuracy", "scalar", 1.0)).sort("nominal")
+    drawn = next(t for t in lines if t.name == "scalar" and t.xaxis == "x2")
+    assert list(drawn.x) == own["nominal"].to_list() and list(drawn.y) == own["mean"].to_list()
+    band = [t for t in accuracy_figure(summary).data if t.fill == "toself"][0]
+    assert max(band.y) == max(summary.filter(condition("accuracy", "plain", 0.0))["high"])
+    bars = {bar.name: bar for bar in traps_figure(summary).data}
+    as_they_are, reversed_ = bars["as they are"], bars["sides reversed"]
+    assert np.allclose(np.subtract(as_they_are.y, reversed_.y), 5) and len(as_they_are.y) == 4
+    assert list(as_they_are.x[0]) == ["64% right", "64% right", "80% right", "80% right"]
+    top = np.add(as_they_are.y, as_they_are.error_y.array)
+    assert np.allclose(
+        top,
+        summary.filter(
+            (pl.col("figure") == "accuracy") & (pl.col("loss") == "per pair") & pl.col("nominal").is_in([0.64, 0.8])
+        ).sort("nominal", "alpha")["high"],
+    )
 
 
 def test_differences_are_paired_within_seeds():
