@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,15 @@ class Finding:
     found: str
     remedy: str = ""
 
+# %% ../../nbs/engine/doctor.ipynb #7be27fde
+def _quarto_version(quarto: str) -> str:
+    """The version of the Quarto that is here, and which ones the report was tested with."""
+    from ifllm.engine.quarto import TESTED
+
+    said = subprocess.run([quarto, "--version"], capture_output=True, text=True)
+    version = said.stdout.strip().splitlines()[-1] if said.returncode == 0 and said.stdout.strip() else "does not start"
+    return version if version in TESTED else f"{version}; the report was tested with {', '.join(TESTED)}"
+
 # %% ../../nbs/engine/doctor.ipynb #34a66cb5
 def examine(folder: str | Path = ".") -> list[Finding]:
     """Look at Python, kernel, torch and devices, Quarto, browser, archive and disk.
@@ -39,7 +49,8 @@ def examine(folder: str | Path = ".") -> list[Finding]:
     """
     import torch
 
-    from ifllm.engine.report import find_browser, find_quarto
+    from ifllm.engine.pictures import find_browser
+    from ifllm.engine.quarto import find_quarto
     from ifllm.recording.data import archive_state
 
     version = sys.version_info
@@ -80,7 +91,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
             "Quarto",
             bool(quarto),
             False,
-            "found" if quarto else "none; the built-in renderer is used",
+            _quarto_version(quarto) if quarto else "none; the built-in renderer is used",
             "conda install -c conda-forge quarto, or set QUARTO_PATH",
         ),
         Finding(
@@ -88,7 +99,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
             bool(chromium),
             False,
             "found" if chromium else "none; no PDF, no still pictures of interactive figures",
-            "apt-get install chromium, or set CHROMIUM_PATH",
+            "apt-get install chromium, or set IFLLM_BROWSER",
         ),
         Finding(
             "JupyterLab",

@@ -35,7 +35,7 @@ _MATH = re.compile(
 
 
 def mathml(tex: str, display: bool = False) -> str:
-    """Turn a formula in TeX into MathML that is safe inside Markdown; a formula that cannot be read is shown as it was typed."""
+    """Turn a formula in TeX into MathML that is safe inside Markdown; one that cannot be read is shown as typed."""
     from latex2mathml.converter import convert
 
     try:
@@ -78,7 +78,7 @@ class Bibliography:
         return key in self.entries
 
     def author(self, key: str) -> str:
-        """Who wrote it, as cited: "Rafailov et al.", "Wang and Lee", or the title's first words where no author is given."""
+        """Who wrote it, as cited: "Rafailov et al.", "Wang and Lee", or the title where no author is given."""
         entry = self.entries[key]
         people = entry.persons.get("author") or entry.persons.get("editor") or []
         names = [_plain_tex(" ".join(p.prelast_names + p.last_names)) for p in people]
@@ -98,7 +98,7 @@ class Bibliography:
         from pybtex.style.formatting.unsrt import Style
 
         style, backend = Style(), Backend()
-        order = sorted(set(keys), key=lambda key: (self.author(key).lower(), self.year(key)))
+        order = sorted(set(keys), key=lambda key: (self.author(key).lower(), self.year(key), key))
         texts = {e.key: e.text.render(backend) for e in style.format_entries([self.entries[key] for key in order])}
         items = "\n".join(f'<li id="ref-{html.escape(key)}">{texts[key]}</li>' for key in order)
         return f'<ul class="ifllm-references">\n{items}\n</ul>'
@@ -205,7 +205,8 @@ class Resolver:
         if id not in self.told:
             self.told[id] = (page, f"at-{id}")
             anchor = f' id="at-{html.escape(id)}"'
-        return f'<a class="ifllm-number"{anchor} href="results.html#{html.escape(id)}" title="{html.escape(describe(record))}">{html.escape(shown)}</a>'
+        about, shown = html.escape(describe(record)), html.escape(shown)
+        return f'<a class="ifllm-number"{anchor} href="results.html#{html.escape(id)}" title="{about}">{shown}</a>'
 
     def _cite(self, page: str, key: str, typed: str, cited: list[str]) -> str:
         if key not in self.bibliography:

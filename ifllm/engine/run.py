@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.cache import imports, module_files
-
 from ..base.files import InputError, atomic_path, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings

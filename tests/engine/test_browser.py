@@ -1,18 +1,13 @@
-"""The report in a real browser: every page at the width of a phone and of a desk, light and dark, opened from its folder."""
+"""The report in a real browser: every page at the width of a phone, a tablet and a desk, light and dark, opened from its folder."""
 
 import os
 import re
-from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import pytest
+from browse import AXE, BROWSER, VIEWS, Visit, examine
 from report_run import ROOT, make_run
 
 from ifllm.engine import report
-
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-BROWSER = report.find_browser()
-VIEWS = [(390, "light"), (390, "dark"), (1440, "light"), (1440, "dark")]
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'ifllm[browser]'"
@@ -38,85 +33,6 @@ def fixture_site(tmp_path_factory):
     return made
 
 
-class Visit:
-    """A page opened at one width and scheme, with all that it asked for and complained about."""
-
-    def __init__(self, browser, file: Path, width: int, scheme: str):
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 844 if width < 600 else 900},
-            color_scheme=scheme,
-            reduced_motion="reduce",
-        )
-        self.page = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda fault: self.errors.append(str(fault)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri(), wait_until="load")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *fault):
-        self.context.close()
-
-    def scroll_through(self):
-        """Go down the page as a reader does, so that all that loads lazily has loaded."""
-        self.page.mouse.move(100, 200)
-        self.page.evaluate(
-            """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += 600) { scrollTo(0, y); await new Promise((go) => setTimeout(go, 25)); } }"""
-        )
-        plots = self.page.locator(".ifllm-plot").count()
-        if plots:
-            self.page.wait_for_function(
-                f"document.querySelectorAll('.ifllm-plot.is-drawn').length === {plots}", timeout=20_000
-            )
-
-    def weight(self) -> int:
-        """Bytes of the files that were asked for, each once."""
-        return sum(
-            Path(unquote(urlparse(url).path)).stat().st_size for url in set(self.requests) if url.startswith("file:")
-        )
-
-
-CHECK = r"""() => {
-  const wide = [...document.querySelectorAll('body *')].filter((e) => { const r = e.getBoundingClientRect(); return r.width && r.right > innerWidth + 1 && !e.closest('.ifllm-scroll, .ifllm-wide, pre, .sidebar, .collapse, math'); });
-  return { overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth, wide: wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)),
-           idle: [...document.querySelectorAll('.ifllm-plot.is-drawn')].flatMap((box) => { const layout = box.querySelector(':scope > div')._fullLayout || {};
-             return Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name) && layout[name].visible && ['-1,6', '-1,4'].includes(String(layout[name].range))).map((name) => `${box.dataset.figure} ${name}`); }),
-           noalt: [...document.images].filter((i) => !i.hasAttribute('alt')).length, broken: [...document.images].filter((i) => i.complete && !i.naturalWidth && i.offsetParent).length };
-}"""
-
-
-def examine(browser, file: Path, width: int, scheme: str, axe: bool = True) -> list[str]:
-    """Everything that is wrong with a page, in words."""
-    where = f"{file.name} at {width}, {scheme}"
-    with Visit(browser, file, width, scheme) as visit:
-        visit.scroll_through()
-        found = visit.page.evaluate(CHECK)
-        wrong = [f"{where}: console: {error}" for error in visit.errors]
-        wrong += [
-            f"{where}: asks the network for {url}"
-            for url in visit.requests
-            if not url.startswith(("file:", "data:", "blob:"))
-        ]
-        wrong += [f"{where}: {found['overflow']} px too wide: {found['wide']}"] if found["overflow"] > 0 else []
-        wrong += (
-            [f"{where}: an axis that nothing is drawn on, with plotly's own range: {found['idle']}"]
-            if found["idle"]
-            else []
-        )
-        wrong += [f"{where}: {found['noalt']} images without alt text"] if found["noalt"] else []
-        wrong += [f"{where}: {found['broken']} images broken"] if found["broken"] else []
-        if axe and AXE.exists():
-            visit.page.add_script_tag(path=str(AXE))
-            violations = visit.page.evaluate(
-                "() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']}).then((r) => r.violations.map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary.slice(0, 200)]))"
-            )
-            wrong += [f"{where}: {rule} x {count}: {markup} {summary}" for rule, count, markup, summary in violations]
-        return wrong
-
-
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)
 def test_pages_of_the_fixture(fixture_site, chromium, width, scheme):
     if not AXE.exists():
@@ -137,7 +53,11 @@ def test_every_page_of_the_demo_report(chromium):
     if not index.exists():
         pytest.skip("no report of the demo run here: `make test` renders it first")
     pages = [page for page in sorted(index.parent.rglob("*.html")) if page.name != "print.html"]
-    wrong = [line for n, page in enumerate(pages) for line in examine(chromium, page, *VIEWS[n % 4], axe=AXE.exists())]
+    wrong = [
+        line
+        for n, page in enumerate(pages)
+        for line in examine(chromium, page, *VIEWS[n % len(VIEWS)], axe=AXE.exists())
+    ]
     assert wrong == []
 
 

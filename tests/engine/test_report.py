@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from report_run import ROOT, make_run
 
 from ifllm.base.files import InputError
-from ifllm.engine import report
+from ifllm.engine import paper, prepare, report
 from ifllm.engine.pages import Block, Page, number, read_notebook, read_output, without_empty_sections
 from ifllm.engine.references import Bibliography, Resolver, in_prose, mathml
 
@@ -265,7 +264,7 @@ def test_the_report_opens_with_its_question_where_the_readme_opens_with_its_comm
             )
         ],
     )
-    report._question_first(page)
+    prepare._question_first(page)
     text = page.blocks[0].text
     assert text.startswith("## Why") and text.index("findings") < text.index("fig-a") < text.index(
         "## Run it"
@@ -332,7 +331,7 @@ def test_navigation_has_what_there_is_and_nothing_else(site):
 
 def test_a_page_that_no_configuration_names_is_still_in_the_navigation(tmp_path):
     (tmp_path / "_quarto.yml").write_text((ROOT / "_quarto.yml").read_text())
-    config = report.site_config(tmp_path, ["index", "99_extra"], [], {"index": "I", "99_extra": "Extra"})
+    config = prepare.site_config(tmp_path, ["index", "99_extra"], [], {"index": "I", "99_extra": "Extra"})
     assert {"section": "More", "contents": ["99_extra.qmd"]} in config["website"]["sidebar"][0]["contents"]
 
 
@@ -345,94 +344,6 @@ def test_rendering_again_replaces_the_site_and_failing_leaves_it(tmp_path, monke
     with pytest.raises(RuntimeError):
         report.render(run, engine="builtin")
     assert (run / "site" / "index.html").read_text() == first
-
-
-# -- Quarto, by a stand-in that records what it is asked
-
-STAND_IN = """#!{python}
-import json, os, pathlib, sys
-with open({log!r}, "a") as log: log.write(json.dumps(sys.argv[1:]) + "\\n")
-if os.environ.get("QUARTO_FAILS") == sys.argv[1]:
-    print("ERROR: unknown format", file=sys.stderr); sys.exit(3)
-words = sys.argv[1:]
-if words[0] == "render":
-    site = pathlib.Path(words[1]) / "_site"; site.mkdir()
-    for page in pathlib.Path(words[1]).rglob("*.qmd"):
-        out = site / page.relative_to(words[1]).with_suffix(".html"); out.parent.mkdir(exist_ok=True)
-        out.write_text("<html><main><h1>" + page.stem + "</h1></main></html>")
-elif words[0] == "pandoc": pathlib.Path(words[words.index("--output") + 1]).write_text("typst")
-elif words[0] == "typst": pathlib.Path(words[3]).write_bytes(b"%PDF-1.7")
-"""
-
-
-@pytest.fixture
-def quarto(tmp_path, monkeypatch):
-    log, program = tmp_path / "asked.jsonl", tmp_path / "bin" / "quarto"
-    program.parent.mkdir()
-    program.write_text(STAND_IN.format(python=sys.executable, log=str(log)))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.delenv("QUARTO_PATH", raising=False)
-    monkeypatch.setattr(report, "find_browser", lambda: None)
-    return program, lambda: [json.loads(line) for line in log.read_text().splitlines()]
-
-
-def test_quarto_is_found_by_its_variable_then_by_path_and_is_asked_to_render(tmp_path, quarto, monkeypatch):
-    program, asked = quarto
-    run = make_run(tmp_path)
-    monkeypatch.setenv("QUARTO_PATH", str(program))
-    made = report.render(run)
-    assert (
-        made.engine == "quarto" and made.index.exists() and asked() == [["render", str(run / "pages"), "--to", "html"]]
-    )
-    assert (run / "site" / "figures" / "fig-icc.js").exists() and (run / "site" / "ifllm" / "report.js").exists()
-    monkeypatch.setenv("QUARTO_PATH", str(program.parent))
-    assert report.find_quarto() == str(program)
-    monkeypatch.delenv("QUARTO_PATH")
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    assert report.find_quarto() == str(program)
-
-
-def test_both_engines_get_the_same_pages(tmp_path, quarto, monkeypatch):
-    program, _ = quarto
-    run = make_run(tmp_path)
-    read = lambda: {
-        page.relative_to(run): page.read_bytes()
-        for page in (run / "pages").rglob("*")
-        if page.is_file() and "_extra" not in page.parts
-    }
-    report.render(run, engine="builtin")
-    builtin = read()
-    monkeypatch.setenv("QUARTO_PATH", str(program))
-    report.render(run, engine="quarto")
-    assert read() == builtin and not any(
-        re.search(rb"(?<!`)@fig-|\[@", text) for path, text in builtin.items() if path.suffix == ".qmd"
-    )
-
-
-def test_a_failing_quarto_is_a_failure_that_says_why(tmp_path, quarto, monkeypatch):
-    program, _ = quarto
-    monkeypatch.setenv("QUARTO_PATH", str(program))
-    monkeypatch.setenv("QUARTO_FAILS", "render")
-    with pytest.raises(RuntimeError, match=r"quarto render ended with exit code 3: ERROR: unknown format"):
-        report.render(make_run(tmp_path))
-
-
-def test_quarto_makes_the_pdf_by_typst(tmp_path, quarto, monkeypatch):
-    program, asked = quarto
-    monkeypatch.setenv("QUARTO_PATH", str(program))
-    made = report.render(make_run(tmp_path), pdf=True)
-    assert [words[0] for words in asked()] == ["render", "pandoc", "typst"] and made.pdf.read_bytes().startswith(
-        b"%PDF"
-    )
-    assert asked()[1][1:7] == [
-        str(made.pdf.with_name("print.html")),
-        "--from",
-        "html-auto_identifiers",
-        "--to",
-        "typst",
-        "--standalone",
-    ]
-    assert not made.pdf.with_name("print.html").exists() and not made.pdf.with_name("report.typ").exists()
 
 
 def test_what_is_asked_for_and_not_there_is_said_in_one_line(tmp_path, monkeypatch):
@@ -454,37 +365,18 @@ def test_what_is_asked_for_and_not_there_is_said_in_one_line(tmp_path, monkeypat
         report.find_run("nope", run)
 
 
-def test_quarto_itself_numbers_as_the_built_in_engine_does(tmp_path, monkeypatch):
-    try:
-        found = report.find_quarto()
-    except InputError:
-        found = None
-    if found is None:
-        pytest.skip("Quarto is not installed here; its call is tested with a stand-in")
-    run = make_run(tmp_path)
-    labels = {}
-    for engine in ("quarto", "builtin"):
-        made = report.render(run, engine=engine)
-        labels[engine] = {
-            page.name: [
-                label.get_text() for label in BeautifulSoup(page.read_text(), "html.parser").select("main .ifllm-label")
-            ]
-            for page in made.index.parent.glob("[01]*.html")
-        }
-    assert labels["quarto"] == labels["builtin"]
-
-
 # -- print
 
 
 def test_print_joins_the_chapters_and_keeps_links_inside(site):
-    text = report.print_page(site.index.parent, ["index", "01_data", "05_diversity", "references"])
+    text = paper.print_page(site.index.parent, ["index", "01_data", "05_diversity", "references"])
     tree = BeautifulSoup(text, "html.parser")
     ids = [tag["id"] for tag in tree.find_all(id=True)]
     assert len(ids) == len(set(ids))
     for link in tree.find_all("a", href=re.compile("^#")):
         assert link["href"][1:] in ids, link
     assert tree.find("a", href="#05_diversity--fig-icc") is not None and not tree.find_all(["details", "script"])
+    assert [heading.get_text() for heading in tree.find_all("h1")].count("Eyes, mice and answers") == 1
     assert not tree.find_all("a", href=re.compile(r"\.html"))
 
 
