@@ -107,7 +107,7 @@ def test_an_interval_is_clear_of_a_line_on_either_side(low, high, clear):
 
 
 def study_tables():
-    """Six people, each lost at another place; by hand: who is P006 is kept."""
+    """Eight people, each lost at another place; only P006 is kept. P007 and P008 are in one table only."""
     workers = pl.DataFrame(
         {
             "worker": ["P001", "P002", "P003", "P004", "P005", "P006"],
@@ -115,7 +115,9 @@ def study_tables():
             "excluded": [False, False, False, False, True, False],
         }
     )
-    tasks = pl.DataFrame({"worker": ["P002", "P003", "P004", "P005", "P006", "P006"], "task": [1, 1, 3, 3, 3, 4]})
+    tasks = pl.DataFrame(
+        {"worker": ["P002", "P003", "P004", "P005", "P006", "P006", "P007"], "task": [1, 1, 3, 3, 3, 4, 1]}
+    )
     queries = pl.DataFrame(
         [
             ("P004", 3, "pairwise", 1, False, False, False),
@@ -126,6 +128,7 @@ def study_tables():
             ("P006", 3, "pairwise", None, False, False, False),
             ("P006", 3, "pairwise", 0, False, False, False),
             ("P006", 4, "pointwise", 1, False, False, False),
+            ("P008", 2, "pointwise", 1, False, False, False),
         ],
         schema=["worker", "task", "mode", "preference", "error_1", "error_2", "excluded"],
         orient="row",
@@ -138,11 +141,11 @@ def test_a_flow_counts_as_by_hand():
     stages = flow(*study_tables())
     reached = {unit: stages.filter(unit=unit)["reached"].to_list() for unit in stages["unit"].unique()}
     assert reached == {
-        "worker": [6, 5, 3, 2, 1],  # one without consent, two who asked nothing, one without a recording, one excluded
-        "conversation": [6, 4, 2, 1],  # six chosen, four with a question, two recorded, one of a kept worker
+        "worker": [8, 5, 3, 2, 1],  # three without consent, two who asked nothing, one not recorded, one excluded
+        "conversation": [8, 5, 2, 1],  # eight chosen, five with a question, two recorded, one of a kept worker
         "pairwise question": [7, 6, 4, 2, 1],  # logged, of kept workers, two messages, two without a side, one recorded
     }
-    assert stages.filter(unit="worker")["lost"].to_list() == [None, 1, 2, 1, 1]
+    assert stages.filter(unit="worker")["lost"].to_list() == [None, 3, 2, 1, 1]
 
 
 def test_a_flow_never_grows_and_loses_what_it_says():
