@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ifllm.base.files import InputError
 from ifllm.reward import evaluation as ev
 
 LOGISTIC = LogisticRegression(fit_intercept=False)
@@ -77,6 +79,67 @@ def test_more_folds_than_groups_is_refused():
         ev.group_folds(np.array([1, 1, 2]), 3, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("n_workers", [1, 2, 3])
+def test_few_workers_get_as_many_folds_as_they_are(n_workers):
+    data = ev.toy(n_workers=n_workers, n_tasks=1, n_turns=4)
+    folds = ev.make_folds(data, 5)
+    unseen = folds.filter(pl.col("split") == "unseen_worker")
+    assert unseen["fold"].n_unique() == (n_workers if n_workers > 1 else 0)
+    if n_workers == 1:
+        with pytest.raises(InputError, match="unseen_worker was not dealt"):
+            list(ev.iter_splits(data, folds, "unseen_worker"))
+    else:
+        oof = ev.out_of_fold(data, folds, "unseen_worker", Ridge(), ["x0"], name="r", grid={"alpha": [1.0, 10.0]})
+        assert oof.height == data.height
+
+
+def test_one_class_can_be_chosen_on():
+    data = ev.toy(n_workers=4).with_columns(y=pl.lit(1.0))
+    search = ev.fit_nested(
+        DummyClassifier(strategy="prior"), data.select("x0").to_numpy(), data, "random", {"strategy": ["prior"]}
+    )
+    assert np.isfinite(search.best_score_)
+
+
+def test_choice_on_inner_folds_is_scikit_learns(data):
+    x = data.select(pl.col("^x.*$")).to_numpy()
+    grid = {"C": [1e-4, 1e-2, 1.0]}
+    ours = ev.fit_nested(LOGISTIC, x, data, "unseen_worker", grid)
+    folds = ev.inner_folds(data, "unseen_worker")
+    theirs = GridSearchCV(LOGISTIC, grid, scoring="neg_log_loss", cv=folds).fit(x, data["y"].to_numpy())
+    assert np.allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"])
+
+
+# -- what is predicted
+
+
+def test_targets_of_the_three_kinds_and_no_error_message():
+    base = {"worker": "P1", "task": 2, "question": "q", "response_1": "a", "response_2": None, "asked_ms": 1}
+    rows = [
+        base | {"query": i, "mode": m, "turn": t, "preference": p, "likert_1": k, "error_1": a, "error_2": b}
+        for i, (m, t, p, k, a, b) in enumerate(
+            [
+                ("pairwise", 1, 1, 3, False, False),
+                ("pairwise", 2, 0, 3, False, False),
+                ("pairwise", 3, 2, 3, True, False),
+                ("pairwise", 4, 2, 3, False, True),
+                ("pointwise", 1, 1, 5, False, False),
+                ("pointwise", 2, 0, None, False, False),
+                ("pointwise", 3, 1, 2, False, False),
+                ("pointwise", 4, 1, 2, True, False),
+                ("pointwise", 5, 1, 2, False, False),
+            ]
+        )
+    ]
+    found = ev.targets(pl.DataFrame(rows))
+    assert {k: v["query"].to_list() for k, v in found.items()} == {
+        "pairwise": [0],
+        "pointwise": [4, 6, 8],
+        "pointwise_better": [5, 6],
+    }
+    assert found["pointwise_better"]["y"].to_list() == [0, 1]
+
+
 def test_query_without_fold_is_named(data):
     folds = ev.make_folds(data, 3).filter(pl.col("query") != 7)
     with pytest.raises(ValueError, match="the first is 7"):
@@ -84,6 +147,13 @@ def test_query_without_fold_is_named(data):
 
 
 # -- out-of-fold predictions
+
+
+def test_log_loss_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    p, y = rng.random(50), rng.integers(0, 2, 50).astype(float)
+    assert ev.log_loss(p, y).mean() == pytest.approx(log_loss(y, p))
+    assert np.isfinite(ev.log_loss(np.array([0.0, 1.0]), np.array([1.0, 0.0]))).all()
 
 
 def test_prediction_ignores_test_labels(data):
@@ -184,6 +254,41 @@ def test_comparison_is_paired_and_antisymmetric(oof, data):
     assert up["ci_low"] > 0 and up["p_value"] < 0.02
     with pytest.raises(ValueError, match="same queries"):
         ev.compare(oof, coin.filter(pl.col("repeat") == 0))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "brier"])
+def test_comparison_is_the_sign_flip_test_of_workers_sums(oof, data, metric):
+    """Each of some sign vectors turned by hand: the two models change places for those workers."""
+    folds = ev.make_folds(data, 4, 2, seed=1)
+    coin = ev.out_of_fold(data, folds, "unseen_worker", LOGISTIC, ["x1", "x2"], name="coin")
+    keep = sorted(oof["worker"].unique())[:8]
+    a, b = (f.filter(pl.col("worker").is_in(keep)).sort("query", "repeat") for f in (oof, coin))
+    loss = lambda f: (f["p"] - f["y"]) ** 2 if metric == "brier" else ((f["p"] > 0.5) == (f["y"] > 0.5)).cast(float)
+    difference = (loss(a) - loss(b)).to_numpy()
+    sums = np.array([difference[(a["worker"] == w).to_numpy()].sum() for w in keep])
+    theirs = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    found = ev.compare(a, b, metric, 1000)
+    assert found["p_value"] == pytest.approx(theirs.pvalue) and found["value"] == pytest.approx(difference.mean())
+
+
+def test_four_workers_all_better_show_little(oof, data):
+    better = oof.filter(pl.col("worker").is_in(sorted(oof["worker"].unique())[:4]))
+    worse = better.with_columns(p=1 - pl.col("y"))
+    found = ev.compare(better.with_columns(p=pl.col("y")), worse, "accuracy", 500)
+    assert found["value"] == 1 and found["p_value"] == 0.125 and np.isinf([found["ci_low"], found["ci_high"]]).all()
+
+
+def test_sign_flips_keep_their_level_with_few_workers_and_the_bootstrap_does_not():
+    found = ev.few_workers((4, 8, 16, 46), n_studies=600, n_draws=300, seed=5)
+    flips, draws = (found.filter(pl.col("method") == m) for m in ("sign flips", "bootstrap"))
+    assert (flips["false_gain"] <= 0.075).all() and (flips["coverage"] >= 0.925).all()
+    assert flips["bounded"].to_list() == [0, 1, 1, 1] and flips["found"][3] > 0.5
+    assert draws["false_gain"][0] > flips["false_gain"][0]
+
+
+def test_simulated_differences_have_the_planted_mean():
+    size, difference = ev.simulate_differences(400, 200, 0.04, np.random.default_rng(0))
+    assert difference.sum() / size.sum() == pytest.approx(0.04, abs=0.002) and (np.abs(difference) <= size).all()
 
 
 def test_row_order_changes_nothing(oof):

@@ -181,29 +181,6 @@ def test_within_worker_needs_no_label_and_no_other_worker():
     )
 
 
-def test_targets_of_the_three_kinds():
-    base = {"worker": "P1", "task": 2, "question": "q", "response_1": "a", "response_2": None, "asked_ms": 1}
-    rows = [
-        base | {"query": i, "mode": m, "turn": t, "preference": p, "likert_1": k}
-        for i, (m, t, p, k) in enumerate(
-            [
-                ("pairwise", 1, 1, 3),
-                ("pairwise", 2, 0, 3),
-                ("pointwise", 1, 1, 5),
-                ("pointwise", 2, 0, None),
-                ("pointwise", 3, 1, 2),
-            ]
-        )
-    ]
-    found = rw.targets(pl.DataFrame(rows))
-    assert {k: v["query"].to_list() for k, v in found.items()} == {
-        "pairwise": [0],
-        "pointwise": [2, 4],
-        "pointwise_better": [3, 4],
-    }
-    assert found["pointwise_better"]["y"].to_list() == [0, 1]
-
-
 # -- models
 
 
