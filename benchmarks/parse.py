@@ -23,34 +23,51 @@ from ifllm.recording import data
 
 
 class LoopParser:
-    """The rules of `ifllm.recording.data`, row by row."""
+    """The rules of `ifllm.recording.data` for a line, row by row."""
 
     rel, abs_ = (re.compile(data._FULL[kind]) for kind in ("rel", "abs"))
-    no_flag = re.compile(r'^(?:".*)?",[0-9]+$|^,$')
+    shifted, no_flag = re.compile(data._SHIFTED), re.compile(data._NO_FLAG)
+    flags = {"1": True, "true": True, "0": False, "false": False}
+
+    @staticmethod
+    def number(text: str) -> float | None:
+        """A number, or None for what stands where there is none."""
+        return None if text.lower() in ("", "nan", "null", "none", "na") else float(text)
+
+    @staticmethod
+    def clock(text: str) -> int | None:
+        """Epoch in ms, whatever its unit."""
+        low, high = data.EPOCH_MS
+        if text.isdigit() and low <= int(text) <= high:
+            return int(text)
+        return next((round(float(text) * f) for f in (1, 1000, 1e-3, 1e-6) if low <= float(text) * f <= high), None)
 
     def one(self, line: str, kind: str) -> tuple | None:
+        """A line's values, or None when it is set aside."""
         match = (self.rel if kind == "rel" else self.abs_).match(line)
         if match is None:
             return None
-        x, y, t_ms, epoch_ms = float(match["x"]), float(match["y"]), float(match["t_ms"]), int(match["epoch_ms"])
-        if not (
-            abs(x) <= data.PX_LIMIT
-            and abs(y) <= data.PX_LIMIT
-            and 0 <= t_ms <= data.T_LIMIT
-            and data.EPOCH_MS[0] <= epoch_ms <= data.EPOCH_MS[1]
-        ):
+        x, y, t_ms = self.number(match["x"]), self.number(match["y"]), float(match["t_ms"])
+        epoch_ms, lost = self.clock(match["epoch_ms"]), x is None and y is None
+        if epoch_ms is None or not 0 <= t_ms <= data.T_LIMIT:
             return None
-        off = x == -1 and y == -1
+        if not lost and not all(value is not None and abs(value) <= data.PX_LIMIT for value in (x, y)):
+            return None
+        off = lost or (x == -1 and y == -1)
         if off:
-            x = y = None
+            x = y = float("nan") if lost and kind == "rel" else None
         if kind == "abs":
             return x, y, t_ms, epoch_ms
-        flag, middle, index = match["flag"], match["middle"], match["centre_idx"]
-        index = int(index) if index else None
-        if flag not in (None, "0", "1") or self.no_flag.match(middle) or (index is not None and index > data.IDX_LIMIT):
+        flag, middle, index = match["flag"], match["middle"], self.number(match["centre_idx"])
+        if lost and (middle not in ("", '""') or index is not None):
+            return None
+        if self.shifted.match(middle) or self.no_flag.match(middle) or (index is not None and index > data.IDX_LIMIT):
+            return None
+        seen = None if flag is None else self.flags.get(re.sub(r"\.0+$", "", flag.lower()))
+        if flag is not None and seen is None:
             return None
         window = middle.removeprefix('"').removesuffix('"') or None
-        return x, y, not off, window, index, t_ms, None if flag is None else flag == "1", epoch_ms
+        return x, y, not off, window, None if index is None else int(index), t_ms, seen, epoch_ms
 
     def release(self, folder: Path, files: pl.DataFrame, names: dict, sinks: dict) -> int:
         lost = 0

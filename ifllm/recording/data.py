@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
-           'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'dataset_folder', 'pseudonyms',
-           'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch',
-           'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated',
-           'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'read_table', 'read_queries', 'read_tasks',
-           'read_workers', 'QualityRule', 'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table']
+           'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'MAX_LOST_SHARE', 'dataset_folder',
+           'pseudonyms', 'plain_id', 'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder',
+           'unpack', 'download', 'fetch', 'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel',
+           'Ledger', 'validated', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'read_table',
+           'read_queries', 'read_tasks', 'read_workers', 'QualityRule', 'Release', 'parse_release', 'load',
+           'ledger_summary', 'exclusion_table', 'exclusion_agreement', 'exclusion_figure', 'missing_answers']
 
 # %% ../../nbs/01_data.ipynb #78c7945e
 import gzip
@@ -17,55 +18,39 @@ import html
 import http.client
 import json
 import os
+import re
 import tarfile
 import time
 import urllib.error
 import urllib.request
 import zlib
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import pandera.polars as pa
+import plotly.graph_objects as go
 import polars as pl
+from sklearn.metrics import cohen_kappa_score
 
 from ..base.files import InputError, atomic_path, write_bytes
+from ..base.plots import COLOURS
 from ..base.terminal import progress
 
-# %% ../../nbs/01_data.ipynb #aeeb7d37
-TABLES = {
-    "query_logs_table.csv": (
-        "query_ID",
-        "user_id",
-        "task_id",
-        "user_query",
-        "llm_response_1",
-        "llm_response_2",
-        "llm_name_1",
-        "llm_name_2",
-        "likert_1",
-        "likert_2",
-        "preference",
-        "adjustment",
-        "query_timestamp",
+# %% ../../nbs/01_data.ipynb #65813e19
+TABLES = {  # file name -> its columns
+    "query_logs_table.csv": tuple(
+        "query_ID user_id task_id user_query llm_response_1 llm_response_2 llm_name_1 llm_name_2 "
+        "likert_1 likert_2 preference adjustment query_timestamp".split()
     ),
-    "task_table.csv": (
-        "user_id",
-        "task_id",
-        "copy_sentence",
-        "summary",
-        "feedback",
-        "understand_before",
-        "understand_after",
-        "query_copy",
-        "llm_response_copy",
-        "accuracy",
-        "finished",
-        "domain",
+    "task_table.csv": tuple(
+        "user_id task_id copy_sentence summary feedback understand_before understand_after query_copy "
+        "llm_response_copy accuracy finished domain".split()
     ),
-    "record_info_table.csv": ("user_id", "consent", "age", "location", "education", "race", "gender", "inserted_at"),
+    "record_info_table.csv": tuple("user_id consent age location education race gender inserted_at".split()),
 }
 BEHAVIOUR = {  # file name -> kind, modality, side
     "abs_gaze.csv": ("abs", "gaze", None),
@@ -78,7 +63,7 @@ BEHAVIOUR = {  # file name -> kind, modality, side
     "rel_mouse_right.csv": ("rel", "mouse", "right"),
 }
 
-
+# %% ../../nbs/01_data.ipynb #aeeb7d37
 def dataset_folder(raw: str | Path) -> Path:
     """Find the folder with the three tables: `raw` itself or its `dataset` subfolder.
 
@@ -92,7 +77,8 @@ def dataset_folder(raw: str | Path) -> Path:
     for name in (*TABLES, "user_behavior"):
         if not (folder / name).exists():
             raise InputError(
-                f"{folder.name}/{name}: not there; give a folder laid out like the release (three tables and user_behavior/)"
+                f"{folder.name}/{name}: not there; give a folder laid out like the release (three tables and "
+                f"user_behavior/)"
             )
     return folder
 
@@ -102,6 +88,16 @@ def pseudonyms(ids) -> dict[str, str]:
     ranked = sorted(set(ids), key=lambda id: hashlib.sha256(id.encode()).hexdigest())
     return {id: f"P{rank:03d}" for rank, id in enumerate(ranked, 1)}
 
+# %% ../../nbs/01_data.ipynb #9855882c
+def plain_id(text: str) -> str:
+    """An id without spaces around it and without the `.0` that pandas gives whole numbers."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", str(text).strip())
+
+
+def _plain_id(name: str) -> pl.Expr:
+    """`plain_id` of a column."""
+    return pl.col(name).str.strip_chars().str.replace(r"^(\d+)\.0+$", "$1")
+
 # %% ../../nbs/01_data.ipynb #a48c00b7
 def behaviour_files(folder: Path) -> pl.DataFrame:
     """List the files below `user_behavior`, in the order in which they are read.
@@ -109,39 +105,27 @@ def behaviour_files(folder: Path) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        path, id (raw participant id), task, name, kind ("rel", "abs", or "other" for a file that the layout does not know), modality, side; sorted by
-        id, task and the order of `BEHAVIOUR`.
+        path, id (raw participant id), task, name, kind ("rel", "abs", or "other" for a file that the layout does
+        not know), modality, side; sorted by id, task and the order of `BEHAVIOUR`.
     """
     rows, order, top = [], list(BEHAVIOUR), folder / "user_behavior"
     for path in sorted(Path(place, name) for place, _, names in os.walk(top, followlinks=True) for name in names):
-        parts = path.relative_to(top).parts
-        known = len(parts) == 3 and parts[1].isdecimal() and parts[2] in BEHAVIOUR
+        who, *parts = path.relative_to(top).parts
+        known = len(parts) == 2 and plain_id(parts[0]).isdecimal() and parts[1] in BEHAVIOUR
         what = BEHAVIOUR[path.name] if known else ("other", None, None)
-        rows.append(
-            (
-                str(path),
-                parts[0] if len(parts) > 1 else None,
-                int(parts[1]) if known else None,
-                "/".join(parts[2:] if known else parts[1:] or parts),
-                *what,
-                order.index(path.name) if known else len(order),
-            )
-        )
-    schema = {
-        "path": pl.String,
-        "id": pl.String,
-        "task": pl.Int64,
-        "name": pl.String,
-        "kind": pl.String,
-        "modality": pl.String,
-        "side": pl.String,
-        "order": pl.Int8,
-    }
-    return (
-        pl.DataFrame(rows, schema=schema, orient="row")
-        .sort("id", "task", "order", "path", nulls_last=True)
-        .drop("order")
-    )
+        rank = order.index(path.name) if known else len(order)
+        task = int(plain_id(parts[0])) if known else None
+        name = "/".join(parts[1:] if known else parts or [who])
+        rows.append((str(path), plain_id(who) if parts else None, task, name, *what, rank))
+    columns = ("path", "id", "task", "name", "kind", "modality", "side", "order")
+    schema = dict.fromkeys(columns, pl.String) | {"task": pl.Int64, "order": pl.Int8}
+    files = pl.DataFrame(rows, schema=schema, orient="row")
+    return files.sort("id", "task", "order", "path", nulls_last=True).drop("order")
+
+
+def _where(path: str | Path) -> str:
+    """A behaviour file as its owner knows it: user_behavior/PARTICIPANT/TASK/FILE."""
+    return "/".join(Path(path).parts[-4:])
 
 # %% ../../nbs/01_data.ipynb #a5d2cfc2
 COMMIT = "923bac0d194a9ec13ebd712df2e217aaebb82134"
@@ -167,7 +151,7 @@ def release_identity() -> dict[str, str]:
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """Where downloads are kept: `cache`, else the environment's IFLLM_CACHE, else `ifllm` in the user's cache folder."""
+    """Where downloads are kept: `cache`, else IFLLM_CACHE, else `ifllm` in the user's cache folder."""
     return Path(
         cache or os.environ.get("IFLLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ifllm"
     ).expanduser()
@@ -183,6 +167,43 @@ def _member_path(archive: str, member: tarfile.TarInfo) -> str:
             f"{archive}: {member.name}: a link or device, which the release has none of; this is not the release"
         )
     return "/".join(parts[1:])
+
+# %% ../../nbs/01_data.ipynb #2c4ce392
+def _copy_verified(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, digest: str) -> bool:
+    """Write a member to `target`; whether its SHA-256 is `digest`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found, source = hashlib.sha256(), tar.extractfile(member)
+    with open(target, "wb") as out:
+        while chunk := source.read(_CHUNK):
+            found.update(chunk)
+            out.write(chunk)
+    return found.hexdigest() == digest
+
+# %% ../../nbs/01_data.ipynb #65c05a5d
+def _unpack_members(tar: tarfile.TarFile, name: str, target: Path, manifest: dict, limit: int) -> Iterator[str]:
+    """Unpack the manifest's files, telling each member's path before it is read; refuse what is not the release's."""
+    again = f"download the archive of commit {COMMIT[:7]} again"
+    seen, total = set(), 0
+    for member in tar:
+        path = _member_path(name, member)
+        yield path
+        total += member.size
+        if total > limit:
+            raise InputError(
+                f"{name}: {path}: the archive unpacks to more than {limit:,} bytes; this is not the release"
+            )
+        if member.isdir() or path not in manifest:
+            continue
+        digest, size = manifest[path]
+        if path in seen:
+            raise InputError(f"{name}: {path}: is there twice; this is not the release")
+        if member.size != size:
+            raise InputError(f"{name}: {path}: {member.size} bytes, the release has {size}; {again}")
+        if not _copy_verified(tar, member, target / path, digest):
+            raise InputError(f"{name}: {path}: content differs from the release (SHA-256); {again}")
+        seen.add(path)
+    if missing := sorted(set(manifest) - seen):
+        raise InputError(f"{name}: {missing[0]}: not in the archive; {again}")
 
 # %% ../../nbs/01_data.ipynb #4c6efd7c
 def unpack(
@@ -202,45 +223,54 @@ def unpack(
     InputError
         The archive is truncated, altered or hostile; the message names the archive and the file in it.
     """
-    name, seen, total, path = Path(archive).name, set(), 0, "(start)"
+    name, reached = Path(archive).name, "(start)"
     try:
         with atomic_path(target) as tmp, tarfile.open(archive, "r|gz") as tar:
             tmp.mkdir()
-            for member in tar:
-                path = _member_path(name, member)
-                total += member.size
-                if total > limit:
-                    raise InputError(
-                        f"{name}: {path}: the archive unpacks to more than {limit:,} bytes; this is not the release"
-                    )
-                if member.isdir() or path not in manifest:
-                    continue
-                digest, size = manifest[path]
-                if path in seen:
-                    raise InputError(f"{name}: {path}: is there twice; this is not the release")
-                if member.size != size:
-                    raise InputError(
-                        f"{name}: {path}: {member.size} bytes, the release has {size}; download the archive of commit {COMMIT[:7]} again"
-                    )
-                (tmp / path).parent.mkdir(parents=True, exist_ok=True)
-                found, source = hashlib.sha256(), tar.extractfile(member)
-                with open(tmp / path, "wb") as out:
-                    while chunk := source.read(_CHUNK):
-                        found.update(chunk)
-                        out.write(chunk)
-                if found.hexdigest() != digest:
-                    raise InputError(
-                        f"{name}: {path}: content differs from the release (SHA-256); download the archive of commit {COMMIT[:7]} again"
-                    )
-                seen.add(path)
-            if missing := sorted(set(manifest) - seen):
-                raise InputError(
-                    f"{name}: {missing[0]}: not in the archive; download the archive of commit {COMMIT[:7]} again"
-                )
+            for path in _unpack_members(tar, name, tmp, manifest, limit):
+                reached = path
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as fault:
-        raise InputError(f"{name}: cut off or damaged after {path} ({fault}); download it again") from None
+        raise InputError(f"{name}: cut off or damaged after {reached} ({fault}); download it again") from None
     except OSError as fault:
-        raise InputError(f"{name}: cannot unpack {path}: {fault.strerror or fault}") from None
+        raise InputError(f"{name}: cannot unpack {reached}: {fault.strerror or fault}") from None
+
+# %% ../../nbs/01_data.ipynb #a117e2e8
+def _receive(url: str, target: Path, have: int, quiet: bool) -> tuple[int, str | None]:
+    """Ask once for what is missing of `target`, of which `have` bytes are there.
+
+    Returns
+    -------
+    gained : bytes that came
+    fault : what went wrong, None when all is there
+
+    Raises
+    ------
+    InputError
+        The server refuses for good.
+    """
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    gained = 0
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            size = answer.headers.get("Content-Length")
+            chunks = iter(lambda: answer.read(_CHUNK), b"")
+            if not quiet:
+                chunks = progress(chunks, "download, MiB", total=-(-int(size) // _CHUNK) if size else None)
+            with open(target, "ab" if answer.status == 206 and have else "wb") as out:
+                for chunk in chunks:
+                    gained += out.write(chunk)
+        whole = size is None or gained == int(size)
+        return gained, None if whole else f"the connection ended after {target.stat().st_size:,} bytes"
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing left to send, or another file than the one begun
+            target.unlink()
+            return 0, "the server holds another file"
+        if error.code in (408, 429) or error.code >= 500:
+            return 0, f"HTTP {error.code}"
+        means = "download the archive by other means and give it with --archive"
+        raise InputError(f"{url}: HTTP {error.code}; {means}") from None
+    except (OSError, http.client.HTTPException) as error:
+        return gained, str(getattr(error, "reason", None) or error)
 
 # %% ../../nbs/01_data.ipynb #42bcba0c
 def download(url: str, target: str | Path, tries: int = 4, pause_s: float = 1.0, quiet: bool = False) -> None:
@@ -258,44 +288,14 @@ def download(url: str, target: str | Path, tries: int = 4, pause_s: float = 1.0,
     """
     target, failed = Path(target), 0
     while True:
-        have = target.stat().st_size if target.exists() else 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        before = have
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                if answer.status != 206:
-                    have = before = 0
-                size = answer.headers.get("Content-Length")
-                chunks = iter(lambda: answer.read(_CHUNK), b"")
-                steps = (
-                    chunks
-                    if quiet
-                    else progress(chunks, "download, MiB", total=-(-int(size) // _CHUNK) if size else None)
-                )
-                with open(target, "ab" if have else "wb") as out:
-                    for chunk in steps:
-                        out.write(chunk)
-                        have += len(chunk)
-            if size is None or have - before == int(size):
-                return
-            fault = f"the connection ended after {have:,} bytes"
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # nothing left to send, or another file than the one begun
-                target.unlink()
-                fault = "the server holds another file"
-            elif error.code in (408, 429) or error.code >= 500:
-                fault = f"HTTP {error.code}"
-            else:
-                raise InputError(
-                    f"{url}: HTTP {error.code}; download the archive by other means and give it with --archive"
-                ) from None
-        except (OSError, http.client.HTTPException) as error:
-            fault = getattr(error, "reason", None) or error
-        failed = 0 if have > before else failed + 1
+        gained, fault = _receive(url, target, target.stat().st_size if target.exists() else 0, quiet)
+        if fault is None:
+            return
+        failed = 0 if gained else failed + 1
         if failed >= tries:
             raise InputError(
                 f"{url}: {fault}; try again later (what has come is kept), or give a downloaded archive with --archive"
-            ) from None
+            )
         time.sleep(pause_s * 2 ** max(failed - 1, 0))
 
 # %% ../../nbs/01_data.ipynb #e8d264e9
@@ -508,11 +508,9 @@ class SamplesRel(pa.DataFrameModel):
     side: pl.String = pa.Field(isin=["single", "left", "right"], description="which answer's element")
     x: pl.Float64 = pa.Field(
         nullable=True,
-        ge=-PX_LIMIT,
-        le=PX_LIMIT,
-        description="px from the element's left edge, its scroll added; null off the element",
+        description="px from the element's left edge, its scroll added; null off the element; NaN: no face was seen",
     )
-    y: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT)
+    y: pl.Float64 = pa.Field(nullable=True)
     on_element: pl.Boolean
     window: pl.String = pa.Field(
         nullable=True, description="snippet of the text around the point, within one displayed line"
@@ -529,6 +527,12 @@ class SamplesRel(pa.DataFrameModel):
     )
     epoch_ms: pl.Int64 = pa.Field(ge=EPOCH_MS[0], le=EPOCH_MS[1])
     row: pl.UInt32 = pa.Field(ge=1, description="line in the raw file")
+
+    @pa.check("x", "y", error="within a million px, or NaN")
+    def in_reach(cls, data) -> pl.LazyFrame:
+        """A position on a screen or near it."""
+        at = pl.col(data.key)
+        return data.lazyframe.select((at.is_nan() | at.is_between(-PX_LIMIT, PX_LIMIT)).fill_null(True))
 
     class Config:
         strict = ordered = True
@@ -564,81 +568,146 @@ def validated(frame: pl.DataFrame, model: type[pa.DataFrameModel]) -> pl.DataFra
         return model.validate(frame)
     except pa.errors.SchemaError as fault:
         raise InputError(
-            f"{model.__name__}: {' '.join(str(fault).split())[:300]}; correct the raw row, or the rule in nbs/01_data.ipynb"
+            f"{model.__name__}: {' '.join(str(fault).split())[:300]}; correct the raw row, or the rule in "
+            f"nbs/01_data.ipynb"
         ) from None
+
+# %% ../../nbs/01_data.ipynb #6e5935d1
+def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[str] = ()) -> pl.DataFrame:
+    """Take a frame that somebody made, as `model` declares it.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame, polars.LazyFrame or pandas.DataFrame
+    model : one of the models above
+    required : columns that must be there; other declared ones may be missing, and further ones are kept as they are
+
+    Returns
+    -------
+    polars.DataFrame
+        Declared columns have their types. Participants may have any name.
+
+    Raises
+    ------
+    InputError
+        Not a frame, a column is missing, or a value is not what its column is declared to hold.
+    """
+    name = model.__name__
+    if isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    elif type(frame).__module__.split(".")[0] == "pandas":
+        frame = pl.from_pandas(frame)
+    if not isinstance(frame, pl.DataFrame):
+        raise InputError(f"{name}: a {type(frame).__name__} was given; give a polars or pandas frame")
+    if missing := [column for column in required if column not in frame.columns]:
+        raise InputError(f"{name}: no column {missing[0]}; the frame has {', '.join(frame.columns) or 'none'}")
+    fields = model.to_schema().columns
+    declared = {column: fields[column] for column in frame.columns if column in fields and column != "worker"}
+    frame = frame.with_columns(_cast(frame[column], field.dtype.type, name) for column, field in declared.items())
+    for column, field in declared.items():
+        _check_values(frame[column], field, name)
+    return frame
+
+# %% ../../nbs/01_data.ipynb #78a6f14d
+def _cast(column: pl.Series, dtype: pl.DataType, frame: str) -> pl.Series:
+    """A column in its declared type, when no value is lost by that."""
+    if column.dtype == dtype:
+        return column
+    given = column.fill_nan(None) if column.dtype.is_float() else column
+    cast = given.cast(dtype, strict=False)
+    lost = given.is_not_null() & cast.is_null()
+    if column.dtype.is_float() and dtype.is_integer():
+        lost |= (given != cast).fill_null(False)
+    if lost.any():
+        first = int(lost.arg_max())
+        raise InputError(f"{frame}: {column.name}, row {first + 1}: {given[first]!r} is no {dtype}; correct the frame")
+    return cast
+
+
+def _check_values(values: pl.Series, field: pa.Column, frame: str) -> None:
+    """Refuse the first value that a declaration does not allow.
+
+    A column's extremes, or its distinct words, tell for all its values.
+    """
+    if field.checks:
+        telling = values.unique() if values.dtype == pl.String else pl.Series(values.name, [values.min(), values.max()])
+        telling = telling.drop_nulls().unique().to_list()
+    else:
+        telling = []
+    nan = values.dtype.is_float() and values.is_nan().any()
+    telling += [None] * (values.null_count() > 0) + [float("nan")] * bool(nan)
+    try:
+        field.validate(pl.DataFrame({values.name: telling}, schema={values.name: values.dtype}))
+    except pa.errors.SchemaError as fault:
+        value = fault.failure_cases.to_series()[0]
+        row = int((values.is_null() if value is None else values == value).arg_max()) + 1
+        allowed = ", ".join(str(check.error) for check in field.checks) or "a value"
+        raise InputError(f"{frame}: {values.name}, row {row}: {value!r}; must be {allowed}") from None
 
 # %% ../../nbs/01_data.ipynb #d20190ad
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
+_LOST = r"(?:(?i:nan|null|none|na)?)"  # what loggers write for a position while there is no face
+_WHOLE = r"[0-9]+(?:\.0+)?"
+_FLAG = rf"(?:{_WHOLE}|(?i:true|false))"
+_CLOCK = r"[0-9]+(?:\.[0-9]+)?"
+_ENDS = rf"^\s*(?P<x>{_NUMBER}|{_LOST})\s*,\s*(?P<y>{_NUMBER}|{_LOST})\s*,", rf'(?P<epoch_ms>{_CLOCK})\s*(?P<tail>"?)$'
 _FULL = {
-    "rel": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<middle>.*?),(?P<centre_idx>[0-9]*),(?P<t_ms>{_NUMBER}),(?:(?P<flag>[0-9]+),)?(?P<epoch_ms>[0-9]+)(?P<tail>"?)$',
-    "abs": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<t_ms>{_NUMBER}),(?P<epoch_ms>[0-9]+)(?P<tail>"?)$',
+    "rel": _ENDS[0]
+    + rf"\s*(?P<middle>.*?)\s*,\s*(?P<centre_idx>(?:{_WHOLE})?|{_LOST})\s*,\s*(?P<t_ms>{_NUMBER})\s*,"
+    + rf"\s*(?:(?P<flag>{_FLAG})\s*,)?\s*{_ENDS[1]}",
+    "abs": rf"{_ENDS[0]}\s*(?P<t_ms>{_NUMBER})\s*,\s*{_ENDS[1]}",
 }
-# what most lines look like: no quote inside the snippet. At each character one way only, so the regex engine runs three times faster
 _PLAIN = {
-    "rel": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<middle>"[^"]*")?,(?P<centre_idx>[0-9]*),(?P<t_ms>{_NUMBER}),(?P<sixth>[0-9]+)(?:,(?P<seventh>[0-9]+))?$',
+    "rel": rf'^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<middle>"[^"]*")?,(?P<centre_idx>[0-9]*),(?P<t_ms>{_NUMBER}),'
+    + r"(?P<sixth>[0-9]+)(?:,(?P<seventh>[0-9]+))?$",
     "abs": rf"^(?P<x>{_NUMBER}),(?P<y>{_NUMBER}),(?P<t_ms>{_NUMBER}),(?P<epoch_ms>[0-9]+)$",
 }
 
-
+# %% ../../nbs/01_data.ipynb #56338c37
 def _fields(lines: pl.LazyFrame, kind: str) -> pl.LazyFrame:
     """Split lines into text fields, null where a line is not of the kind."""
     lines = lines.with_columns(pl.col("line").str.extract_groups(_PLAIN[kind]).alias("plain"))
-    rest = pl.when(pl.col("plain").struct.field("x").is_null()).then(pl.col("line")).str.extract_groups(_FULL[kind])
-    plain = {name: pl.col("plain").struct.field(name) for name in ("x", "y", "t_ms")}
+    part = lambda name: pl.col("plain").struct.field(name)
+    rest = pl.when(part("x").is_null()).then(pl.col("line")).str.extract_groups(_FULL[kind])
+    plain = {name: part(name) for name in ("x", "y", "t_ms")}
     if kind == "rel":
-        sixth, seventh = pl.col("plain").struct.field("sixth"), pl.col("plain").struct.field("seventh")
-        plain |= {name: pl.col("plain").struct.field(name) for name in ("middle", "centre_idx")}
-        plain |= {"flag": pl.when(seventh.is_not_null()).then(sixth), "epoch_ms": pl.coalesce(seventh, sixth)}
+        plain |= {"middle": part("middle"), "centre_idx": part("centre_idx")}
+        plain |= {
+            "flag": pl.when(part("seventh").is_not_null()).then(part("sixth")),
+            "epoch_ms": pl.coalesce(part("seventh"), part("sixth")),
+        }
     else:
-        plain["epoch_ms"] = pl.col("plain").struct.field("epoch_ms")
+        plain["epoch_ms"] = part("epoch_ms")
     lines = lines.with_columns(rest.alias("rest"))
-    return (
-        lines.with_columns(
-            pl.coalesce(field, pl.col("rest").struct.field(name)).alias(name) for name, field in plain.items()
-        )
-        .with_columns(pl.col("rest").struct.field("tail"))
-        .drop("plain", "rest")
-    )
+    both = [pl.coalesce(field, pl.col("rest").struct.field(name)).alias(name) for name, field in plain.items()]
+    return lines.with_columns(both).with_columns(pl.col("rest").struct.field("tail")).drop("plain", "rest")
 
-# %% ../../nbs/01_data.ipynb #5faefbdc
-def _numbers(lines: pl.LazyFrame, kind: str) -> pl.LazyFrame:
-    """Turn text fields into numbers and say in `reason` why a line is not parsed; null when it is."""
-    inside = lambda name, low, high: pl.col(name).is_between(low, high)
-    good = (
-        inside("x", -PX_LIMIT, PX_LIMIT)
-        & inside("y", -PX_LIMIT, PX_LIMIT)
-        & inside("t_ms", 0, T_LIMIT)
-        & inside("epoch_ms", *EPOCH_MS)
-    )
-    typed = [pl.col("x", "y", "t_ms").cast(pl.Float64, strict=False), pl.col("epoch_ms").cast(pl.Int64, strict=False)]
-    bad_flag = pl.lit(False)
-    if kind == "rel":
-        index = pl.col("centre_idx").cast(pl.Int32, strict=False)
-        typed += [
-            index,
-            pl.when((pl.col("centre_idx").fill_null("") != "") & index.is_null())
-            .then(-1)
-            .otherwise(index)
-            .alias("centre_idx_seen"),
-        ]
-        # a closed snippet and its index before the fields that were read as index and time: the flag was no flag
-        bad_flag = pl.col("flag").is_not_null() & ~pl.col("flag").is_in(["0", "1"]) | pl.when(
-            pl.col("tail").is_not_null()
-        ).then(pl.col("middle")).str.contains(r'^(?:".*)?",[0-9]+$|^,$')
-        good &= (pl.col("centre_idx_seen").is_null() | inside("centre_idx_seen", 0, IDX_LIMIT)) & ~bad_flag.fill_null(
-            False
-        )
-    lines = lines.with_columns(typed).with_columns(good.fill_null(False).alias("good"))
-    faulty = pl.when(~pl.col("good")).then(pl.col("line"))
+# %% ../../nbs/01_data.ipynb #b9695bd3
+def _clock_ms(text: pl.Expr) -> pl.Expr:
+    """Epoch in ms of a clock written in ms, s, µs or ns, null where it is none of them."""
+    number = text.cast(pl.Float64, strict=False)
+    whole = text.cast(pl.Int64, strict=False)
+    scaled = [pl.when((number * f).is_between(*EPOCH_MS)).then((number * f).round()) for f in (1, 1000, 1e-3, 1e-6)]
+    exact = pl.when(whole.is_between(*EPOCH_MS)).then(whole)
+    return pl.coalesce(exact, *(scale.cast(pl.Int64) for scale in scaled))
+
+# %% ../../nbs/01_data.ipynb #9469bd41
+_SHIFTED = rf'^{_NUMBER},(?:".*")?$'  # a number stands before the snippet: the line has a column more at its start
+_NO_FLAG = r'^(?:".*)?",[0-9]+$|^,$'  # a closed snippet and its index before what was read as index and time
+
+
+def _reason(good: pl.Expr, shifted: pl.Expr, bad_flag: pl.Expr, kind: str) -> pl.Expr:
+    """Why a line is not parsed; null when it is."""
+    faulty = pl.when(~good).then(pl.col("line"))
     commas = faulty.str.count_matches(",", literal=True)
-    reason = (
-        pl.when(pl.col("good"))
+    return (
+        pl.when(good)
         .then(None)
         .when(faulty.str.strip_chars() == "")
         .then(pl.lit("empty_line"))
-        .when(faulty.str.contains(r"(?i)(?:^|,)[-+]?(?:nan|inf|infinity|null|none|na)(?:,|$)"))
+        .when(faulty.str.contains(r"(?i)(?:^|,)\s*[-+]?(?:nan|inf|infinity|null|none|na)\s*(?:,|$)"))
         .then(pl.lit("non_finite"))
-        .when((commas < 5) if kind == "rel" else (commas != 3))
+        .when(((commas < 5) if kind == "rel" else (commas != 3)) | shifted)
         .then(pl.lit("field_count"))
         .when(pl.col("x").is_null())
         .then(pl.lit("not_a_number"))
@@ -646,7 +715,46 @@ def _numbers(lines: pl.LazyFrame, kind: str) -> pl.LazyFrame:
         .then(pl.lit("flag_out_of_range"))
         .otherwise(pl.lit("out_of_range"))
     )
-    return lines.with_columns(reason.alias("reason")).drop("good")
+
+# %% ../../nbs/01_data.ipynb #5faefbdc
+def _numbers(lines: pl.LazyFrame, kind: str) -> pl.LazyFrame:
+    """Turn text fields into numbers, note what was converted, and say in `reason` why a line is not parsed."""
+    inside = lambda name, low, high: pl.col(name).is_between(low, high)
+    fell_back = pl.when(pl.col("tail").is_not_null())  # only lines of the full pattern can be odd
+    shifted = bad_flag = pl.lit(False)
+    index_fits, snippet = pl.lit(True), pl.lit(False)
+    typed = [pl.col("x", "y", "t_ms").cast(pl.Float64, strict=False).fill_nan(None)]
+    if kind == "rel":
+        index = pl.col("centre_idx").str.to_lowercase()
+        number = index.cast(pl.Float64, strict=False).fill_nan(None)
+        index_fits = number.is_null() | number.is_between(0, IDX_LIMIT)
+        typed.append(pl.when(index_fits).then(number).cast(pl.Int32).alias("centre_idx"))
+        snippet = ~pl.col("middle").fill_null("").is_in(["", '""']) | number.is_not_null()
+        shifted = fell_back.then(pl.col("middle")).str.contains(_SHIFTED).fill_null(False)
+        flag = pl.col("flag").str.to_lowercase().str.replace(r"\.0+$", "")
+        typed.append(flag.replace_strict({"1": True, "0": False, "true": True, "false": False}, default=None))
+        known = flag.is_null() | flag.is_in(["0", "1", "true", "false"])
+        bad_flag = ~known | fell_back.then(pl.col("middle")).str.contains(_NO_FLAG).fill_null(False)
+    clock = _clock_ms(pl.col("epoch_ms"))
+    unit = clock != pl.col("epoch_ms").cast(pl.Float64, strict=False).round()
+    lines = lines.with_columns(
+        *typed,
+        clock.alias("epoch_ms"),
+        clock_unit=unit.fill_null(False),
+        fits=(index_fits & ~shifted & ~bad_flag).fill_null(False),
+        snippet=snippet,
+        shifted=shifted,
+        bad_flag=bad_flag,
+        read=pl.col("x").is_not_null(),
+    )
+    lost_face = pl.col("read") & pl.all_horizontal(pl.col("x", "y").is_null()) & ~pl.col("snippet")
+    placed = inside("x", -PX_LIMIT, PX_LIMIT) & inside("y", -PX_LIMIT, PX_LIMIT)
+    timed = inside("t_ms", 0, T_LIMIT) & inside("epoch_ms", *EPOCH_MS)
+    lines = lines.with_columns(lost_face=lost_face).with_columns(
+        good=(pl.col("fits") & (placed | pl.col("lost_face")) & timed).fill_null(False)
+    )
+    reason = _reason(pl.col("good"), pl.col("shifted"), pl.col("bad_flag"), kind)
+    return lines.with_columns(reason.alias("reason")).drop("fits", "snippet", "shifted", "bad_flag", "read", "good")
 
 # %% ../../nbs/01_data.ipynb #c91179c0
 def parse_rel(lines: pl.LazyFrame) -> pl.LazyFrame:
@@ -659,24 +767,22 @@ def parse_rel(lines: pl.LazyFrame) -> pl.LazyFrame:
     Returns
     -------
     polars.LazyFrame
-        x, y (px, null off the element), on_element, window, centre_idx (character index), t_ms (page timer), flag (head in the validation box, null where
-        not recorded), epoch_ms; `reason` says why a line is quarantined and is null where it is parsed; `middle` (the snippet as written) and `tail` (a quote
-        at the end of the line) are what the ledger's notes look at.
+        x, y (px; null off the element, NaN while no face was seen), on_element, window, centre_idx (character index), t_ms (page timer), flag
+        (head in the validation box, null where not recorded), epoch_ms; `reason` says why a line is quarantined and
+        is null where it is parsed. `middle` (the snippet as written), `tail` (a quote at the end of the line),
+        `lost_face` and `clock_unit` are what the ledger's notes look at.
     """
-    off = (pl.col("x") == -1) & (pl.col("y") == -1)
+    off = (pl.col("x") == -1) & (pl.col("y") == -1) | pl.col("lost_face")
     window = pl.col("middle").str.strip_prefix('"').str.strip_suffix('"')
     return (
         _numbers(_fields(lines, "rel"), "rel")
-        .drop("centre_idx_seen")
-        .with_columns(
-            (~off).alias("on_element"), pl.when(window != "").then(window).alias("window"), pl.col("flag") == "1"
-        )
-        .with_columns(pl.when("on_element").then(pl.col("x", "y")))
+        .with_columns((~off).alias("on_element"), pl.when(window != "").then(window).alias("window"))
+        .with_columns(pl.when("on_element").then(pl.col("x", "y")).when("lost_face").then(float("nan")))
     )
 
 # %% ../../nbs/01_data.ipynb #f82b9769
 def parse_abs(lines: pl.LazyFrame) -> pl.LazyFrame:
-    """Parse page-absolute lines `x,y,t_ms,epoch_ms`: as `parse_rel`, without the columns about text; x and y are null where no position was known."""
+    """Parse page-absolute lines `x,y,t_ms,epoch_ms`: as `parse_rel`, without the columns about text."""
     off = (pl.col("x") == -1) & (pl.col("y") == -1)
     return _numbers(_fields(lines, "abs"), "abs").with_columns(pl.when(~off).then(pl.col("x", "y")))
 
@@ -686,97 +792,148 @@ REASONS = {  # reason -> the rule; the first group loses rows, the second loses 
     "field_count": "fewer fields than the shortest known line, or more than the longest",
     "not_a_number": "a position, index, timer or clock that is no number",
     "non_finite": "NaN or infinity where a number belongs",
-    "out_of_range": "a number that cannot be: clock outside 2020..2050, timer negative or over a day, position over a million px",
+    "out_of_range": "a number that cannot be: clock outside 2020..2050, timer negative or over a day, position over a "
+    "million px",
     "flag_out_of_range": "a camera flag other than 0 and 1",
     "no_key": "a table's row without a question, participant or task number",
     "duplicate": "a table's row superseded by a later one of the same key (time of registration or of finishing)",
     "unknown_file": "a file that the layout does not know",
     "off_element": "\N{MINUS SIGN}1,\N{MINUS SIGN}1: the point is off the answer; position null",
     "no_position": "\N{MINUS SIGN}1,\N{MINUS SIGN}1 on the page: no position known; position null",
+    "lost_face": "NaN or nothing in place of both coordinates: no face was seen; the moment is kept, without a position",
+    "no_question": "a recording of a task that no question belongs to; kept, but it cannot be matched",
     "six_columns": "an early line without the camera flag; flag null",
     "no_snippet": "on the answer, but the browser found no text under the point; snippet null",
-    "quotes_inside": "quotes inside the snippet that are not escaped; the line is anchored on its numbers, the snippet keeps them",
+    "quotes_inside": "quotes inside the snippet that are not escaped; the line is anchored on its numbers, the "
+    "snippet keeps them",
     "unquoted_snippet": "a snippet without its closing or both quotes; kept as it stands",
-    "quoted_whole": "a quote at the line's end, left by a writer that quoted the line as a whole; removed, nothing is lost",
+    "quoted_whole": "a quote at the line's end, left by a writer that quoted the line as a whole; removed, nothing is "
+    "lost",
     "carriage_return": "CR LF: as a line end dropped, inside a text turned into LF",
-    "repeated_time": "the clock stands still from one row to the next (questions: from one of a participant's to another); rows stay in the file's order",
-    "backward_time": "the clock goes back, because batches were sent asynchronously; rows stay in the file's order, with their line numbers",
+    "clock_unit": "a clock in seconds, micro- or nanoseconds, as its size tells; converted to ms",
+    "timer_unit": "a page timer in seconds or microseconds, as its pace beside the clock tells; converted to ms",
+    "repeated_time": "the clock stands still from one row to the next (questions: from one of a participant's to "
+    "another); rows stay in the file's order",
+    "backward_time": "the clock goes back, because batches were sent asynchronously; rows stay in the file's order, "
+    "with their line numbers",
     "html_escape": "an HTML escape such as &quot; in a table's text; resolved",
     "model_name_cleaned": "a line break inside a model's name; removed",
     "api_error": "a provider's error message stored as an answer; kept and flagged",
-    "impossible_time": "a date that does not exist (0000-00-00); the time is null, a question's turn follows from its id",
-    "out_of_scale": "a rating, preference, score or age outside its scale; null",
+    "impossible_time": "a date that does not exist (0000-00-00); the time is null, a question's turn follows from its "
+    "id",
+    "out_of_scale": "a rating, preference, score, age or yes/no outside its scale; null",
 }
+
+# %% ../../nbs/01_data.ipynb #bca178c1
 NOTES = {
     "rel": {
-        "off_element": ~pl.col("on_element"),
+        "off_element": ~pl.col("on_element") & ~pl.col("lost_face"),
         "six_columns": pl.col("flag").is_null(),
         "quotes_inside": pl.col("window").str.contains('"', literal=True),
         "no_snippet": pl.col("on_element") & pl.col("window").is_null(),
         "unquoted_snippet": (pl.col("middle") != "")
         & ~(pl.col("middle").str.starts_with('"') & pl.col("middle").str.ends_with('"')),
-        "quoted_whole": pl.col("tail") != "",
     },
-    "abs": {"no_position": pl.col("x").is_null(), "quoted_whole": pl.col("tail") != ""},
+    "abs": {"no_position": pl.col("x").is_null() & ~pl.col("lost_face")},
 }
-_TIME = {
+_BOTH = {
+    "quoted_whole": pl.col("tail") == '"',
+    "lost_face": pl.col("lost_face"),
+    "clock_unit": pl.col("clock_unit"),
+    "timer_unit": pl.col("timer_unit"),
     "repeated_time": pl.col("epoch_ms") == pl.col("epoch_ms").shift(),
     "backward_time": pl.col("epoch_ms") < pl.col("epoch_ms").shift(),
 }
-_COLUMNS = {
-    "rel": [
-        "task",
-        "modality",
-        "side",
-        "x",
-        "y",
-        "on_element",
-        "window",
-        "centre_idx",
-        "t_ms",
-        "flag",
-        "epoch_ms",
-        "row",
-    ],
-    "abs": ["task", "modality", "x", "y", "t_ms", "epoch_ms", "row"],
-}
 
-
-_COUNTED = {
-    "file": pl.String,
-    "kind": pl.String,
-    "carriage_return": pl.UInt32,
-    "rows_total": pl.UInt32,
-    "rows_parsed": pl.UInt32,
-    "text_rows": pl.UInt32,
-    "minutes": pl.Float64,
-    "worker": pl.String,
-    "task": pl.Int64,
-}
-
-
+# %% ../../nbs/01_data.ipynb #0fdcfe30
 def _read_lines(paths: list[str]) -> pl.DataFrame:
     """All lines of some files: path, row (1-based), line. Bytes that are not UTF-8 become U+FFFD."""
     try:
         lines = pl.read_lines(paths, include_file_paths="path", row_index_name="row")
     except pl.exceptions.ComputeError:
+        texts = [(path, Path(path).read_bytes().decode("utf-8", "replace").removesuffix("\n")) for path in paths]
         frames = [
-            pl.DataFrame(
-                {"line": Path(path).read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n")}
-            ).with_columns(path=pl.lit(path))
-            for path in paths
-            if Path(path).stat().st_size
+            pl.DataFrame({"line": text.split("\n")}).with_columns(path=pl.lit(path)) for path, text in texts if text
         ]
         lines = pl.concat(frames).with_columns(pl.col("line").str.strip_suffix("\r")).with_row_index("row")
-    return lines.with_columns(row=pl.col("row") - pl.col("row").min().over("path") + 1)
+    line = pl.when(pl.col("row") == 1).then(pl.col("line").str.strip_prefix("\ufeff")).otherwise("line")
+    return lines.with_columns(row=pl.col("row") - pl.col("row").min().over("path") + 1).with_columns(line=line)
 
 # %% ../../nbs/01_data.ipynb #104ceb69
 def quotes_doubled(folder: Path) -> bool:
-    """Whether the behaviour files double the quotes inside a snippet, as CSV asks: our collection site does and says so in `export.json`, the release does not."""
+    """Whether the behaviour files double the quotes inside a snippet, as CSV asks.
+
+    Our collection site does and says so in `export.json`; the release does not.
+    """
     note = folder / "export.json"
     return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("quoting") == "rfc4180"
 
+# %% ../../nbs/01_data.ipynb #e573bbd7
+def _paces(kept: pl.DataFrame) -> pl.DataFrame:
+    """Files whose page timer strays from the clock: file, pace (median clock step over timer step)."""
+    span = lambda name: pl.col(name).max() - pl.col(name).min()
+    whole = kept.group_by("file").agg(pace=span("epoch_ms") / span("t_ms"))
+    odd = whole.filter(~pl.col("pace").is_between(0.5, 2))["file"]
+    steps = kept.filter(pl.col("file").is_in(odd.implode())).select(
+        "file", clock=pl.col("epoch_ms").diff().over("file"), timer=pl.col("t_ms").diff().over("file")
+    )
+    forward = steps.filter(pl.col("clock") > 0, pl.col("timer") > 0)
+    return forward.group_by("file").agg(pace=(pl.col("clock") / pl.col("timer")).median())
+
+
+def _in_ms(kept: pl.DataFrame, paths: dict[str, str]) -> pl.DataFrame:
+    """Put every file's page timer into ms and note in `timer_unit` where that changed it.
+
+    Raises
+    ------
+    InputError
+        A timer runs at a pace of its own, or many samples of a file share one time.
+    """
+    first = lambda file: kept.filter(pl.col("file") == file).row(0, named=True)
+    times = kept.group_by("file", maintain_order=True).agg(n=pl.len(), times=pl.col("epoch_ms").n_unique())
+    for file, n, distinct in times.filter(pl.col("n") >= 20, pl.col("times") < 0.4 * pl.col("n")).iter_rows():
+        raise InputError(
+            f"{_where(paths[file])}:{first(file)['row']}: {n:,} samples have {distinct:,} different clock readings, "
+            f"the first "
+            f"{first(file)['epoch_ms']} ms; write the clock to the millisecond"
+        )
+    factors = {}
+    for file, pace in _paces(kept).sort("file").iter_rows():
+        factors[file] = next((unit for unit in (1.0, 1000.0, 0.001) if unit / 2 <= pace <= 2 * unit), None)
+        if factors[file] is None:
+            row = first(file)
+            raise InputError(
+                f"{_where(paths[file])}:{row['row']}: page timer {row['t_ms']:g} beside clock {row['epoch_ms']}: it "
+                f"gains "
+                f"{1 / pace:.3g} a millisecond of the clock; write both in ms"
+            )
+    factor = pl.col("file").replace_strict(factors, default=1.0, return_dtype=pl.Float64)
+    return kept.with_columns(t_ms=pl.col("t_ms") * factor, timer_unit=factor != 1.0)
+
 # %% ../../nbs/01_data.ipynb #f0fcb9f3
+_KEPT = {
+    kind: [name for name in model.to_schema().columns] for kind, model in (("rel", SamplesRel), ("abs", SamplesAbs))
+}
+
+
+def _count(files: pl.DataFrame, kind: str, lines: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    """What the ledger and the exclusion rule need to know of each file."""
+    returns = [Path(path).read_bytes().count(b"\r\n") for path in files["path"]]
+    text = pl.col("window").is_not_null().sum() if kind == "rel" else pl.lit(None, pl.UInt32)
+    counts = kept.group_by("file").agg(
+        rows_parsed=pl.len(),
+        text_rows=text,
+        minutes=(pl.col("t_ms").max() - pl.col("t_ms").min()) / 60_000,
+        **{name: rule.fill_null(False).sum() for name, rule in (NOTES[kind] | _BOTH).items()},
+    )
+    return (
+        files.select("file", kind=pl.lit(kind), carriage_return=pl.Series(returns, dtype=pl.UInt32))
+        .join(lines.group_by("file").agg(rows_total=pl.len()), on="file", how="left", maintain_order="left")
+        .join(counts, on="file", how="left", maintain_order="left")
+        .with_columns(pl.exclude("file", "kind", "minutes").fill_null(0))
+    )
+
+# %% ../../nbs/01_data.ipynb #34664d08
 def parse_files(
     files: pl.DataFrame, kind: str, doubled: bool = False
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -793,43 +950,23 @@ def parse_files(
     samples : one row a parsed line, in the order of the files
     quarantine : file, row, reason, line
     counts : one row a file: file, kind, rows_total, rows_parsed, text_rows, minutes, then one column a note
+
+    Raises
+    ------
+    InputError
+        A file's times cannot be understood, see `_in_ms`.
     """
-    paths = files["path"].to_list()
-    parse = {"rel": parse_rel, "abs": parse_abs}[kind]
-    lines = parse(
-        _read_lines(paths)
-        .lazy()
-        .join(files.lazy().select("path", "file", "task", "modality", "side"), on="path", maintain_order="left")
-    ).collect()
+    of = files.lazy().select("path", "file", "task", "modality", "side")
+    read = _read_lines(files["path"].to_list()).lazy().join(of, on="path", maintain_order="left")
+    lines = {"rel": parse_rel, "abs": parse_abs}[kind](read).collect()
     if doubled and kind == "rel":
         lines = lines.with_columns(pl.col("window").str.replace_all('""', '"', literal=True))
     good = pl.col("reason").is_null()
-    kept = lines.filter(good)
-    notes = NOTES[kind] | _TIME
-    text = pl.col("window").is_not_null().sum() if kind == "rel" else pl.lit(None, pl.UInt32)
-    counts = (
-        files.select(
-            "file",
-            kind=pl.lit(kind),
-            carriage_return=pl.Series([Path(path).read_bytes().count(b"\r\n") for path in paths], dtype=pl.UInt32),
-        )
-        .join(lines.group_by("file").agg(rows_total=pl.len()), on="file", how="left", maintain_order="left")
-        .join(
-            kept.group_by("file").agg(
-                rows_parsed=pl.len(),
-                text_rows=text,
-                minutes=(pl.col("t_ms").max() - pl.col("t_ms").min()) / 60_000,
-                **{name: rule.fill_null(False).sum() for name, rule in notes.items()},
-            ),
-            on="file",
-            how="left",
-            maintain_order="left",
-        )
-        .with_columns(pl.exclude("file", "kind", "minutes").fill_null(0))
-    )
-    return kept.select(_COLUMNS[kind]), lines.filter(~good).select("file", "row", "reason", "line"), counts
+    kept = _in_ms(lines.filter(good), dict(files.select("file", "path").iter_rows()))
+    quarantine = lines.filter(~good).select("file", "row", "reason", "line")
+    return kept.select(_KEPT[kind]), quarantine, _count(files, kind, lines, kept)
 
-# %% ../../nbs/01_data.ipynb #4772de0b
+# %% ../../nbs/01_data.ipynb #de223a10
 MODELS = (
     "gpt-4o-mini",
     "claude-3-5-sonnet-20240620",
@@ -839,28 +976,53 @@ MODELS = (
 )
 ERROR_TEXT = r"^AI Error\b"  # how the collection site stores a provider's failure as the answer
 NOTICE = (
-    "After you type your question, please wait patiently. It might take up to 1 minute for AI to finish generating their answer. "
+    "After you type your question, please wait patiently. It might take up to 1 minute for AI to finish generating "
+    "their answer. "
     "The AI's response will show up here."
 )  # what the site's panels show before the first answer: it is under the eyes, so it is in the data
+_FREE_TEXT = {"user_query", "llm_response_1", "copy_sentence", "summary", "feedback", "query_copy", "llm_response_copy"}
+_MISSING = ("NULL", r"\N", "nan", "NaN", "NaT", "None", "<NA>")  # as databases and pandas write a missing value
+
+# %% ../../nbs/01_data.ipynb #4772de0b
+def _separator(path: Path, columns: tuple[str, ...]) -> str:
+    """What stands between the fields: the comma, unless the header names its columns between semicolons or tabs."""
+    start = path.open("rb").readline()
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in start:
+        raise InputError(f"{path.name}:1: the file is UTF-16; save it as UTF-8")
+    header = start.decode("utf-8", "replace").removeprefix("\ufeff")
+    named = lambda mark: len({name.strip(' "\r\n') for name in header.split(mark)} & set(columns))
+    return max(",;\t", key=named)
 
 
 def read_table(folder: Path, name: str) -> pl.DataFrame:
-    """Read one of the three tables as it is: every column text, empty fields null.
+    """Read one of the three tables as it is: every column text, empty fields null; `line` is where a row starts.
 
     Raises
     ------
     InputError
         Not a CSV file, or a column is missing.
     """
+    columns = TABLES[name]
     try:
-        table = pl.read_csv(folder / name, infer_schema=False, encoding="utf8-lossy")
+        mark = _separator(folder / name, columns)
+        table = pl.read_csv(folder / name, infer_schema=False, encoding="utf8-lossy", separator=mark)
     except pl.exceptions.PolarsError as fault:
         raise InputError(f"{name}: {str(fault).splitlines()[0]}; the file must be CSV with one header line") from None
-    if missing := [column for column in TABLES[name] if column not in table.columns]:
-        raise InputError(f"{name}:1: no column {missing[0]}; the header must have {','.join(TABLES[name])}")
-    return table.select(pl.when(pl.col(TABLES[name]) != "").then(pl.col(TABLES[name])))
+    table = table.rename({column: column.removeprefix("\ufeff").strip(' "') for column in table.columns})
+    if missing := [column for column in columns if column not in table.columns]:
+        raise InputError(f"{name}:1: no column {missing[0]}; the header must have {','.join(columns)}")
+    breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0)) + 1
+    table = table.with_columns(line=breaks.cum_sum().shift(fill_value=0) + 2)
+    given = pl.col(set(columns) - _FREE_TEXT - {"llm_response_2"})
+    no_word = given.is_in(_MISSING) | (given.str.strip_chars() == "")
+    table = table.with_columns(pl.when(pl.col(columns) != "").then(pl.col(columns)))
+    table = table.with_columns(pl.when(~no_word).then(given))
+    if "llm_response_2" in columns:  # without a model there is no second answer whose text could be such a word
+        nobody = pl.col("llm_name_2").is_null() & pl.col("llm_response_2").is_in(_MISSING)
+        table = table.with_columns(pl.when(~nobody).then(pl.col("llm_response_2")))
+    return table.select(*columns, "line")
 
-# %% ../../nbs/01_data.ipynb #ff5adc91
+# %% ../../nbs/01_data.ipynb #a0297a85
 def _text(name: str) -> pl.Expr:
     """Plain text: HTML escapes resolved, line ends as LF."""
     text = pl.col(name).str.replace_all("\r\n", "\n", literal=True)
@@ -877,65 +1039,119 @@ def _scale(name: str, low: int, high: int | pl.Expr) -> pl.Expr:
     return pl.when(value.is_between(low, high) & (value == value.round())).then(value).cast(pl.Int8)
 
 
-def _lost(table: pl.DataFrame, frame: pl.DataFrame, **names: str) -> int:
-    """How many values that `table` gives are missing from `frame`; `names` maps the frame's columns to the table's."""
-    return sum(frame[name].null_count() - table[given].null_count() for name, given in names.items())
+def _yes(name: str) -> pl.Expr:
+    """Yes or no as 1, 0, true, false, yes or no, else null."""
+    word = pl.col(name).str.strip_chars().str.to_lowercase().str.replace(r"\.0+$", "")
+    meanings = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    return word.replace_strict(meanings, default=None, return_dtype=pl.Boolean)
+
+# %% ../../nbs/01_data.ipynb #7880b097
+_TIME = r"^(?P<day>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?P<part>\.\d+)?\s*(?P<zone>Z|UTC|[+-]\d\d(?::?\d\d)?)?$"
+_EPOCH = r"^\d{10,19}(?:\.\d+)?$"
 
 
 def _clock(name: str) -> pl.Expr:
-    """Epoch ms of a time written in UTC, null when there is no such time."""
-    return pl.col(name).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_zone="UTC").dt.epoch("ms")
+    """Epoch ms of a time, null when there is no such time."""
+    text = pl.col(name).str.strip_chars()
+    part = lambda group: text.str.extract_groups(_TIME).struct.field(group)
+    moment = pl.concat_str(part("day"), part("time"), separator=" ")
+    ms = moment.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_zone="UTC").dt.epoch("ms")
+    ms += (pl.concat_str(pl.lit("0"), part("part")).cast(pl.Float64) * 1000).round().cast(pl.Int64).fill_null(0)
+    minutes = part("zone").str.extract(r"^[+-](\d\d)").cast(pl.Int64) * 60
+    minutes += part("zone").str.extract(r"^[+-]\d\d:?(\d\d)$").cast(pl.Int64).fill_null(0)
+    minutes = pl.when(part("zone").str.starts_with("-")).then(-minutes).otherwise(minutes).fill_null(0)
+    epoch = pl.when(text.str.contains(_EPOCH)).then(_clock_ms(text))
+    return pl.coalesce(ms - minutes * 60_000, epoch)
 
-# %% ../../nbs/01_data.ipynb #4db7b59a
-def _account(
-    name: str, table: pl.DataFrame, keys: list[str], latest: str | None = None
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Keep one row a key, the one with the latest `latest`, else the last; count what goes and what will be cleaned."""
-    number = [key for key in keys if key != "user_id"]
-    keyed = table.filter(
-        pl.all_horizontal(pl.col(keys).is_not_null(), *(pl.col(key).str.contains(r"^\d+$") for key in number))
-    )
-    kept = (
-        keyed.with_row_index("order")
-        .sort(*([latest] if latest else []), "order")
-        .unique(keys, keep="last")
-        .sort("order")
-        .drop("order")
-    )
-    any_text = lambda pattern: pl.any_horizontal(pl.col(TABLES[name]).str.contains(pattern).fill_null(False)).sum()
-    noted = kept.select(
-        html_escape=any_text(r"&(?:#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);"), carriage_return=any_text("\r")
-    ).row(0, named=True)
-    return kept, {
-        "rows_total": table.height,
-        "no_key": table.height - keyed.height,
-        "duplicate": keyed.height - kept.height,
-        **noted,
-    }
 
-# %% ../../nbs/01_data.ipynb #a178b07e
-def read_queries(folder: Path, names: dict[str, str], excluded=()) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Read the logged questions with their answers and ratings.
+def _refuse_times(name: str, table: pl.DataFrame, column: str) -> None:
+    """Stop at the first time that is written in a way with more than one meaning."""
+    odd = table.filter(~pl.col(column).str.strip_chars().str.contains(f"{_TIME}|{_EPOCH}"))
+    if odd.height:
+        line, value = odd.select("line", column).row(0)
+        form = "write it as 2025-10-09 08:53:20 (UTC) or 2025-10-09T08:53:20+02:00"
+        raise InputError(f"{name}:{line}: {column} {value!r} has no one meaning; {form}")
+
+# %% ../../nbs/01_data.ipynb #72b09b67
+MAX_LOST_SHARE = 0.1  # of the rows of a kind, or of a column's values
+
+
+def _stop(where: str, lost: int, total: int, limit: float, what: str) -> None:
+    """Stop where more than a share `limit` of `total` is lost; `what` says which and by which rule."""
+    if lost > limit * total:
+        raise InputError(
+            f"{where}: {lost:,} of {total:,} {what}; this is more than max_lost_share = {limit:g}, so the study is "
+            f"not read; "
+            "correct the file, or raise the share in settings.ini"
+        )
+
+
+def _lost(name: str, table: pl.DataFrame, typed: pl.DataFrame, limit: float, **names: str) -> int:
+    """Count the values that `table` gives and `typed`, its rows in the same order, has lost; stop where they are many.
 
     Parameters
     ----------
-    folder : dataset folder
-    names : raw participant id -> pseudonym
-    excluded : raw ids of the participants that the study leaves out
-
-    Returns
-    -------
-    queries : one row a question, see `Queries`
-    counts : rows in all, dropped, and noted, for the ledger
+    names : column of `typed` -> column of `table`
     """
-    table, counts = _account(
-        "query_logs_table.csv", read_table(folder, "query_logs_table.csv"), ["query_ID", "user_id", "task_id"]
+    total = 0
+    for column, given in names.items():
+        lost = typed[column].is_null() & table[given].is_not_null()
+        if lost.any():
+            line, value = table.filter(lost).select("line", given).row(0)
+            what = f"values of {given} are outside their scale or no such time, the first {value!r}"
+            _stop(f"{name}:{line}", int(lost.sum()), table[given].count(), limit, what)
+        total += int(lost.sum())
+    return total
+
+# %% ../../nbs/01_data.ipynb #4db7b59a
+def _account(
+    name: str, table: pl.DataFrame, keys: list[str], limit: float, latest: str | None = None
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Keep one row a key, the one with the latest `latest`, else the last; count what goes and what will be cleaned."""
+    table = table.with_columns(_plain_id(key) for key in keys)
+    number = [pl.col(key).str.contains(r"^\d+$") for key in keys if key != "user_id"]
+    has_key = pl.all_horizontal(pl.col(keys).is_not_null(), *number).fill_null(False)
+    keyed = table.filter(has_key)
+    if keyed.height < table.height:
+        row = table.filter(~has_key).row(0, named=True)
+        what = f"rows have no usable {', '.join(keys)}, the first {', '.join(repr(row[key]) for key in keys)}"
+        _stop(f"{name}:{row['line']}", table.height - keyed.height, table.height, limit, what)
+    ordered = keyed.with_row_index("order").sort(*([_clock(latest)] if latest else []), "order")
+    kept = ordered.unique(keys, keep="last").sort("order").drop("order")
+    any_text = lambda pattern: pl.any_horizontal(pl.col(TABLES[name]).str.contains(pattern).fill_null(False)).sum()
+    escapes = any_text(r"&(?:#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
+    noted = kept.select(html_escape=escapes, carriage_return=any_text("\r")).row(0, named=True)
+    lost = {"no_key": table.height - keyed.height, "duplicate": keyed.height - kept.height}
+    return kept, {"rows_total": table.height, **lost, **noted}
+
+# %% ../../nbs/01_data.ipynb #a8d057e4
+def _check_questions(table: pl.DataFrame, duplicates: int, limit: float) -> None:
+    """Stop where the questions of a study cannot be told apart, or have no time."""
+    name = "query_logs_table.csv"
+    if not table.height:
+        raise InputError(f"{name}: no question in it; a study needs at least one")
+    again = table.filter(~pl.col("query_ID").is_first_distinct())
+    if again.height:
+        line, number = again.select("line", "query_ID").row(0)
+        raise InputError(
+            f"{name}:{line}: query_ID {number} is another question's too; give each question its own number"
+        )
+    _stop(
+        name, duplicates, table.height + duplicates, limit, "rows were superseded by a later one of the same query_ID"
     )
+    _refuse_times(name, table, "query_timestamp")
+    untimed = table.filter(pl.col("query_timestamp").is_null())
+    if untimed.height:
+        _stop(f"{name}:{untimed['line'][0]}", untimed.height, table.height, limit, "questions have no query_timestamp")
+
+# %% ../../nbs/01_data.ipynb #2cb7d327
+def _questions(excluded: Iterable[str]) -> dict[str, pl.Expr]:
+    """The columns of `Queries` that a row of the table gives by itself."""
     pairwise = pl.col("llm_response_2").is_not_null()
     model = lambda name: pl.col(name).str.replace_all(r"\s", "")
-    queries = table.select(
+    return dict(
         query=pl.col("query_ID").cast(pl.Int64),
-        worker=pl.col("user_id").replace_strict(names),
+        worker=pl.col("worker"),
         task=pl.col("task_id").cast(pl.Int64),
         mode=pl.when(pairwise).then(pl.lit("pairwise")).otherwise(pl.lit("pointwise")),
         question=_text("user_query"),
@@ -946,15 +1162,18 @@ def read_queries(folder: Path, names: dict[str, str], excluded=()) -> tuple[pl.D
         likert_1=_scale("likert_1", 1, 5),
         likert_2=_scale("likert_2", 1, 5),
         preference=_scale("preference", 0, pl.when(pairwise).then(2).otherwise(1)),
-        bullets=pl.col("adjustment").cast(pl.Float64, strict=False) == 1,
+        bullets=_yes("adjustment"),
         asked_ms=_clock("query_timestamp"),
         error_1=pl.col("llm_response_1").str.contains(ERROR_TEXT).fill_null(False),
         error_2=pl.col("llm_response_2").str.contains(ERROR_TEXT).fill_null(False),
-        excluded=pl.col("user_id").is_in(list(excluded)),
+        excluded=pl.col("user_id").is_in([plain_id(id) for id in excluded]),
     )
+
+
+def _in_turns(queries: pl.DataFrame) -> pl.DataFrame:
+    """Number the questions of a task by time; one without a time stands where its id puts it."""
     group = ["worker", "task"]
-    # a question without a time stands where its id puts it
-    queries = (
+    return (
         queries.sort(*group, "query")
         .with_columns(order=pl.col("asked_ms").fill_null(strategy="backward").over(group))
         .sort(*group, "order", "query", nulls_last=True)
@@ -964,52 +1183,64 @@ def read_queries(folder: Path, names: dict[str, str], excluded=()) -> tuple[pl.D
             next_ms=pl.col("asked_ms").shift(-1).over(group),
         )
     )
+
+# %% ../../nbs/01_data.ipynb #a178b07e
+def read_queries(
+    folder: Path, names: dict[str, str], excluded: Iterable[str] = (), max_lost_share: float = MAX_LOST_SHARE
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Read the logged questions with their answers and ratings.
+
+    Parameters
+    ----------
+    folder : dataset folder
+    names : raw participant id -> pseudonym
+    excluded : raw ids of the participants that the study leaves out
+    max_lost_share : most of the rows, or of a column's values, that a rule may take
+
+    Returns
+    -------
+    queries : one row a question, see `Queries`
+    counts : rows in all, dropped, and noted, for the ledger
+
+    Raises
+    ------
+    InputError
+        No question, two with one number, a time with no one meaning, or more lost than `max_lost_share`.
+    """
+    name = "query_logs_table.csv"
+    table, counts = _account(name, read_table(folder, name), ["query_ID", "user_id", "task_id"], max_lost_share)
+    _check_questions(table, counts["duplicate"], max_lost_share)
+    table = table.with_columns(worker=pl.col("user_id").replace_strict(names))
+    typed = table.select(**_questions(excluded))
+    times = _lost(name, table, typed, max_lost_share, asked_ms="query_timestamp")
+    same = {column: column for column in ("likert_1", "likert_2", "preference")}
+    scales = _lost(name, table, typed, max_lost_share, **same, bullets="adjustment")
+    queries = _in_turns(typed)
+    distinct = pl.struct("worker", "asked_ms").is_first_distinct() | pl.col("asked_ms").is_null()
+    broken = pl.any_horizontal(pl.col("llm_name_1", "llm_name_2").str.contains(r"\s").fill_null(False))
     counts |= {
-        "model_name_cleaned": int(
-            (
-                table.select(
-                    pl.sum_horizontal(pl.col("llm_name_1", "llm_name_2").str.contains(r"\s").fill_null(False))
-                ).to_series()
-                > 0
-            ).sum()
-        ),
+        "model_name_cleaned": table.filter(broken).height,
         "api_error": queries.filter(pl.col("error_1") | pl.col("error_2")).height,
-        "repeated_time": queries.height
-        - queries.filter(pl.struct("worker", "asked_ms").is_first_distinct() | pl.col("asked_ms").is_null()).height,
-        "impossible_time": _lost(table, queries, asked_ms="query_timestamp"),
-        "out_of_scale": _lost(table, queries, likert_1="likert_1", likert_2="likert_2", preference="preference"),
+        "repeated_time": queries.filter(~distinct).height,
+        "impossible_time": times,
+        "out_of_scale": scales,
     }
-    columns = [
-        "query",
-        "worker",
-        "task",
-        "mode",
-        "turn",
-        "question",
-        "response_1",
-        "response_2",
-        "model_1",
-        "model_2",
-        "likert_1",
-        "likert_2",
-        "preference",
-        "bullets",
-        "asked_ms",
-        "next_ms",
-        "error_1",
-        "error_2",
-        "excluded",
-    ]
-    return queries.select(columns), counts
+    return queries.select(*Queries.to_schema().columns), counts
 
 # %% ../../nbs/01_data.ipynb #124b3210
-def read_tasks(folder: Path, names: dict[str, str]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Read the tasks that participants chose: topic, calibration accuracy, understanding, summary; of two entries of a task the later one. See `Tasks`."""
-    table, counts = _account(
-        "task_table.csv", read_table(folder, "task_table.csv"), ["user_id", "task_id"], latest="finished"
-    )
+def read_tasks(
+    folder: Path, names: dict[str, str], max_lost_share: float = MAX_LOST_SHARE
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Read the tasks that participants chose, of two entries of a task the later one; see `Tasks`.
+
+    Parameters and errors as for `read_queries`.
+    """
+    name = "task_table.csv"
+    raw = read_table(folder, name)
+    _refuse_times(name, raw, "finished")
+    table, counts = _account(name, raw, ["user_id", "task_id"], max_lost_share, latest="finished")
     score = pl.col("accuracy").cast(pl.Float64, strict=False)
-    tasks = table.select(
+    typed = table.select(
         worker=pl.col("user_id").replace_strict(names),
         task=pl.col("task_id").cast(pl.Int64),
         domain=_text("domain"),
@@ -1022,43 +1253,49 @@ def read_tasks(folder: Path, names: dict[str, str]) -> tuple[pl.DataFrame, dict[
         feedback=_text("feedback"),
         query_copy=_text("query_copy"),
         response_copy=_text("llm_response_copy"),
-    ).sort("worker", "task")
-    same = {name: name for name in ("accuracy", "understand_before", "understand_after")}
-    return tasks, counts | {
-        "out_of_scale": _lost(table, tasks, **same),
-        "impossible_time": _lost(table, tasks, finished_ms="finished"),
-    }
+    )
+    same = {column: column for column in ("accuracy", "understand_before", "understand_after")}
+    counts["out_of_scale"] = _lost(name, table, typed, max_lost_share, **same)
+    counts["impossible_time"] = _lost(name, table, typed, max_lost_share, finished_ms="finished")
+    return typed.sort("worker", "task"), counts
 
 # %% ../../nbs/01_data.ipynb #9608e16e
-def read_workers(folder: Path, names: dict[str, str], excluded=()) -> tuple[pl.DataFrame, dict[str, int]]:
-    """List every participant that occurs anywhere, with consent and demographics where recorded; of two entries of one the later. See `Workers`."""
-    table, counts = _account(
-        "record_info_table.csv", read_table(folder, "record_info_table.csv"), ["user_id"], latest="inserted_at"
-    )
+def read_workers(
+    folder: Path, names: dict[str, str], excluded: Iterable[str] = (), max_lost_share: float = MAX_LOST_SHARE
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """List every participant that occurs anywhere, of two entries the later one; see `Workers`.
+
+    Parameters and errors as for `read_queries`.
+    """
+    name = "record_info_table.csv"
+    raw = read_table(folder, name)
+    _refuse_times(name, raw, "inserted_at")
+    table, counts = _account(name, raw, ["user_id"], max_lost_share, latest="inserted_at")
     everyone = pl.DataFrame(
         {"user_id": list(names), "worker": list(names.values())}, schema={"user_id": pl.String, "worker": pl.String}
     )
-    table = everyone.join(table, on="user_id", how="left")
-    workers = table.select(
+    table = everyone.join(table, on="user_id", how="left", maintain_order="left")
+    typed = table.select(
         "worker",
-        consent=pl.col("consent").cast(pl.Float64, strict=False) == 1,
+        consent=_yes("consent"),
         age=_scale("age", 18, 122).cast(pl.Int16),
         location=_text("location"),
         education=_text("education"),
         race=_text("race"),
         gender=_text("gender"),
         inserted_ms=_clock("inserted_at"),
-        excluded=pl.col("user_id").is_in(list(excluded)),
-    ).sort("worker")
-    return workers, counts | {
-        "out_of_scale": _lost(table, workers, age="age", consent="consent"),
-        "impossible_time": _lost(table, workers, inserted_ms="inserted_at"),
-    }
+        excluded=pl.col("user_id").is_in([plain_id(id) for id in excluded]),
+    )
+    counts["out_of_scale"] = _lost(name, table, typed, max_lost_share, age="age", consent="consent")
+    counts["impossible_time"] = _lost(name, table, typed, max_lost_share, inserted_ms="inserted_at")
+    return typed.sort("worker"), counts
 
 # %% ../../nbs/01_data.ipynb #bdc4e2b7
 @dataclass(frozen=True)
 class QualityRule:
-    """Least amounts of behaviour for a participant to count; means over tasks of means over a task's text-relative files.
+    """Least amounts of behaviour for a participant to count.
+
+    Each is a mean over tasks of means over a task's text-relative files.
 
     Source: the study's worker quality script.
     """
@@ -1101,6 +1338,9 @@ class QualityRule:
             | (pl.col("text_share") < self.min_text_share)
         ).sort("worker")
 
+
+_RULE = QualityRule()  # the study's own
+
 # %% ../../nbs/01_data.ipynb #f372b162
 @dataclass(frozen=True)
 class Release:
@@ -1117,7 +1357,10 @@ class Release:
 
 
 def _ahead(function, items, threads: int = min(4, pl.thread_pool_size())):
-    """Yield (item, function(item)) in order, the next few computed meanwhile in threads; never more than a few results wait, so memory stays small."""
+    """Yield (item, function(item)) in order, the next few computed meanwhile in threads.
+
+    Never more than a few results wait, so memory stays small.
+    """
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         for item in items:
@@ -1143,40 +1386,73 @@ def _batches(files: pl.DataFrame) -> list[pl.DataFrame]:
         .partition_by("batch", maintain_order=True, include_key=False)
     )
 
-# %% ../../nbs/01_data.ipynb #5f159e67
-def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: QualityRule = QualityRule()) -> Release:
-    """Parse a dataset folder, streaming the samples participant by participant.
+# %% ../../nbs/01_data.ipynb #e749b54b
+_HINTS = {  # what a lost line looks like -> what has happened to it
+    r"\x00": "the file is UTF-16; save it as UTF-8",
+    r";.*;.*;": "fields are separated by semicolons; save with commas",
+    r"\t.*\t.*\t": "fields are separated by tabs; save with commas",
+    r"[0-9][eE]\+[0-9]+\s*$": "a spreadsheet has rounded the clock; export the recording again and do not open it "
+    "there",
+    r"\r.": "lines end in CR alone; save with LF or CR LF",
+}
+_KINDS = {"rel": "text-relative rows", "abs": "page rows"}
 
-    Parameters
-    ----------
-    raw : folder laid out like the release, or one that has it as `dataset`
-    rel_sink, abs_sink : have `write(worker, frame)`, called once for each participant with behaviour
-    excluded : raw ids of the participants that the study leaves out
-    rule : thresholds of the study's exclusion rule
 
-    Raises
-    ------
-    InputError
-        A file or column is missing, or a file is none of the layout's.
-    """
-    folder = dataset_folder(raw)
-    files, doubled = behaviour_files(folder), quotes_doubled(folder)
-    ids = set(files["id"].drop_nulls()).union(*(read_table(folder, name)["user_id"].drop_nulls() for name in TABLES))
-    names = pseudonyms(ids)
-    files = files.with_columns(worker=pl.col("id").replace_strict(names, return_dtype=pl.String)).with_columns(
-        file=pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/", ignore_nulls=True)
-    )
-    files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
-    counts, quarantine = [], []
-    sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
+def _check_lines(reasons: pl.DataFrame, quarantine: pl.DataFrame, paths: dict[str, str], limit: float) -> None:
+    """Stop where the rules of a line, or unknown names of files, took more than a share of the behaviour rows."""
+    for kind, words in _KINDS.items():
+        own = reasons.filter(pl.col("outcome") != "noted", kind=kind)
+        lost = own.filter(outcome="quarantined").group_by("reason").agg(pl.col("rows").sum()).sort("rows", "reason")
+        if lost.height:
+            reason = lost["reason"][-1]
+            file, row, _, line = quarantine.filter(pl.col("file").is_in(list(paths)), reason=reason).row(0)
+            hint = next((f" ({said})" for sign, said in _HINTS.items() if re.search(sign, line)), "")
+            what = f"{words} are lost, most to the rule '{REASONS[reason]}', the first {line[:80]!r}{hint}"
+            _stop(f"{_where(paths[file])}:{row}", int(lost["rows"].sum()), int(own["rows"].sum()), limit, what)
+    unknown = reasons.filter(kind="other")
+    if unknown.height:
+        rows = reasons.filter(pl.col("outcome") != "noted", pl.col("kind") != "table")["rows"].sum()
+        what = f"behaviour rows are in files of unknown place or name; known are PARTICIPANT/TASK/{' '.join(BEHAVIOUR)}"
+        _stop(f"user_behavior: {unknown['file'][0]}", int(unknown["rows"].sum()), int(rows), limit, what)
+
+# %% ../../nbs/01_data.ipynb #05d260d4
+def _no_question(counted: pl.DataFrame, files: pl.DataFrame, queries: pl.DataFrame, limit: float) -> pl.DataFrame:
+    """Count in `no_question` the rows of recordings that no question belongs to; stop where they are many."""
+    asked = queries.select("worker", "task", asked=pl.lit(True)).unique()
+    counted = counted.join(asked, on=["worker", "task"], how="left", maintain_order="left")
+    counted = counted.with_columns(no_question=pl.when(pl.col("asked").is_null()).then("rows_parsed").otherwise(0))
+    alone = counted.filter(pl.col("no_question") > 0)
+    if alone.height:
+        path = files.filter(file=alone["file"][0])["path"][0]
+        what = "recorded rows are of a participant and task that no row of query_logs_table.csv names"
+        _stop(_where(path), int(alone["no_question"].sum()), int(counted["rows_parsed"].sum()), limit, what)
+    return counted.drop("asked")
+
+# %% ../../nbs/01_data.ipynb #451b4756
+_COUNTED = {
+    "file": pl.String,
+    "kind": pl.String,
+    "carriage_return": pl.UInt32,
+    "rows_total": pl.UInt32,
+    "rows_parsed": pl.UInt32,
+    "text_rows": pl.UInt32,
+    "minutes": pl.Float64,
+    "worker": pl.String,
+    "task": pl.Int64,
+}
+_REFUSED = {"file": pl.String, "row": pl.UInt32, "reason": pl.String, "line": pl.String}
+
+
+def _stream(files: pl.DataFrame, sinks: dict, doubled: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Parse behaviour files into sinks, participant by participant; what was counted and what was refused."""
+    counts, quarantine = [pl.DataFrame(schema=_COUNTED)], [pl.DataFrame(schema=_REFUSED)]
     parts = [
         (batch["worker"].unique(maintain_order=True), kind, batch.filter(kind=kind))
         for batch in _batches(files)
         for kind in sinks
     ]
-    for (people, kind, own), (samples, refused, counted) in progress(
-        _ahead(lambda part: parse_files(part[2], part[1], doubled), parts), "parse", total=len(parts)
-    ):
+    done = _ahead(lambda part: parse_files(part[2], part[1], doubled), parts)
+    for (people, kind, own), (samples, refused, counted) in progress(done, "parse", total=len(parts)):
         sink, model = sinks[kind]
         samples, counted, start = validated(samples, model), counted.with_columns(own["worker", "task"]), 0
         rows = dict(counted.group_by("worker").agg(pl.col("rows_parsed").sum()).iter_rows())
@@ -1185,51 +1461,107 @@ def parse_release(raw: str | Path, rel_sink, abs_sink, *, excluded=(), rule: Qua
             start += rows.get(worker, 0)
         quarantine.append(refused)
         counts.append(counted)
-    queries, query_counts = read_queries(folder, names, excluded)
-    tasks, task_counts = read_tasks(folder, names)
-    workers, worker_counts = read_workers(folder, names, excluded)
-    refused = pl.concat(
-        [
-            pl.DataFrame(schema={"file": pl.String, "row": pl.UInt32, "reason": pl.String, "line": pl.String}),
-            *quarantine,
-        ]
-    )
-    counted = pl.concat([pl.DataFrame(schema=_COUNTED), *counts], how="diagonal")
-    unknown = others.select(
-        "file",
-        "kind",
-        outcome=pl.lit("quarantined"),
-        reason=pl.lit("unknown_file"),
-        rows=pl.Series([len(Path(path).read_bytes().splitlines()) for path in others["path"]], dtype=pl.Int64),
-    )
-    reasons = pl.concat(
-        [
-            _long(counted, refused),
-            unknown,
-            _table_reasons(dict(zip(TABLES, (query_counts, task_counts, worker_counts)))),
-        ]
-    )
+    return pl.concat(counts, how="diagonal"), pl.concat(quarantine)
+
+# %% ../../nbs/01_data.ipynb #8c5994df
+def _long(counted: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
+    """The counts of behaviour files, one row a file, outcome and reason."""
+    notes = ["carriage_return", *(name for name in counted.columns if name not in _COUNTED)]
+    long = lambda columns, outcome: counted.unpivot(
+        columns, index=["file", "kind"], variable_name="reason", value_name="rows"
+    ).with_columns(outcome=pl.lit(outcome))
+    why = refused.group_by("file", "reason").agg(rows=pl.len()).join(counted.select("file", "kind"), on="file")
+    parts = [
+        long(["rows_parsed"], "parsed").with_columns(reason=pl.lit("parsed")),
+        why.with_columns(outcome=pl.lit("quarantined")),
+        long(notes, "noted").filter(pl.col("rows") > 0),
+    ]
+    return pl.concat(
+        [part.select("file", "kind", "outcome", "reason", pl.col("rows").cast(pl.Int64)) for part in parts]
+    ).sort("file", "outcome", "reason")
+
+# %% ../../nbs/01_data.ipynb #499f46c2
+def _unknown(others: pl.DataFrame) -> pl.DataFrame:
+    """The ledger's rows of files that the layout does not know."""
+    rows = pl.Series([len(Path(path).read_bytes().splitlines()) for path in others["path"]], dtype=pl.Int64)
+    return others.select("file", "kind", outcome=pl.lit("quarantined"), reason=pl.lit("unknown_file"), rows=rows)
+
+
+def _table_reasons(counts: dict[str, dict[str, int]]) -> pl.DataFrame:
+    """The ledger's rows of the tables."""
+    rows = []
+    for file, count in counts.items():
+        lost = {reason: count[reason] for reason in ("no_key", "duplicate")}
+        rows.append((file, "table", "parsed", "parsed", count["rows_total"] - sum(lost.values())))
+        rows += [(file, "table", "quarantined", reason, number) for reason, number in lost.items() if number]
+        noted = {reason: number for reason, number in count.items() if reason not in {"rows_total", *lost}}
+        rows += [(file, "table", "noted", reason, number) for reason, number in noted.items() if number]
+    columns = ("file", "kind", "outcome", "reason", "rows")
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String) | {"rows": pl.Int64}, orient="row")
+
+
+def _ledger(reasons: pl.DataFrame) -> pl.DataFrame:
+    """Sum the reasons to one row a file, see `Ledger`."""
     total = lambda outcome: pl.col("rows").filter(outcome=outcome).sum()
-    ledger = (
-        reasons.group_by("file", "kind", maintain_order=True)
-        .agg(rows_parsed=total("parsed"), rows_quarantined=total("quarantined"))
-        .select(
-            "file",
-            "kind",
-            pl.sum_horizontal("rows_parsed", "rows_quarantined").alias("rows_total"),
-            "rows_parsed",
-            "rows_quarantined",
-        )
+    sums = reasons.group_by("file", "kind", maintain_order=True).agg(
+        rows_parsed=total("parsed"), rows_quarantined=total("quarantined")
     )
+    every = pl.sum_horizontal("rows_parsed", "rows_quarantined").alias("rows_total")
+    return sums.select("file", "kind", every, "rows_parsed", "rows_quarantined")
+
+# %% ../../nbs/01_data.ipynb #f33377e0
+def _listed(folder: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    """All behaviour files with the pseudonym of their participant, and the pseudonym of every participant."""
+    files = behaviour_files(folder)
+    tables = (read_table(folder, name)["user_id"].drop_nulls() for name in TABLES)
+    names = pseudonyms({*files["id"].drop_nulls(), *(plain_id(id) for ids in tables for id in ids)})
+    worker = pl.col("id").replace_strict(names, return_dtype=pl.String)
+    file = pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/", ignore_nulls=True)
+    return files.with_columns(worker=worker).with_columns(file=file), names
+
+# %% ../../nbs/01_data.ipynb #5f159e67
+def parse_release(
+    raw: str | Path,
+    rel_sink,
+    abs_sink,
+    *,
+    excluded: Iterable[str] = (),
+    rule: QualityRule = _RULE,
+    max_lost_share: float = MAX_LOST_SHARE,
+) -> Release:
+    """Parse a dataset folder, streaming the samples participant by participant.
+
+    Parameters
+    ----------
+    raw : folder laid out like the release, or one that has it as `dataset`
+    rel_sink, abs_sink : have `write(worker, frame)`, called once for each participant with behaviour
+    excluded : raw ids of the participants that the study leaves out
+    rule : thresholds of the study's exclusion rule
+    max_lost_share : most that a rule may take of a kind of rows, or of a column's values; 1 never stops
+
+    Raises
+    ------
+    InputError
+        A file or column is missing, a file is none of the layout's, a time or number has no one meaning, or more is
+        lost than `max_lost_share`.
+    """
+    folder = dataset_folder(raw)
+    files, names = _listed(folder)
+    queries, query_counts = read_queries(folder, names, excluded, max_lost_share)
+    tasks, task_counts = read_tasks(folder, names, max_lost_share)
+    workers, worker_counts = read_workers(folder, names, excluded, max_lost_share)
+    files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
+    sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
+    counted, refused = _stream(files, sinks, quotes_doubled(folder))
+    paths = dict(files.select("file", "path").iter_rows())
+    reasons = pl.concat([_long(counted, refused), _unknown(others)])
+    _check_lines(reasons, refused, paths, max_lost_share)
+    counted = _no_question(counted, files, queries, max_lost_share)
+    tables = _table_reasons(dict(zip(TABLES, (query_counts, task_counts, worker_counts))))
+    reasons = pl.concat([_long(counted, refused), _unknown(others), tables])
     workers = workers.join(rule.measure(counted.filter(kind="rel")), on="worker", how="left", maintain_order="left")
-    return Release(
-        validated(queries, Queries),
-        validated(tasks, Tasks),
-        validated(workers, Workers),
-        validated(ledger, Ledger),
-        reasons,
-        refused,
-    )
+    frames = ((queries, Queries), (tasks, Tasks), (workers, Workers), (_ledger(reasons), Ledger))
+    return Release(*(validated(frame, model) for frame, model in frames), reasons, refused)
 
 # %% ../../nbs/01_data.ipynb #276f7147
 class _Memory:
@@ -1256,45 +1588,6 @@ def load(raw: str | Path, **options) -> Release:
         release,
         samples_rel=pl.concat(rel.frames) if rel.frames else None,
         samples_abs=pl.concat(abs_.frames) if abs_.frames else None,
-    )
-
-# %% ../../nbs/01_data.ipynb #8c5994df
-def _long(counted: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
-    notes = ["carriage_return", *(name for name in counted.columns if name not in _COUNTED)]
-    long = lambda columns, outcome: counted.unpivot(
-        columns, index=["file", "kind"], variable_name="reason", value_name="rows"
-    ).with_columns(outcome=pl.lit(outcome))
-    why = (
-        refused.group_by("file", "reason")
-        .agg(rows=pl.len())
-        .join(counted.select("file", "kind"), on="file")
-        .with_columns(outcome=pl.lit("quarantined"))
-    )
-    parts = [
-        long(["rows_parsed"], "parsed").with_columns(reason=pl.lit("parsed")),
-        why,
-        long(notes, "noted").filter(pl.col("rows") > 0),
-    ]
-    return pl.concat(
-        [part.select("file", "kind", "outcome", "reason", pl.col("rows").cast(pl.Int64)) for part in parts]
-    ).sort("file", "outcome", "reason")
-
-
-def _table_reasons(counts: dict[str, dict[str, int]]) -> pl.DataFrame:
-    rows = []
-    for file, count in counts.items():
-        lost = {reason: count[reason] for reason in ("no_key", "duplicate")}
-        rows.append((file, "table", "parsed", "parsed", count["rows_total"] - sum(lost.values())))
-        rows += [(file, "table", "quarantined", reason, number) for reason, number in lost.items() if number]
-        rows += [
-            (file, "table", "noted", reason, number)
-            for reason, number in count.items()
-            if number and reason not in {"rows_total", *lost}
-        ]
-    return pl.DataFrame(
-        rows,
-        schema={"file": pl.String, "kind": pl.String, "outcome": pl.String, "reason": pl.String, "rows": pl.Int64},
-        orient="row",
     )
 
 # %% ../../nbs/01_data.ipynb #0c52e0e1
@@ -1328,7 +1621,7 @@ def ledger_summary(reasons: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/01_data.ipynb #3276dbe7
-def exclusion_table(workers: pl.DataFrame, rule: QualityRule = QualityRule()) -> pl.DataFrame:
+def exclusion_table(workers: pl.DataFrame, rule: QualityRule = _RULE) -> pl.DataFrame:
     """Set the rule beside the published list, participant by participant.
 
     Parameters
@@ -1339,8 +1632,8 @@ def exclusion_table(workers: pl.DataFrame, rule: QualityRule = QualityRule()) ->
     Returns
     -------
     polars.DataFrame
-        worker, rows, text_rows, minutes, text_share, short_of (measures below the threshold), rule, list ("out" or "in"), agree; participants with behaviour,
-        those on whom the two differ first
+        worker, rows, text_rows, minutes, text_share, short_of (measures below the threshold), rule, list ("out" or
+        "in"), agree; participants with behaviour, those on whom the two differ first
     """
     short = [
         pl.when(pl.col(name) < least).then(pl.lit(label))
@@ -1367,3 +1660,90 @@ def exclusion_table(workers: pl.DataFrame, rule: QualityRule = QualityRule()) ->
         .with_columns(agree=pl.col("rule") == pl.col("list"))
         .sort("agree", "list", "worker", descending=[False, True, False])
     )
+
+# %% ../../nbs/01_data.ipynb #c985bf26
+def exclusion_agreement(table: pl.DataFrame, rule: QualityRule = _RULE) -> dict[str, float | int | None]:
+    """How far rule and list agree.
+
+    Parameters
+    ----------
+    table : from `exclusion_table`
+    rule : the thresholds
+
+    Returns
+    -------
+    dict
+        agree (share), kappa (Cohen's; None when one side names nobody or the two are constant), both, list_only,
+        rule_only, differ (participants), differ_far (of these: no measure within a quarter of its threshold
+        decides).
+    """
+    by = lambda list_, rule_: table.filter(pl.col("list") == list_, pl.col("rule") == rule_).height
+    several = table["list"].n_unique() > 1 or (table["rule"].n_unique() > 1 and (table["list"] == "out").any())
+    nearest = pl.min_horizontal(
+        pl.col("rows") / rule.min_rows,
+        pl.col("text_rows") / rule.min_text_rows,
+        pl.col("minutes") / rule.min_minutes,
+        pl.col("text_share") / rule.min_text_share,
+    )
+    differ = table.filter(~pl.col("agree"))
+    return {
+        "agree": table["agree"].sum() / max(table.height, 1),
+        "kappa": float(cohen_kappa_score(table["list"], table["rule"])) if several else None,
+        "both": by("out", "out"),
+        "list_only": by("out", "in"),
+        "rule_only": by("in", "out"),
+        "differ": differ.height,
+        "differ_far": differ.filter((nearest > 1.25) | (nearest < 0.8)).height,
+    }
+
+# %% ../../nbs/01_data.ipynb #f5280917
+_LOOKS = {  # (list, rule) -> label, colour, symbol
+    ("in", "in"): ("kept by both", COLOURS["null"], "circle"),
+    ("out", "out"): ("left out by both", COLOURS["text"], "x"),
+    ("out", "in"): ("left out by the list only", COLOURS["gaze"], "diamond"),
+    ("in", "out"): ("left out by the rule only", COLOURS["mouse"], "square"),
+}
+
+
+def exclusion_figure(table: pl.DataFrame, rule: QualityRule = _RULE) -> go.Figure:
+    """Draw participants by samples and samples with a snippet; marks say who leaves them out.
+
+    `table` comes from `exclusion_table`.
+    """
+    figure = go.Figure()
+    hover = (
+        "%{customdata[0]}: %{x:.0f} samples, %{y:.0f} on text, %{customdata[1]:.1f} min, %{customdata[2]:.0%} on text"
+    )
+    for (list_, rule_), (label, colour, symbol) in _LOOKS.items():
+        own = table.filter(pl.col("list") == list_, pl.col("rule") == rule_)
+        figure.add_scatter(
+            x=own["rows"],
+            y=own["text_rows"],
+            customdata=own.select("worker", "minutes", "text_share").rows(),
+            mode="markers",
+            name=f"{label} ({own.height})",
+            marker=dict(color=colour, symbol=symbol, size=9, line=dict(width=0.5, color="white")),
+            hovertemplate=hover + "<extra></extra>",
+        )
+    figure.add_vline(x=rule.min_rows, line=dict(dash="dot", width=1))
+    figure.add_hline(y=rule.min_text_rows, line=dict(dash="dot", width=1))
+    x, y = "samples a file (mean over tasks)", "samples with a snippet"
+    return figure.update_layout(xaxis=dict(title=x, type="log"), yaxis=dict(title=y, type="log"), height=430)
+
+# %% ../../nbs/01_data.ipynb #d9e344d2
+def missing_answers(queries: pl.DataFrame, tasks: pl.DataFrame, workers: pl.DataFrame) -> pl.DataFrame:
+    """Count the answers that were not given: what, rows (those for which it was asked), missing, share."""
+    pairs, singles = queries.filter(mode="pairwise"), queries.filter(mode="pointwise")
+    asked = [
+        ("satisfaction, one answer", singles["likert_1"]),
+        ("satisfaction, left answer", pairs["likert_1"]),
+        ("satisfaction, right answer", pairs["likert_2"]),
+        ("preferred side", pairs["preference"]),
+        ("better than the answer before, from turn 2", singles.filter(pl.col("turn") > 1)["preference"]),
+        ("time of the question", queries["asked_ms"]),
+        ("calibration score of a finished task", tasks.filter(pl.col("finished_ms").is_not_null())["accuracy"]),
+        ("age of a participant who consented", workers.filter(pl.col("consent"))["age"]),
+    ]
+    rows = [(what, len(values), values.null_count()) for what, values in asked]
+    table = pl.DataFrame(rows, schema=["what", "rows", "missing"], orient="row")
+    return table.with_columns(share=pl.col("missing") / pl.max_horizontal("rows", 1))

@@ -4,29 +4,35 @@
 
 # %% auto #0
 __all__ = ['CUES', 'MODELS', 'CHAR_PX', 'LINE_PX', 'TOP_PX', 'LEFT_PX', 'STYLES', 'MOUSE_STYLES', 'ERAS', 'READING', 'RATING',
-           'COMPOSING', 'PULL', 'TRUTH', 'QUERY_COLUMNS', 'TASK_COLUMNS', 'RECORD_COLUMNS', 'Links', 'topic',
-           'write_question', 'write_answer', 'wrap_lines', 'snippet', 'Worker', 'draw_worker', 'utility', 'rate',
-           'Page', 'sample_times', 'Texts', 'Task', 'simulate_task', 'write_task', 'simulate_worker', 'simulate',
-           'simulate_for_run', 'describe_samples', 'describe_queries', 'compare_studies']
+           'COMPOSING', 'PULL', 'TRUTH', 'Links', 'topic', 'write_question', 'write_answer', 'wrap_lines', 'snippet',
+           'Worker', 'draw_worker', 'draw_utility', 'rate', 'TaskPage', 'sample_times', 'Texts', 'Task',
+           'simulate_task', 'write_task', 'simulate_worker', 'simulate', 'simulate_for_run', 'describe_samples',
+           'describe_queries', 'describe_study', 'describe_simulated', 'compare_studies', 'calibration_figure',
+           'calibration_table']
 
 # %% ../../nbs/02_simulate.ipynb #35a6f0fa
 import csv
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
 from scipy.signal import lfilter
 from scipy.stats import ks_2samp
 
 from ..base.files import InputError, atomic_path
+from ..base.plots import COLOURS
+from ..base.study import Sink
 from ..base.terminal import progress
-from .data import NOTICE
+from .data import MODELS as RELEASED_MODELS
+from .data import NOTICE, TABLES, parse_release
 
 # %% ../../nbs/02_simulate.ipynb #906f88da
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Links:
     Parameters
     ----------
     gaze
-        Utility -> gaze: time per side, reading depth, re-reading and the last look (the gaze cascade, Shimojo et al. 2003).
+        Utility -> gaze: time per side, reading depth, re-reading, last look (gaze cascade, Shimojo et al. 2003).
     mouse
         Utility -> mouse: the panel where the cursor rests while reading.
     text
@@ -46,9 +52,9 @@ class Links:
     heterogeneity
         Spread of workers' tastes, styles and personal link strengths; 0 makes all workers alike.
     noise
-        Label noise: standard deviation of what is added to utility before a label is given (1 = a half unit of utility).
+        Label noise: standard deviation of what is added to utility before a label is given (1: half a unit).
     rating_clicks
-        Leak: share of turns in which the cursor visits the buttons that were really pressed; in the others it visits any.
+        Leak: share of turns in which the cursor visits the buttons really pressed; in the others it visits any.
     """
 
     gaze: float = 1.0
@@ -71,135 +77,31 @@ class Links:
         """A world without signal: gaze, mouse, text and rating links cut."""
         return replace(cls(gaze=0.0, mouse=0.0, text=0.0, rating_clicks=0.0), **kept)
 
-# %% ../../nbs/02_simulate.ipynb #4fd4f049
+# %% ../../nbs/02_simulate.ipynb #a972358a
 CUES = ("specific", "structured", "focused", "hedged", "long")
 _TASTE = np.array([0.7, 0.3, 0.5, -0.5, -0.3])  # what the average worker likes, on unit-variance cues
 
-MODELS = (
-    "gpt-4o-mini",
-    "claude-sonnet-4-5-20250929",
-    "meta-llama/Llama-3.3-70B-Instruct-Turbo",
-    "deepseek-ai/DeepSeek-V3",
-)
-_KINDS = {
-    "city": (
-        "harbour",
-        "old town",
-        "cathedral",
-        "tram network",
-        "university",
-        "market hall",
-        "river front",
-        "city wall",
-    ),
-    "film": (
-        "screenplay",
-        "soundtrack",
-        "lead role",
-        "final scene",
-        "production",
-        "box office",
-        "sequel",
-        "costume design",
-    ),
-    "scientist": (
-        "early work",
-        "laboratory",
-        "famous experiment",
-        "textbook",
-        "prize lecture",
-        "theory",
-        "students",
-        "correspondence",
-    ),
-    "football club": (
-        "home stadium",
-        "youth academy",
-        "first title",
-        "rivalry",
-        "coach",
-        "supporters",
-        "transfer record",
-        "club colours",
-    ),
-    "element": (
-        "melting point",
-        "discovery",
-        "industrial use",
-        "isotopes",
-        "ore",
-        "toxicity",
-        "crystal structure",
-        "price",
-    ),
-    "festival": (
-        "opening day",
-        "parade",
-        "music programme",
-        "food stalls",
-        "history",
-        "dress code",
-        "fireworks",
-        "organisers",
-    ),
-    "novel": ("narrator", "first edition", "plot twist", "main theme", "translation", "setting", "reception", "ending"),
-    "river": ("source", "delta", "floods", "fish", "dams", "bridges", "trade route", "water quality"),
+MODELS = tuple(model for model in RELEASED_MODELS if "claude-3-5" not in model)  # the last version of each
+_KINDS = {  # kind of topic -> what there is to ask about it
+    "city": "harbour, old town, cathedral, tram network, university, market hall, river front, city wall",
+    "film": "screenplay, soundtrack, lead role, final scene, production, box office, sequel, costume design",
+    "scientist": "early work, laboratory, famous experiment, textbook, prize lecture, theory, students, correspondence",
+    "football club": "home stadium, youth academy, first title, rivalry, coach, supporters, transfer record, club "
+    "colours",
+    "element": "melting point, discovery, industrial use, isotopes, ore, toxicity, crystal structure, price",
+    "festival": "opening day, parade, music programme, food stalls, history, dress code, fireworks, organisers",
+    "novel": "narrator, first edition, plot twist, main theme, translation, setting, reception, ending",
+    "river": "source, delta, floods, fish, dams, bridges, trade route, water quality",
 }
-_HEADS = (
-    "Al",
-    "Bel",
-    "Cor",
-    "Dan",
-    "El",
-    "Fen",
-    "Gal",
-    "Hol",
-    "Ist",
-    "Jor",
-    "Kel",
-    "Lun",
-    "Mar",
-    "Nor",
-    "Or",
-    "Pel",
-    "Quin",
-    "Ros",
-    "Sil",
-    "Tor",
-    "Ul",
-    "Ver",
-    "Wes",
-    "Zan",
-)
-_TAILS = (
-    "ava",
-    "beck",
-    "dale",
-    "enor",
-    "field",
-    "gard",
-    "ham",
-    "ia",
-    "karo",
-    "lund",
-    "mont",
-    "nova",
-    "ope",
-    "ria",
-    "stein",
-)
+_ASPECTS = {kind: aspects.split(", ") for kind, aspects in _KINDS.items()}
+_HEADS = "Al Bel Cor Dan El Fen Gal Hol Ist Jor Kel Lun Mar Nor Or Pel Quin Ros Sil Tor Ul Ver Wes Zan".split()
+_TAILS = "ava beck dale enor field gard ham ia karo lund mont nova ope ria stein".split()
 _PEOPLE = (
-    "Ada Brenner",
-    "Luis Ortega",
-    "Mei Tanaka",
-    "Olu Adeyemi",
-    "Ingrid Dahl",
-    "Ravi Menon",
-    "Claire Dubois",
-    "Jonas Weber",
-    "Sofia Rossi",
-    "Tom O'Neill",
-)
+    "Ada Brenner, Luis Ortega, Mei Tanaka, Olu Adeyemi, Ingrid Dahl, Ravi Menon, Claire Dubois, Jonas Weber, Sofia "
+    "Rossi, Tom O'Neill"
+).split(", ")
+
+# %% ../../nbs/02_simulate.ipynb #4fd4f049
 _QUESTIONS = (
     "What is the {aspect} of {topic} known for?",
     "what is {topic}",
@@ -212,10 +114,14 @@ _QUESTIONS = (
     "{aspect} of {topic}",
     "{topic} {other}",
     "Who started the {aspect}?",
-    "I read that {topic} owes much of its name to the {aspect}, but others say that the {other} mattered more. What do historians say about this, and which of the two views is better supported?",
-    "Could you describe step by step how the {aspect} developed, who was involved in it, what it meant for the {other}, and what a visitor who knows nothing about {topic} should look at first?",
+    "I read that {topic} owes much of its name to the {aspect}, but others say that the {other} mattered more. What "
+    "do historians say about this, and which of the two views is better supported?",
+    "Could you describe step by step how the {aspect} developed, who was involved in it, what it meant for the "
+    "{other}, and what a visitor who knows nothing about {topic} should look at first?",
 )
-_SENTENCES = {
+
+# %% ../../nbs/02_simulate.ipynb #71c002a0
+_SENTENCES = {  # what a sentence does -> sentences that do it
     "specific": (
         "In {year}, {person} measured {n} units of change in the {aspect}, a figure confirmed twice by {year2}.",
         "The {aspect} was completed on {day} May {year} at a cost of {n},{n2} crowns.",
@@ -264,7 +170,7 @@ _SENTENCES = {
 }
 _WORD = {"specific": "Facts", "focused": "Why it matters", "hedged": "Caveats", "plain": "Background"}
 
-
+# %% ../../nbs/02_simulate.ipynb #888e5ce9
 def topic(task: int) -> tuple[str, str]:
     """Name and kind of the topic with this task id; the same in every simulated study."""
     kinds = tuple(_KINDS)
@@ -275,24 +181,21 @@ def topic(task: int) -> tuple[str, str]:
 def write_question(rng: np.random.Generator, task: int) -> tuple[str, dict]:
     """A question on the task's topic, and the slots that an answer to it fills."""
     name, kind = topic(task)
-    aspect, other = rng.choice(_KINDS[kind], 2, replace=False)
+    aspect, other = rng.choice(_ASPECTS[kind], 2, replace=False)
     slots = {"topic": f"the {kind} {name}", "aspect": str(aspect), "other": str(other)}
     return _QUESTIONS[rng.integers(len(_QUESTIONS))].format(**slots), slots
 
 # %% ../../nbs/02_simulate.ipynb #e405b786
-def write_answer(rng: np.random.Generator, slots: dict, cues: np.ndarray, length: int, bullets: bool) -> str:
-    """An answer of about `length` characters whose wording shows `cues` (see `CUES`, unit variance each)."""
+def _sentences(rng: np.random.Generator, slots: dict, cues: np.ndarray, most: int) -> Iterator[tuple[str, str]]:
+    """Sentences one after the other, each with what it does; what comes next depends on the cues."""
     odds = np.exp(np.array([0.9 * cues[0], 0.9 * cues[2], 0.9 * cues[3] - 0.4, 0.3]))
-    kinds = rng.choice(4, size=length // 55 + 3, p=odds / odds.sum())
+    kinds = rng.choice(4, size=most, p=odds / odds.sum())
     picks = rng.integers(0, 1 << 30, size=(len(kinds), 7))
-    structured = bullets or cues[1] > 0.8
-    lines, size = ([f"### {slots['topic'].title()}"] if cues[1] > 1.2 else []), 0
     names, used = ("specific", "focused", "hedged", "plain"), [0, 0, 0, 0]
     for kind, pick in zip(kinds.tolist(), picks.tolist()):
         bank = _SENTENCES[names[kind]]
         used[kind] += 1 + pick[0] % (len(bank) - 1)  # never the same sentence twice in a row
-        text = bank[used[kind] % len(bank)].format(
-            **slots,
+        fill = dict(
             year=1820 + pick[1] % 150,
             year2=1975 + pick[2] % 50,
             person=_PEOPLE[pick[3] % 10],
@@ -300,7 +203,15 @@ def write_answer(rng: np.random.Generator, slots: dict, cues: np.ndarray, length
             n2=10 + pick[5] % 80,
             day=1 + pick[6] % 31,
         )
-        lines.append(f"- **{_WORD[names[kind]]}**: {text}" if structured else text)
+        yield names[kind], bank[used[kind] % len(bank)].format(**slots, **fill)
+
+
+def write_answer(rng: np.random.Generator, slots: dict, cues: np.ndarray, length: int, bullets: bool) -> str:
+    """An answer of about `length` characters whose wording shows `cues` (see `CUES`, unit variance each)."""
+    structured = bullets or cues[1] > 0.8
+    lines, size = ([f"### {slots['topic'].title()}"] if cues[1] > 1.2 else []), 0
+    for kind, text in _sentences(rng, slots, cues, length // 55 + 3):
+        lines.append(f"- **{_WORD[kind]}**: {text}" if structured else text)
         size += len(lines[-1]) + 1
         if size >= length:
             break
@@ -316,7 +227,7 @@ CHAR_PX, LINE_PX, TOP_PX, LEFT_PX = 11.0, 70.0, 336.0, 20.0
 
 
 def wrap_lines(text: str, columns: int) -> np.ndarray:
-    """Start of each visual line of `text` wrapped between words at `columns` characters, with `len(text)` as last entry."""
+    """Start of each line of `text` wrapped between words at `columns` characters; `len(text)` is the last entry."""
     starts, begin = [], 0
     for paragraph in text.split("\n"):
         end = begin + len(paragraph)
@@ -337,7 +248,7 @@ def snippet(text: str, char: int, line_start: int, line_end: int) -> str:
 # %% ../../nbs/02_simulate.ipynb #7b1e4ba4
 STYLES = {"careful": 0.35, "skimmer": 0.25, "comparer": 0.25, "end_jumper": 0.15}
 MOUSE_STYLES = {"follower": 0.25, "resting": 0.4, "parked": 0.35}
-ERAS = {  # first day, share of workers, median gap ms, columns of a rel file have a flag, pairwise y counts the scrolled part
+ERAS = {  # first day, share of workers, median gap ms, whether rel files have a flag, whether y counts what is scrolled
     "2025-09": (1757376000000, 0.10, 205.0, False, False),
     "2025-11": (1763337600000, 0.75, 76.0, True, False),
     "2026-01": (1768608000000, 0.15, 80.0, True, True),
@@ -402,7 +313,7 @@ def draw_worker(rng: np.random.Generator, links: Links) -> Worker:
     )
 
 # %% ../../nbs/02_simulate.ipynb #7191dbcc
-def utility(rng: np.random.Generator, cues: np.ndarray, taste: tuple[float, ...], links: Links) -> np.ndarray:
+def draw_utility(rng: np.random.Generator, cues: np.ndarray, taste: tuple[float, ...], links: Links) -> np.ndarray:
     """Utility (mean 0, variance 1) of answers with `cues` (n x 5) to a worker with unit vector `taste`."""
     a = min(1.0, 0.6 * links.text)
     return a * (cues @ np.array(taste)) + np.sqrt(1 - a * a) * rng.standard_normal(len(cues))
@@ -416,7 +327,8 @@ def rate(value: np.ndarray, generosity: float) -> np.ndarray:
 class _Timeline:
     """Fixations of one task: durations (ms), what is looked at, and where the mouse goes.
 
-    A fixation is a row of `parts`: ms, side (0 off the panels), character, x and y in the window (px, off the panels only), turn, page scroll (px), phase.
+    A fixation is a row of `parts`: ms, side (0 off the panels), character, x and y in the window (px, off the
+    panels only), turn, page scroll (px), phase.
     """
 
     def __init__(self, pace: float):
@@ -464,12 +376,17 @@ def _logistic(x):
 
 # %% ../../nbs/02_simulate.ipynb #93e39af2
 @dataclass(frozen=True)
-class Page:
+class TaskPage:
     """Where things are in the browser window of a worker's task, px."""
 
     width: float
     height: float
     pairwise: bool
+
+    @property
+    def sides(self) -> int:
+        """Panels, hence answers, on the page."""
+        return 2 if self.pairwise else 1
 
     @property
     def panel(self) -> tuple[float, float]:
@@ -491,44 +408,57 @@ class Page:
         return max(0.0, TOP_PX + self.panel[1] + 240 - self.height)
 
     def button(self, row: int, share: float) -> tuple[float, float]:
-        """Centre of a button in row 0, 1, ... of the controls, `share` of the window's width from its left, once the page is scrolled to them."""
+        """Centre of a button in row 0, 1, ... of the controls in view, `share` of the window's width from its left."""
         return share * self.width, TOP_PX + self.panel[1] - self.rating_scroll + 50 + 70 * row
 
 # %% ../../nbs/02_simulate.ipynb #c3bf5a39
 _RATINGS = (0.375, 0.4583, 0.5417, 0.625, 0.7083)  # where the buttons 1..5 are, share of the window's width
 _CHOICES = (0.5, 0.6667)  # the left answer is better, the right one is
 
-# %% ../../nbs/02_simulate.ipynb #00da34a6
+# %% ../../nbs/02_simulate.ipynb #0812270b
 READING, RATING, COMPOSING = 1, 2, 3
 PULL = {"depth": 0.25, "again": 0.45, "hand": 0.25}  # effect of one unit of utility, in logits
 
 
-def _read_turn(rng, line, worker, links, page, lengths, u):
-    """Reading phase of one turn: fixations and resting places of the mouse, from the utilities `u` of the shown answers."""
-    line.phase, line.scroll = READING, 0.0
+@dataclass(frozen=True)
+class _Manner:
+    """How a worker goes about one turn."""
+
+    order: list[int]  # the sides, that of the first look first
+    depth: np.ndarray  # share of each answer that is read
+    step: float  # characters a fixation
+    effort: float
+    gain: float  # how strongly utility draws the eye
+    grip: float  # and the hand
+    away: bool  # the hand does other things
+    follow: bool  # the mouse follows the eye
+
+
+def _draw_manner(rng, worker, links, u) -> _Manner:
+    """The manner of a turn whose answers have utilities `u`."""
     gain = 0.0 if worker.careless else links.gaze * worker.gaze_gain
     grip = 0.0 if worker.careless else links.mouse * worker.mouse_gain
-    sides = len(lengths)
-    margin = u[1] - u[0] if sides == 2 else u[0]
-    width, height = page.panel
-    away = rng.random() < 0.3  # in some turns the hand does other things
-    follow = worker.mouse_style == "follower" and not away
+    away = rng.random() < 0.3
     effort = 0.35 * worker.pace * np.exp(1.1 * rng.standard_normal()) * (0.3 if worker.careless else 1.0)
     step = worker.step * (2.0 if worker.style == "skimmer" else 1.0)
-    depth = _logistic(worker.depth + 0.6 * np.log(effort) + PULL["depth"] * gain * u + 0.9 * rng.standard_normal(sides))
-    ends = depth * lengths
-    first = 0 if rng.random() < worker.left_first else sides - 1
-    order = [first, 1 - first] if sides == 2 else [0]
-    start = line.now
-    line.look(rng, page.width / 2, TOP_PX + 40, rng.uniform(300, 1500))
-    if worker.style == "comparer" and sides == 2:
+    patience = worker.depth + 0.6 * np.log(effort)
+    depth = _logistic(patience + PULL["depth"] * gain * u + 0.9 * rng.standard_normal(len(u)))
+    first = 0 if rng.random() < worker.left_first else len(u) - 1
+    order = [first, 1 - first] if len(u) == 2 else [0]
+    return _Manner(order, depth, step, effort, gain, grip, away, worker.mouse_style == "follower" and not away)
+
+# %% ../../nbs/02_simulate.ipynb #bc2ba608
+def _go_through(rng, line, style, page, lengths, manner):
+    """Read each side once, as far as the manner of the turn says."""
+    order, ends, step, follow = manner.order, manner.depth * lengths, manner.step, manner.follow
+    if style == "comparer" and len(order) == 2:
         at, chunk = [0.0, 0.0], rng.uniform(150, 320)
         while at[0] < ends[0] or at[1] < ends[1]:
             for s in order:
                 if at[s] < ends[s]:
                     line.read(rng, s + 1, at[s], min(at[s] + chunk, ends[s]), step, follow)
                     at[s] += chunk
-    elif worker.style == "end_jumper":
+    elif style == "end_jumper":
         for s in order:
             line.read(rng, s + 1, 0, 0.35 * ends[s], step, follow)
             line.read(rng, s + 1, max(lengths[s] - 0.4 * ends[s], 0), lengths[s], step, follow)
@@ -540,8 +470,14 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
     for s in order:  # down to the end, towards the rating controls
         if rng.random() < 0.4:
             line.read(rng, s + 1, max(lengths[s] - 80, 0), lengths[s], step, follow)
-    eager = effort * (np.exp(PULL["again"] * gain * u[0]) if sides == 1 else 1.0)
-    for _ in range(rng.poisson(2.5 * min(eager, 8.0))):  # read again, more often what is liked
+
+# %% ../../nbs/02_simulate.ipynb #436e71d6
+def _read_again(rng, line, page, lengths, u, manner):
+    """Second looks, drawn by the utilities `u`."""
+    sides, gain, step, follow = len(lengths), manner.gain, manner.step, manner.follow
+    margin = u[1] - u[0] if sides == 2 else u[0]
+    eager = manner.effort * (np.exp(PULL["again"] * gain * u[0]) if sides == 1 else 1.0)
+    for _ in range(rng.poisson(2.5 * min(eager, 8.0))):
         s = int(rng.random() < _logistic(PULL["again"] * gain * margin)) if sides == 2 else 0
         begin = lengths[s] * rng.beta(1, 1.6)
         line.read(rng, s + 1, begin, min(begin + rng.uniform(60, 400), lengths[s]), step, follow)
@@ -552,6 +488,12 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
         begin = rng.uniform(0, 0.7 * lengths[s])
         line.read(rng, s + 1, begin, min(begin + rng.uniform(60, 250), lengths[s]), step, follow)
 
+# %% ../../nbs/02_simulate.ipynb #f87c54c0
+def _rest_hand(rng, line, style, page, u, manner, start):
+    """Where the mouse lies while reading, since `start`."""
+    (width, height), sides, grip = page.panel, page.sides, manner.grip
+    margin = u[1] - u[0] if sides == 2 else u[0]
+
     def hand():
         return int(rng.random() < _logistic(PULL["hand"] * grip * margin)) + 1 if sides == 2 else 1
 
@@ -559,18 +501,29 @@ def _read_turn(rng, line, worker, links, page, lengths, u):
         line.rest(t, page.left(s) + width * rng.uniform(0.05, 0.95), TOP_PX + height * rng.uniform(0.05, 0.95))
 
     seconds = (line.now - start) / 1000
-    if away:
+    if manner.away:
         line.rest(start + 0.05 * (line.now - start), page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
-    elif worker.mouse_style == "resting":
+    elif style == "resting":
         likes = grip * PULL["hand"] * max(u.max(), -2) if sides == 1 else 0.0
         for t in np.sort(rng.uniform(start, line.now, sides - 1 + rng.poisson(seconds / 5 * np.exp(0.5 * likes)))):
             settle(t, hand())
-    elif worker.mouse_style == "parked" and rng.random() < 0.3 * sides:
+    elif style == "parked" and rng.random() < 0.3 * sides:
         settle(start + 0.2 * rng.random() * (line.now - start), hand())
         if rng.random() < 0.6:
             settle(start + rng.uniform(0.3, 1) * (line.now - start), hand())
     elif rng.random() < 0.6:
         line.rest(start + 0.05 * (line.now - start), page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
+
+# %% ../../nbs/02_simulate.ipynb #00da34a6
+def _read_turn(rng, line, worker, links, page, lengths, u):
+    """Reading phase of one turn: fixations and resting places of the mouse, from the answers' utilities `u`."""
+    line.phase, line.scroll = READING, 0.0
+    manner = _draw_manner(rng, worker, links, u)
+    start = line.now
+    line.look(rng, page.width / 2, TOP_PX + 40, rng.uniform(300, 1500))
+    _go_through(rng, line, worker.style, page, lengths, manner)
+    _read_again(rng, line, page, lengths, u, manner)
+    _rest_hand(rng, line, worker.mouse_style, page, u, manner, start)
 
 # %% ../../nbs/02_simulate.ipynb #ea9e1d93
 def _rate_turn(rng, line, links, page, likert, choice):
@@ -613,7 +566,10 @@ def _wait(rng, line, page, ms):
 
 # %% ../../nbs/02_simulate.ipynb #7feb415c
 def sample_times(rng: np.random.Generator, gap_ms: float, total_ms: float) -> np.ndarray:
-    """Times of rows up to `total_ms`: gaps around `gap_ms` with the release's heavy tail (blinks, lost face, hidden tab)."""
+    """Times of rows up to `total_ms`: gaps around `gap_ms` with the release's heavy tail.
+
+    The tail is blinks, lost faces and hidden tabs.
+    """
     n = int(total_ms / gap_ms * 1.15) + 20
     gaps = gap_ms * np.exp(0.2 * rng.standard_normal(n))
     kind = rng.random(n)
@@ -676,14 +632,20 @@ class Task:
     """One simulated task: its rows in the tables and its samples."""
 
     task: int
-    page: Page
+    page: TaskPage
     queries: list[dict]
     truth: list[dict]
     row: dict
     samples: dict
 
     def positions(self) -> pl.DataFrame:
-        """Where the eyes really were at each sample: side (0 off the panels), turn (0 the notice), char (-1 off the panels), phase (see `READING`)."""
+        """Where the eyes really were at each sample.
+
+        Returns
+        -------
+        polars.DataFrame
+            task, t_ms, side (0 off the panels), turn (0 the notice), char (-1 off the panels), phase (see `READING`).
+        """
         s = self.samples
         return pl.DataFrame(
             {
@@ -696,115 +658,109 @@ class Task:
             }
         )
 
-# %% ../../nbs/02_simulate.ipynb #3c642ff7
-def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: int, load_ms: int) -> Task:
-    """Play one task of a worker, loaded at epoch `load_ms`. Odd tasks are pairwise, even ones pointwise, as in the study."""
-    page = Page(worker.width, worker.height, pairwise=bool(task % 2))
-    sides = 2 if page.pairwise else 1
-    turns = int(rng.choice([1, 2, 3, 4, 5, 6, 7], p=[0.01, 0.01, 0.78, 0.11, 0.05, 0.03, 0.01]))
-    models = rng.choice(len(MODELS), sides, replace=False)
-    line = _Timeline(worker.pace)
-    line.rest(0.0, page.width * rng.random(), page.height * rng.random())
-    line.look(rng, page.width * 0.4, 180, 1000 * np.exp(rng.normal(2.6, 0.7)), 150.0)
-    line.look(
-        rng, page.width * (0.25 if page.pairwise else 0.4), TOP_PX + 60, 1000 * np.exp(rng.normal(2.0, 0.7)), 80.0
+# %% ../../nbs/02_simulate.ipynb #2e86500e
+@dataclass(frozen=True)
+class _Shown:
+    """What a turn shows, and what it is worth to the worker."""
+
+    question: str
+    bullets: bool
+    cues: np.ndarray
+    answers: list[str]
+    utility: np.ndarray
+
+
+def _show_turn(rng, worker, links, task, models) -> _Shown:
+    """Draw a question and an answer of each model."""
+    question, slots = write_question(rng, task)
+    bullets = bool(rng.random() < 0.47)
+    cues = rng.standard_normal((len(models), len(CUES)))
+    # questions ask for much or little; answers cap at 500 tokens
+    lengths = (2750 * _logistic(1.25 * rng.standard_normal() + 0.9 * cues[:, 4])).astype(int).clip(40)
+    answers = [write_answer(rng, slots, c, n, bullets) for c, n in zip(cues, lengths.tolist())]
+    u = draw_utility(rng, cues, worker.taste, links)
+    for s, model in enumerate(models):
+        if rng.random() < 0.008:
+            fault = f"{{'code': 503, 'message': null, 'model': {model}}}"
+            answers[s] = f"AI Error. Please report to team@example.org with the following: {fault}"
+            u[s] -= 3.0 * min(1.0, links.text)
+    return _Shown(question, bullets, cues, answers, u)
+
+# %% ../../nbs/02_simulate.ipynb #8e48b2ed
+@dataclass(frozen=True)
+class _Judged:
+    """A worker's verdict on a turn; `rated` is False where the worker left before rating."""
+
+    value: np.ndarray
+    likert: np.ndarray
+    preference: int | None
+    rated: bool
+
+
+def _judge_turn(rng, worker, links, page, u, previous, last) -> _Judged:
+    """Label the answers; `previous` is the perceived value of the answer before, `last` whether the task ends here."""
+    value = u + 0.5 * links.noise * rng.standard_normal(page.sides)
+    if worker.careless:
+        value = rng.standard_normal(page.sides)
+    likert = rate(value, worker.generosity + (0.0 if page.pairwise else 0.2))
+    rated = not (last and rng.random() < 0.08)
+    if page.pairwise:
+        preference = 1 if value[0] - value[1] + links.position > 0 else 2
+    else:
+        preference = None if previous is None else int(value[0] > previous - 0.9)
+    return _Judged(value, likert, preference, rated)
+
+# %% ../../nbs/02_simulate.ipynb #9baf3777
+def _query_row(rng, task, shown, judged, models, asked_ms) -> dict:
+    """The turn's row of the question table, with the release's rare faults."""
+    two = len(models) == 2
+    given = lambda value: float(value) if judged.rated and value is not None else None
+    return dict(
+        task_id=task,
+        user_query=shown.question,
+        llm_response_1=shown.answers[0],
+        llm_response_2=shown.answers[1] if two else None,
+        llm_name_1=models[0],
+        llm_name_2=(models[1] if rng.random() > 0.001 else models[1].replace("/", "/\r\n")) if two else None,
+        likert_1=given(judged.likert[0]),
+        likert_2=given(judged.likert[1] if two else None),
+        preference=given(judged.preference),
+        adjustment=int(shown.bullets),
+        query_timestamp=_stamp(asked_ms) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
     )
-    _compose_turn(rng, line, page)
 
-    texts, queries, truth, previous = [NOTICE] * sides, [], [], None
-    for turn in range(1, turns + 1):
-        question, slots = write_question(rng, task)
-        bullets = bool(rng.random() < 0.47)
-        cues = rng.standard_normal((sides, len(CUES)))
-        lengths = (
-            (2750 * _logistic(1.25 * rng.standard_normal() + 0.9 * cues[:, 4])).astype(int).clip(40)
-        )  # questions ask for much or little; answers cap at 500 tokens
-        answers = [write_answer(rng, slots, c, n, bullets) for c, n in zip(cues, lengths.tolist())]
-        u = utility(rng, cues, worker.taste, links)
-        for s in range(sides):
-            if rng.random() < 0.008:
-                answers[s] = (
-                    f"AI Error. Please report to team@example.org with the following: {{'code': 503, 'message': null, 'model': {MODELS[models[s]]}}}"
-                )
-                u[s] -= 3.0 * min(1.0, links.text)
-        line.turn = turn
-        texts += answers
-        asked = line.now
-        lengths = np.array([len(a) for a in answers])
-        _read_turn(rng, line, worker, links, page, lengths, u)
 
-        v = u + 0.5 * links.noise * rng.standard_normal(sides)
-        if worker.careless:
-            v = rng.standard_normal(sides)
-        likert = rate(v, worker.generosity + (0.0 if page.pairwise else 0.2))
-        dropped = turn == turns and rng.random() < 0.08
-        if page.pairwise:
-            preference = 1 if v[0] - v[1] + links.position > 0 else 2
-        else:
-            preference = None if previous is None else int(v[0] > previous - 0.9)
-        onset = line.now
-        if not dropped:
-            _rate_turn(rng, line, links, page, likert, preference if page.pairwise else None)
-        end = line.now
-        queries.append(
-            dict(
-                task_id=task,
-                user_query=question,
-                llm_response_1=answers[0],
-                llm_response_2=answers[1] if sides == 2 else None,
-                llm_name_1=MODELS[models[0]],
-                llm_name_2=(MODELS[models[1]] if rng.random() > 0.001 else MODELS[models[1]].replace("/", "/\r\n"))
-                if sides == 2
-                else None,
-                likert_1=None if dropped else float(likert[0]),
-                likert_2=None if dropped or sides == 1 else float(likert[1]),
-                preference=None if dropped or preference is None else float(preference),
-                adjustment=int(bullets),
-                query_timestamp=_stamp(load_ms + asked) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
-            )
-        )
-        truth.append(
-            dict(
-                task=task,
-                turn=turn,
-                utility_1=float(u[0]),
-                utility_2=float(u[1]) if sides == 2 else None,
-                value_1=float(v[0]),
-                value_2=float(v[1]) if sides == 2 else None,
-                asked_t_ms=asked,
-                rating_t_ms=onset,
-                rated_t_ms=end,
-                **{
-                    f"{c}_{s + 1}": float(cues[s, j]) if s < sides else None
-                    for s in range(2)
-                    for j, c in enumerate(CUES)
-                },
-            )
-        )
-        previous = v[0]
-        if turn < turns:
-            _compose_turn(rng, line, page)
-    finished = turns >= 3 and not dropped
-    if finished:  # the page asks for four minutes; some stay longer
-        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * np.exp(rng.normal(0.5, 2.0)))
-    row = _task_row(rng, task, queries, finished, load_ms + line.now)
-    return Task(
-        task,
-        page,
-        queries,
-        truth,
-        row,
-        _sample_task(rng, worker, page, line, Texts.lay_out(texts, page.columns), truth[0]["asked_t_ms"], load_ms),
+def _truth_row(task, turn, shown, judged, times) -> dict:
+    """What nobody but the simulator knows of a turn.
+
+    `times` are of asking, of the begin and of the end of rating, ms of the page timer.
+    """
+    second = lambda values: float(values[1]) if len(values) == 2 else None
+    cues = {
+        f"{cue}_{s + 1}": float(shown.cues[s, j]) if s < len(shown.cues) else None
+        for s in range(2)
+        for j, cue in enumerate(CUES)
+    }
+    return dict(
+        task=task,
+        turn=turn,
+        utility_1=float(shown.utility[0]),
+        utility_2=second(shown.utility),
+        value_1=float(judged.value[0]),
+        value_2=second(judged.value),
+        **dict(zip(("asked_t_ms", "rating_t_ms", "rated_t_ms"), times)),
+        **cues,
     )
 
 # %% ../../nbs/02_simulate.ipynb #77128a09
 def _stamp(epoch_ms: float) -> str:
-    return datetime.fromtimestamp(int(epoch_ms) // 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    """A moment as the tables hold it: UTC, to the second."""
+    return datetime.fromtimestamp(int(epoch_ms) // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _task_row(rng, task, queries, finished, end_ms) -> dict:
     """The task table's row; its free texts are HTML-escaped there, as the study's server did."""
-    row = dict.fromkeys(TASK_COLUMNS[1:]) | {
+    row = dict.fromkeys(TABLES["task_table.csv"][1:]) | {
         "task_id": task,
         "accuracy": float(np.clip(round(rng.gamma(6, 1.5) + 70), 71, 95)),
         "domain": topic(task)[0] if rng.random() > 0.05 else None,
@@ -824,151 +780,112 @@ def _task_row(rng, task, queries, finished, end_ms) -> dict:
         }
     return row
 
+# %% ../../nbs/02_simulate.ipynb #103f0d80
+def _load_page(rng, worker, page) -> _Timeline:
+    """The page is opened, its instructions are read, and the first question is asked."""
+    line = _Timeline(worker.pace)
+    line.rest(0.0, page.width * rng.random(), page.height * rng.random())
+    line.look(rng, page.width * 0.4, 180, 1000 * np.exp(rng.normal(2.6, 0.7)), 150.0)
+    x = page.width * (0.25 if page.pairwise else 0.4)
+    line.look(rng, x, TOP_PX + 60, 1000 * np.exp(rng.normal(2.0, 0.7)), 80.0)
+    _compose_turn(rng, line, page)
+    return line
+
+# %% ../../nbs/02_simulate.ipynb #4bad9609
+def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: int, load_ms: int) -> Task:
+    """Play one task of a worker, loaded at epoch `load_ms`.
+
+    Odd tasks are pairwise, even ones pointwise, as in the study.
+    """
+    page = TaskPage(worker.width, worker.height, pairwise=bool(task % 2))
+    turns = int(rng.choice([1, 2, 3, 4, 5, 6, 7], p=[0.01, 0.01, 0.78, 0.11, 0.05, 0.03, 0.01]))
+    models = [MODELS[k] for k in rng.choice(len(MODELS), page.sides, replace=False)]
+    line = _load_page(rng, worker, page)
+    texts, queries, truth, previous = [NOTICE] * page.sides, [], [], None
+    for turn in range(1, turns + 1):
+        shown = _show_turn(rng, worker, links, task, models)
+        texts += shown.answers
+        line.turn, asked = turn, line.now
+        lengths = np.array([len(answer) for answer in shown.answers])
+        _read_turn(rng, line, worker, links, page, lengths, shown.utility)
+        judged = _judge_turn(rng, worker, links, page, shown.utility, previous, turn == turns)
+        onset = line.now
+        if judged.rated:
+            _rate_turn(rng, line, links, page, judged.likert, judged.preference if page.pairwise else None)
+        truth.append(_truth_row(task, turn, shown, judged, (asked, onset, line.now)))
+        queries.append(_query_row(rng, task, shown, judged, models, load_ms + asked))
+        previous = judged.value[0]
+        if turn < turns:
+            _compose_turn(rng, line, page)
+    finished = turns >= 3 and judged.rated
+    if finished:  # the page asks for four minutes; some stay longer
+        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * np.exp(rng.normal(0.5, 2.0)))
+    row = _task_row(rng, task, queries, finished, load_ms + line.now)
+    laid_out = Texts.lay_out(texts, page.columns)
+    samples = _sample_task(rng, worker, page, line, laid_out, truth[0]["asked_t_ms"], load_ms)
+    return Task(task, page, queries, truth, row, samples)
+
 # %% ../../nbs/02_simulate.ipynb #edff47c7
-TRUTH = (
-    {"query_ID": pl.Int64, "user_id": pl.String, "task": pl.Int64, "turn": pl.Int64}
-    | dict.fromkeys(
-        [
-            "utility_1",
-            "utility_2",
-            "value_1",
-            "value_2",
-            "asked_t_ms",
-            "rating_t_ms",
-            "rated_t_ms",
-            *(f"{c}_{s}" for s in (1, 2) for c in CUES),
-        ],
-        pl.Float64,
-    )
-)  # truth/queries.parquet: utility and perceived value of each answer, when reading began and ended and rating ended, the answers' cues
-QUERY_COLUMNS = [
-    "query_ID",
-    "user_id",
-    "task_id",
-    "user_query",
-    "llm_response_1",
-    "llm_response_2",
-    "llm_name_1",
-    "llm_name_2",
-    "likert_1",
-    "likert_2",
-    "preference",
-    "adjustment",
-    "query_timestamp",
-]
-TASK_COLUMNS = [
-    "user_id",
-    "task_id",
-    "copy_sentence",
-    "summary",
-    "feedback",
-    "understand_before",
-    "understand_after",
-    "query_copy",
-    "llm_response_copy",
-    "accuracy",
-    "finished",
-    "domain",
-]
-RECORD_COLUMNS = ["user_id", "consent", "age", "location", "education", "race", "gender", "inserted_at"]
-
-
 def _scroll(lines, on, n_lines, panel_height):
-    """Scroll offset of a panel while it is read: the line looked at stays in view; unread panels stay where they were."""
+    """Scroll offset of a panel: the line looked at stays in view; unread panels stay where they were."""
     visible = panel_height / LINE_PX
     wanted = np.where(on, 100 * np.round((lines - visible / 2) * LINE_PX / 100), np.nan)
     wanted = np.minimum(np.maximum(wanted, 0), np.maximum(n_lines * LINE_PX + 16 - panel_height, 0))
     last = np.maximum.accumulate(np.where(on, np.arange(len(lines)), -1))
     return np.where(last >= 0, wanted[last.clip(0)], 0.0)
 
-# %% ../../nbs/02_simulate.ipynb #e7d51bcf
-def _sample_task(rng, worker, page, line, texts, first_asked, load_ms) -> dict:
-    """Sample eyes and mouse as the page did. Returns arrays by name, one entry a row."""
-    sides = 2 if page.pairwise else 1
-    width, height = page.panel
-    f = np.concatenate(line.parts)
-    end = np.cumsum(f[:, 0])
+# %% ../../nbs/02_simulate.ipynb #1445393e
+@dataclass(frozen=True)
+class _Looked:
+    """Fixations of a task, placed on the screen: arrays with an entry a fixation."""
+
+    end: np.ndarray  # ms of the page timer
+    side: np.ndarray
+    turn: np.ndarray
+    phase: np.ndarray
+    char: np.ndarray  # -1 off the panels
+    x: np.ndarray  # px in the window
+    y: np.ndarray
+    page_scroll: np.ndarray
+    panel_scroll: list[np.ndarray]  # one array a panel
+
+
+def _place_fixations(page, line, texts) -> _Looked:
+    """Put a task's fixations on the screen."""
+    f, height = np.concatenate(line.parts), page.panel[1]
     side, turn = f[:, 1].astype(int), f[:, 5].astype(int)
-    k = turn * sides + np.maximum(side, 1) - 1  # text looked at
+    k = turn * page.sides + np.maximum(side, 1) - 1  # text looked at
     size = np.array([len(t) for t in texts.texts])
     char = np.minimum(f[:, 2].astype(int), size[k] - 1)
     row = texts.line_of(k, char.clip(0))
     col = char - texts.starts[texts.first[k] + row]
-    on = side > 0
+    fresh = np.concatenate([[True], np.diff(turn) > 0])  # a new answer scrolls the panel to its top
     scrolls = []
-    for s in range(1, sides + 1):
-        ks = turn * sides + s - 1
-        fresh = np.concatenate([[True], np.diff(turn) > 0])  # a new answer scrolls the panel to its top
-        scrolls.append(
-            _scroll(np.where(side == s, row, 0), (side == s) | fresh, (texts.first[ks + 1] - texts.first[ks]), height)
-        )
-    scroll = np.where(side == 2, scrolls[-1], scrolls[0])
+    for s in range(1, page.sides + 1):
+        ks = turn * page.sides + s - 1
+        lines = texts.first[ks + 1] - texts.first[ks]
+        scrolls.append(_scroll(np.where(side == s, row, 0), (side == s) | fresh, lines, height))
+    on, scroll = side > 0, np.where(side == 2, scrolls[-1], scrolls[0])
     left = np.where(side == 2, page.left(2), page.left(1))
     x = np.where(on, left + 8 + CHAR_PX * (col + 0.5), f[:, 3])
     y = np.where(on, TOP_PX + 8 + LINE_PX * (row + 0.5) - scroll - f[:, 6], f[:, 4])
+    char = np.where(on, char, -1)
+    return _Looked(np.cumsum(f[:, 0]), side, turn, f[:, 7].astype(int), char, x, y, f[:, 6], scrolls)
 
-    t = sample_times(rng, worker.gap_ms * np.exp(0.1 * rng.standard_normal()), end[-1])
-    at = np.searchsorted(end, t)
-    n = len(t)
-    noise = lfilter([np.sqrt(1 - 0.8**2)], [1, -0.8], rng.standard_normal((2, n)))
-    drift = np.array(worker.bias) + 40 * rng.standard_normal((turn[-1] + 1, 2)).cumsum(
-        axis=0
-    )  # the head moves, the calibration ages
+# %% ../../nbs/02_simulate.ipynb #1fb98720
+def _track_gaze(rng, worker, looked, at) -> tuple[np.ndarray, np.ndarray]:
+    """Gaze as the tracker logs it at fixations `at`, px in the window."""
+    noise = lfilter([np.sqrt(1 - 0.8**2)], [1, -0.8], rng.standard_normal((2, len(at))))
+    # the head moves, the calibration ages
+    drift = np.array(worker.bias) + 40 * rng.standard_normal((looked.turn[-1] + 1, 2)).cumsum(axis=0)
     if rng.random() < 0.08:  # calibration lost: the point is far off
         drift += 350 * rng.standard_normal(2)
-    gx = np.round(_smooth(x[at], 0.5, x[0]) + drift[turn[at], 0] + worker.jitter * noise[0], 4)
-    gy = np.round(_smooth(y[at], 0.5, y[0]) + drift[turn[at], 1] + worker.jitter * noise[1], 4)
-    mx, my = _mouse(rng, line, end, x, y, t, worker.fidget)
-    moved = t > rng.exponential(400)  # no position before the first move
-    mx, my = np.where(moved, mx, -1.0), np.where(moved, my, -1.0)
-    switch = rng.random(n) < 0.02
-    bad = (np.cumsum(switch) % 2 == 1) & (rng.random() < 3 * worker.head_off) | (rng.random(n) < worker.head_off / 3)
-    out = dict(
-        t=t,
-        epoch=(load_ms + t).astype(np.int64),
-        flag=(~bad).astype(np.int8),
-        stray=rng.random(n) < 0.005,
-        abs_gaze=(gx, gy),
-        abs_mouse=(mx, my),
-        order=_batches(rng, t, first_asked),
-        truth_side=side[at].astype(np.int8),
-        truth_char=np.where(on, char, -1)[at].astype(np.int32),
-        truth_turn=turn[at].astype(np.int8),
-        truth_phase=f[at, 7].astype(np.int8),
+    return tuple(
+        np.round(_smooth(true[at], 0.5, true[0]) + drift[looked.turn[at], j] + worker.jitter * noise[j], 4)
+        for j, true in enumerate((looked.x, looked.y))
     )
-    shown = turn[at]
-    places, ks, chars = [], [], []
-    for modality, (px, py) in (("gaze", (gx, gy)), ("mouse", (mx, my))):
-        for s in range(1, sides + 1):
-            rx, ry = np.round(px - page.left(s), 2), np.round(py - TOP_PX + f[at, 6], 2)
-            inside = (rx >= 0) & (rx <= width) & (ry >= 0) & (ry <= height)
-            down = scrolls[s - 1][at]
-            where = np.flatnonzero(inside)
-            kk = shown[where] * sides + s - 1
-            ks.append(kk)
-            chars.append(texts.caret(kk, rx[where] - 8, ry[where] + down[where] - 8))
-            if sides == 1 or ERAS[worker.era][4]:
-                ry = np.round(ry + down, 2)
-            places.append((_REL[sides, modality, s], rx, ry, where))
-    words = texts.snippets(np.concatenate(ks), np.concatenate(chars))
-    begin = 0
-    out["rel"] = {}
-    for (name, rx, ry, where), c in zip(places, chars):
-        out["rel"][name] = dict(x=rx, y=ry, where=where, char=c, window=words[begin : begin + len(where)])
-        begin += len(where)
-    return out
 
 # %% ../../nbs/02_simulate.ipynb #a40a6bfd
-_REL = {
-    (1, "gaze", 1): "rel_gaze",
-    (1, "mouse", 1): "rel_mouse",
-    (2, "gaze", 1): "rel_gaze_one",
-    (2, "gaze", 2): "rel_gaze_two",
-    (2, "mouse", 1): "rel_mouse_left",
-    (2, "mouse", 2): "rel_mouse_right",
-}
-
-
 def _mouse(rng, line, end, x, y, t, fidget):
     """Cursor positions at times t: it moves for a third of a second to each resting place, or after the eye."""
     stops = list(line.rests)
@@ -985,7 +902,10 @@ def _mouse(rng, line, end, x, y, t, fidget):
 
 # %% ../../nbs/02_simulate.ipynb #9c85323d
 def _batches(rng, t, first_asked):
-    """Row order on disk: the first upload holds all rows before the first answer, then hundreds; the rest is lost. Rarely two uploads overtake each other."""
+    """Row order on disk: the first upload holds all rows before the first answer, then hundreds.
+
+    The rest is lost. Rarely two uploads overtake each other.
+    """
     first = max(100, int(np.searchsorted(t, first_asked)))
     if first > len(t):
         return [np.arange(0)]
@@ -994,6 +914,69 @@ def _batches(rng, t, first_asked):
     for i in np.flatnonzero(rng.random(max(len(batches) - 2, 0)) < 0.003) + 1:
         batches[i], batches[i + 1] = batches[i + 1], batches[i]
     return batches
+
+# %% ../../nbs/02_simulate.ipynb #4a5aff71
+_REL = {  # sides of the page, modality, side -> name of the file
+    (1, "gaze", 1): "rel_gaze",
+    (1, "mouse", 1): "rel_mouse",
+    (2, "gaze", 1): "rel_gaze_one",
+    (2, "gaze", 2): "rel_gaze_two",
+    (2, "mouse", 1): "rel_mouse_left",
+    (2, "mouse", 2): "rel_mouse_right",
+}
+
+
+def _on_panels(page, looked, texts, at, points, document_y) -> dict[str, dict]:
+    """What each text-relative file holds: x, y (px), which rows are inside (`where`), their char and window.
+
+    Parameters
+    ----------
+    points : modality -> (x, y) in the window, px
+    document_y : y counts the part of the answer that is scrolled away
+    """
+    (width, height), places, ks, chars = page.panel, [], [], []
+    for modality, (px, py) in points.items():
+        for s in range(1, page.sides + 1):
+            rx, ry = np.round(px - page.left(s), 2), np.round(py - TOP_PX + looked.page_scroll[at], 2)
+            where = np.flatnonzero((rx >= 0) & (rx <= width) & (ry >= 0) & (ry <= height))
+            down = looked.panel_scroll[s - 1][at]
+            ks.append(looked.turn[at][where] * page.sides + s - 1)
+            chars.append(texts.caret(ks[-1], rx[where] - 8, ry[where] + down[where] - 8))
+            places.append((_REL[page.sides, modality, s], rx, np.round(ry + down, 2) if document_y else ry, where))
+    words = texts.snippets(np.concatenate(ks), np.concatenate(chars))
+    files, begin = {}, 0
+    for (name, rx, ry, where), c in zip(places, chars):
+        files[name] = dict(x=rx, y=ry, where=where, char=c, window=words[begin : begin + len(where)])
+        begin += len(where)
+    return files
+
+# %% ../../nbs/02_simulate.ipynb #e7d51bcf
+def _sample_task(rng, worker, page, line, texts, first_asked, load_ms) -> dict:
+    """Sample eyes and mouse as the page did. Returns arrays by name, one entry a row."""
+    looked = _place_fixations(page, line, texts)
+    t = sample_times(rng, worker.gap_ms * np.exp(0.1 * rng.standard_normal()), looked.end[-1])
+    at, n = np.searchsorted(looked.end, t), len(t)
+    gaze = _track_gaze(rng, worker, looked, at)
+    mx, my = _mouse(rng, line, looked.end, looked.x, looked.y, t, worker.fidget)
+    moved = t > rng.exponential(400)  # no position before the first move
+    mouse = np.where(moved, mx, -1.0), np.where(moved, my, -1.0)
+    switch = rng.random(n) < 0.02
+    bad = (np.cumsum(switch) % 2 == 1) & (rng.random() < 3 * worker.head_off) | (rng.random(n) < worker.head_off / 3)
+    document_y = page.sides == 1 or ERAS[worker.era][4]
+    return dict(
+        t=t,
+        epoch=(load_ms + t).astype(np.int64),
+        flag=(~bad).astype(np.int8),
+        stray=rng.random(n) < 0.005,
+        abs_gaze=gaze,
+        abs_mouse=mouse,
+        order=_batches(rng, t, first_asked),
+        truth_side=looked.side[at].astype(np.int8),
+        truth_char=looked.char[at].astype(np.int32),
+        truth_turn=looked.turn[at].astype(np.int8),
+        truth_phase=looked.phase[at].astype(np.int8),
+        rel=_on_panels(page, looked, texts, at, {"gaze": gaze, "mouse": mouse}, document_y),
+    )
 
 # %% ../../nbs/02_simulate.ipynb #49ebe1e8
 def _number(values: np.ndarray) -> pl.Series:
@@ -1005,63 +988,50 @@ def _write_csv(columns: list[pl.Series], path: Path) -> None:
         path, include_header=False, quote_style="never", null_value=""
     )
 
+# %% ../../nbs/02_simulate.ipynb #2a7ebacb
+def _rel_columns(r: dict, stray: np.ndarray, order: np.ndarray, tail: list[pl.Series]) -> list[pl.Series]:
+    """A text-relative file's columns in the order of its rows; a row off the panel is -1, -1 and no text."""
+    slot = np.full(len(stray), -1)
+    slot[r["where"]] = np.arange(len(r["where"]))
+    pick = pl.Series(np.where(slot[order] < 0, 0, slot[order] + 1))
+    inside = [
+        _number(r["x"][r["where"]]),
+        _number(r["y"][r["where"]]),
+        '"' + r["window"] + '"',
+        pl.Series(r["char"]).cast(pl.String),
+    ]
+    middle = [pl.concat([pl.Series([off], dtype=pl.String), c]) for off, c in zip(("-1", "-1", None, None), inside)]
+    columns = [c.gather(pick) for c in middle] + tail
+    # a few lines with a quote before the closing one end in a third
+    stray = columns[2].str.ends_with('""').fill_null(False) & pl.Series(stray).gather(order)
+    if stray.any():
+        columns[-1] = columns[-1].cast(pl.String) + pl.Series(["", '"']).gather(stray.cast(pl.UInt32))
+    return columns
+
 # %% ../../nbs/02_simulate.ipynb #fd064925
 def write_task(task: Task, folder: Path, flag: bool) -> int:
     """Write a task's behaviour files; returns the number of rows written."""
     s = task.samples
     folder.mkdir(parents=True)
     order = np.concatenate(list(s["order"]))
-    n = len(s["t"])
     t, epoch = _number(s["t"]), pl.Series(s["epoch"])
     tail = [t.gather(order)] + ([pl.Series(s["flag"]).gather(order)] if flag else []) + [epoch.gather(order)]
-    rows = 0
     for name, r in s["rel"].items():
-        slot = np.full(n, -1)
-        slot[r["where"]] = np.arange(len(r["where"]))
-        pick = pl.Series(np.where(slot[order] < 0, 0, slot[order] + 1))
-        inside = [
-            _number(r["x"][r["where"]]),
-            _number(r["y"][r["where"]]),
-            '"' + r["window"] + '"',
-            pl.Series(r["char"]).cast(pl.String),
-        ]
-        middle = [pl.concat([pl.Series([off], dtype=pl.String), c]) for off, c in zip(("-1", "-1", None, None), inside)]
-        columns = [c.gather(pick) for c in middle] + tail
-        stray = columns[2].str.ends_with('""').fill_null(False) & pl.Series(s["stray"]).gather(
-            order
-        )  # a few lines with a quote before the closing one end in a third
-        if stray.any():
-            columns[-1] = columns[-1].cast(pl.String) + pl.Series(["", '"']).gather(stray.cast(pl.UInt32))
-        _write_csv(columns, folder / f"{name}.csv")
-        rows += len(order)
+        _write_csv(_rel_columns(r, s["stray"], order, list(tail)), folder / f"{name}.csv")
     twice = np.concatenate([b for batch in s["order"] for b in (batch, batch)]) if task.page.pairwise else order
-    _write_csv(
-        [
-            pl.Series(s["abs_gaze"][0]).gather(twice),
-            pl.Series(s["abs_gaze"][1]).gather(twice),
-            t.gather(twice),
-            epoch.gather(twice),
-        ],
-        folder / "abs_gaze.csv",
-    )
-    _write_csv(
-        [
-            _number(s["abs_mouse"][0]).gather(order),
-            _number(s["abs_mouse"][1]).gather(order),
-            t.gather(order),
-            epoch.gather(order),
-        ],
-        folder / "abs_mouse.csv",
-    )
-    return rows + len(twice) + len(order)
+    gaze = [pl.Series(values) for values in s["abs_gaze"]]
+    mouse = [_number(values) for values in s["abs_mouse"]]
+    _write_csv([column.gather(twice) for column in (*gaze, t, epoch)], folder / "abs_gaze.csv")
+    _write_csv([column.gather(order) for column in (*mouse, t, epoch)], folder / "abs_mouse.csv")
+    return len(order) * (len(s["rel"]) + 1) + len(twice)
 
 # %% ../../nbs/02_simulate.ipynb #8d000bde
 class _Table:
     """A CSV table written row by row, quoted as the release's are."""
 
-    def __init__(self, path: Path, columns: list[str]):
-        self.file = path.open("w", encoding="utf-8", newline="")
-        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
+    def __init__(self, folder: Path, name: str):
+        self.file = (folder / name).open("w", encoding="utf-8", newline="")
+        self.writer = csv.DictWriter(self.file, TABLES[name], lineterminator="\n")
         self.writer.writeheader()
 
     def write(self, **row):
@@ -1075,7 +1045,8 @@ class _Table:
 
 
 def _demographics(rng, worker_name, start_ms, complete=True):
-    blank = dict.fromkeys(RECORD_COLUMNS) | {
+    """A participant's row of the registration table; without answers where registration was broken off."""
+    blank = dict.fromkeys(TABLES["record_info_table.csv"]) | {
         "user_id": worker_name,
         "consent": int(complete),
         "inserted_at": _stamp(start_ms - rng.integers(1, 9) * 60_000),
@@ -1097,7 +1068,8 @@ def simulate_worker(
 ) -> tuple[Worker, Iterator[Task]]:
     """Worker number `index` of the study with this seed, and the worker's tasks one by one.
 
-    Each worker and task has its own stream of random numbers, so a worker is the same however many workers the study has, and a task however many are played.
+    Each worker and task has its own stream of random numbers, so a worker is the same however many workers the
+    study has, and a task however many are played.
     """
     rng = np.random.default_rng([seed, index])
     worker = draw_worker(rng, links)
@@ -1140,67 +1112,84 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
     with atomic_path(out) as made:
         return _write_study(made, workers, seed, max_tasks, links)
 
+# %% ../../nbs/02_simulate.ipynb #afe2781d
+_TRUE = ("utility_1", "utility_2", "value_1", "value_2", "asked_t_ms", "rating_t_ms", "rated_t_ms")
+TRUTH = {"query_ID": pl.Int64, "user_id": pl.String, "task": pl.Int64, "turn": pl.Int64} | dict.fromkeys(
+    (*_TRUE, *(f"{cue}_{s}" for s in (1, 2) for cue in CUES)), pl.Float64
+)  # columns of truth/queries.parquet
+
+
+def _register(rng, worker, record_table, task_table) -> None:
+    """Rows of a worker's registration, and of people who signed up meanwhile and never started."""
+    record_table.write(**_demographics(rng, worker.name, worker.start_ms))
+    if rng.random() < 0.01:  # came back and was entered twice
+        record_table.write(**_demographics(rng, worker.name, worker.start_ms + 86_400_000))
+    for _ in range(rng.poisson(1.5)):  # ticked a topic or two
+        other = f"worker_{rng.integers(1 << 32):08x}"
+        start = worker.start_ms + int(rng.integers(86_400_000))
+        record_table.write(**_demographics(rng, other, start, complete=bool(rng.random() < 0.7)))
+        for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
+            task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
+
 # %% ../../nbs/02_simulate.ipynb #fc963be1
+class _Known:
+    """The truth of all questions, in frames of some thousand rows: these take a tenth of the memory."""
+
+    def __init__(self):
+        self.frames, self.rows = [], []
+
+    def add(self, **row) -> None:
+        self.rows.append(row)
+
+    def pack(self) -> None:
+        if len(self.rows) >= 2000:
+            self.frames.append(pl.DataFrame(self.rows, schema=TRUTH))
+            self.rows.clear()
+
+    def frame(self) -> pl.DataFrame:
+        return pl.concat([*self.frames, pl.DataFrame(self.rows, schema=TRUTH)])
+
+# %% ../../nbs/02_simulate.ipynb #e0403f51
 def _write_study(out: Path, workers: int, seed: int, max_tasks: int, links: Links) -> dict:
+    """Play and write a whole study, worker by worker."""
     (out / "user_behavior").mkdir(parents=True)
     (out / "truth" / "positions").mkdir(parents=True)
+    known, people, query_id, rows = _Known(), [], 0, 0
     with ExitStack() as stack:
-        query_table, task_table, record_table = (
-            stack.enter_context(_Table(out / f"{name}.csv", columns))
-            for name, columns in (
-                ("query_logs_table", QUERY_COLUMNS),
-                ("task_table", TASK_COLUMNS),
-                ("record_info_table", RECORD_COLUMNS),
-            )
-        )
-        truth, known, people, query_id, rows = [], [], [], 0, 0
+        query_table, task_table, record_table = (stack.enter_context(_Table(out, name)) for name in TABLES)
         for index in progress(range(workers), "simulate workers"):
             worker, tasks = simulate_worker(seed, index, links, max_tasks)
             rng = np.random.default_rng([seed, index, 1])
             recorded = rng.random() > 1 / 11
-            people.append(
-                asdict(worker) | {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)}
-            )
-            record_table.write(**_demographics(rng, worker.name, worker.start_ms))
-            if rng.random() < 0.01:  # came back and was entered twice
-                record_table.write(**_demographics(rng, worker.name, worker.start_ms + 86_400_000))
-            for _ in range(rng.poisson(1.5)):  # signed up, ticked a topic or two, never started
-                other = f"worker_{rng.integers(1 << 32):08x}"
-                record_table.write(
-                    **_demographics(
-                        rng, other, worker.start_ms + int(rng.integers(86_400_000)), complete=bool(rng.random() < 0.7)
-                    )
-                )
-                for task in rng.choice(np.arange(61, 331), 1 + rng.poisson(2), replace=False).tolist():
-                    task_table.write(user_id=other, task_id=task, domain=topic(task)[0])
-            positions = []
+            extra = {"recorded": recorded, "taste": list(worker.taste), "bias": list(worker.bias)}
+            people.append(asdict(worker) | extra)
+            _register(rng, worker, record_table, task_table)
+            folder, positions = out / "user_behavior" / worker.name, []
             for task in tasks:
                 task_table.write(**task.row | {"user_id": worker.name})
                 for query, what in zip(task.queries, task.truth):
                     query_id += 1 + int(rng.random() < 0.15)
                     query_table.write(query_ID=query_id, user_id=worker.name, **query)
-                    known.append({"query_ID": query_id, "user_id": worker.name} | what)
+                    known.add(query_ID=query_id, user_id=worker.name, **what)
                 if recorded and len(task.samples["order"][0]):
-                    rows += write_task(
-                        task, out / "user_behavior" / worker.name / str(task.task), flag=ERAS[worker.era][3]
-                    )
+                    rows += write_task(task, folder / str(task.task), flag=ERAS[worker.era][3])
                     positions.append(task.positions())
             if positions:
                 pl.concat(positions).write_parquet(out / "truth" / "positions" / f"{worker.name}.parquet")
-            if len(known) >= 2000:  # a frame takes a tenth of the memory, but only if it is not small
-                truth.append(pl.DataFrame(known, schema=TRUTH))
-                known.clear()
-    truth = pl.concat([*truth, pl.DataFrame(known, schema=TRUTH)])
+            known.pack()
+    truth = known.frame()
     truth.write_parquet(out / "truth" / "queries.parquet")
     pl.DataFrame(people).write_parquet(out / "truth" / "workers.parquet")
-    (out / "truth" / "settings.json").write_text(
-        json.dumps({"workers": workers, "seed": seed, "max_tasks": max_tasks, "links": asdict(links)}, indent=1) + "\n"
-    )
+    settings = {"workers": workers, "seed": seed, "max_tasks": max_tasks, "links": asdict(links)}
+    (out / "truth" / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     return {"workers": workers, "queries": truth.height, "rows": rows}
 
 # %% ../../nbs/02_simulate.ipynb #651fb852
 def simulate_for_run(out: Path, settings: dict) -> dict:
-    """Make a run's data from its settings: `seed`, `sim_workers`, `sim_max_tasks`, and `sim_` before each field of `Links`."""
+    """Make a run's data from its settings.
+
+    They are `seed`, `sim_workers`, `sim_max_tasks`, and `sim_` before each field of `Links`.
+    """
     return simulate(
         out,
         settings["sim_workers"],
@@ -1208,6 +1197,61 @@ def simulate_for_run(out: Path, settings: dict) -> dict:
         settings["sim_max_tasks"],
         **{f.name: settings[f"sim_{f.name}"] for f in fields(Links)},
     )
+
+# %% ../../nbs/02_simulate.ipynb #1ba965b6
+_FILE = ["task", "modality", "side"]
+
+
+def _on_turns(samples: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Each sample with the question on screen, its gap to the row before, and the seconds that it stands for."""
+    return (
+        samples.sort("epoch_ms")
+        .join_asof(
+            shown.select("query", "task", "asked_ms"),
+            left_on="epoch_ms",
+            right_on="asked_ms",
+            by="task",
+            check_sortedness=False,
+        )
+        .with_columns(
+            gap=pl.col("epoch_ms").diff().over(_FILE).cast(pl.Float64),
+            moved=((pl.col("x").diff() != 0) | (pl.col("y").diff() != 0)).over(_FILE),
+        )
+        .with_columns(seconds=pl.col("gap").clip(0, 500) / 1000)
+    )
+
+
+def _on_text(samples: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Add whether the snippet is in the answer around its index, and how far down the answer it is."""
+    side = pl.when(pl.col("side") == "right").then("response_2").otherwise("response_1")
+    text = side.str.replace_all("\n", " ", literal=True)
+    near = text.str.slice((pl.col("centre_idx") - 15).clip(0), 30)
+    spot = ["query", "side", "window", "centre_idx"]
+    spots = samples.select(spot).unique().drop_nulls().join(shown, on="query")
+    spots = spots.select(
+        *spot,
+        matched=near.str.contains(pl.col("window"), literal=True),
+        position=pl.col("centre_idx") / text.str.len_chars(),
+    )
+    found = samples.join(spots, on=spot, how="left", maintain_order="left")
+    return found.with_columns(pl.col("matched").fill_null(False))
+
+# %% ../../nbs/02_simulate.ipynb #4d72dfae
+def _by_modality(files: pl.DataFrame, turns: pl.DataFrame, modality: str) -> dict[str, pl.Series]:
+    """Distributions of one modality, from one row a file and one row a file and turn."""
+    mine, turn = files.filter(modality=modality), turns.filter(modality=modality)
+    found = {}
+    for side in ("single", "left", "right"):
+        found[f"{modality} off panel {side}, share"] = mine.filter(side=side)["off"]
+        found[f"{modality} dwell {side}, s"] = turn.filter(side=side)["dwell"]
+    found |= {
+        f"{modality} matched, share": mine["matched"],
+        f"{modality} reach, share of answer": turn["reach"],
+        f"{modality} mean position, share of answer": turn["mean"],
+    }
+    both = turn.filter(side="left").join(turn.filter(side="right"), on="query")
+    both = both.with_columns(total=pl.col("dwell") + pl.col("dwell_right")).filter(pl.col("total") > 0)
+    return found | {f"{modality} dwell left of both, share": both["dwell"] / both["total"]}
 
 # %% ../../nbs/02_simulate.ipynb #0fafd784
 def describe_samples(samples: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
@@ -1220,86 +1264,40 @@ def describe_samples(samples: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFra
     queries
         The worker's rows of frame `queries`.
     """
-    shown = (
-        queries.drop_nulls("asked_ms").sort("asked_ms").select("query", "task", "asked_ms", "response_1", "response_2")
-    )
-    file = ["task", "modality", "side"]
-    s = samples.sort("epoch_ms").join_asof(
-        shown.select("query", "task", "asked_ms"),
-        left_on="epoch_ms",
-        right_on="asked_ms",
-        by="task",
-        check_sortedness=False,
-    )
-    s = s.with_columns(
-        gap=pl.col("epoch_ms").diff().over(file).cast(pl.Float64),
-        moved=((pl.col("x").diff() != 0) | (pl.col("y").diff() != 0)).over(file),
-    ).with_columns(seconds=pl.col("gap").clip(0, 500) / 1000)
-    text = (
-        pl.when(pl.col("side") == "right")
-        .then("response_2")
-        .otherwise("response_1")
-        .str.replace_all("\n", " ", literal=True)
-    )
-    near = text.str.slice((pl.col("centre_idx") - 15).clip(0), 30)
-    spot = ["query", "side", "window", "centre_idx"]
-    spots = (
-        s.select(spot)
-        .unique()
-        .drop_nulls()
-        .join(shown, on="query")
-        .with_columns(
-            matched=near.str.contains(pl.col("window"), literal=True),
-            position=pl.col("centre_idx") / text.str.len_chars(),
-        )
-    )
-    s = s.join(spots.select(*spot, "matched", "position"), on=spot, how="left", maintain_order="left").with_columns(
-        pl.col("matched").fill_null(False)
-    )
-
-    found: dict[str, pl.Series] = {}
-    one = s.filter(modality="gaze").filter(pl.col("side") != "right")
-    gaps = one["gap"].drop_nulls()
-    found["gap between rows, ms"] = gaps.gather_every(max(1, len(gaps) // 2000))
-    tasks = one.group_by("task").agg(pl.len(), minutes=(pl.col("epoch_ms").max() - pl.col("epoch_ms").min()) / 60_000)
-    found |= {"rows of a task and file": tasks["len"], "task, min": tasks["minutes"]}
+    shown = queries.drop_nulls("asked_ms").sort("asked_ms")
+    shown = shown.select("query", "task", "asked_ms", "response_1", "response_2")
+    s = _on_text(_on_turns(samples, shown), shown)
+    span = pl.col("epoch_ms").max() - pl.col("epoch_ms").min()
+    first_gaze = (pl.col("modality") == "gaze") & (pl.col("side") != "right")
+    gaps = s.filter(first_gaze)["gap"].drop_nulls()
+    tasks = s.filter(first_gaze).group_by("task").agg(pl.len(), minutes=span / 60_000)
+    dwelt = lambda value: pl.col(value).filter("matched")
     turns = (
         s.drop_nulls("query")
-        .group_by("query", *file)
+        .group_by("query", *_FILE)
         .agg(
             rows=pl.len(),
             seconds=(pl.col("epoch_ms").max() - pl.col("asked_ms").first()) / 1000,
-            dwell=pl.col("seconds").filter("matched").sum(),
-            reach=pl.col("position").filter("matched").max(),
-            mean=pl.col("position").filter("matched").mean(),
+            dwell=dwelt("seconds").sum(),
+            reach=dwelt("position").max(),
+            mean=dwelt("position").mean(),
         )
     )
-    one = turns.filter(modality="gaze").filter(pl.col("side") != "right")
-    found |= {"rows of a turn and file": one["rows"], "turn, s": one["seconds"]}
-    files = s.group_by(file).agg(
-        off=1 - pl.col("on_element").mean(),
-        matched=pl.col("matched").mean(),
-        moved=pl.col("moved").filter("on_element").mean(),
-    )
-    found["mouse moving, share of rows on panel"] = files.filter(modality="mouse")["moved"]
-    for modality in ("gaze", "mouse"):
-        mine, turn = files.filter(modality=modality), turns.filter(modality=modality)
-        for side in ("single", "left", "right"):
-            found[f"{modality} off panel {side}, share"] = mine.filter(side=side)["off"]
-            found[f"{modality} dwell {side}, s"] = turn.filter(side=side)["dwell"]
-        found |= {
-            f"{modality} matched, share": mine["matched"],
-            f"{modality} reach, share of answer": turn["reach"],
-            f"{modality} mean position, share of answer": turn["mean"],
+    moved = pl.col("moved").filter("on_element").mean()
+    files = s.group_by(_FILE).agg(off=1 - pl.col("on_element").mean(), matched=pl.col("matched").mean(), moved=moved)
+    one = turns.filter(first_gaze)
+    return _long(
+        {
+            "gap between rows, ms": gaps.gather_every(max(1, len(gaps) // 2000)),
+            "rows of a task and file": tasks["len"],
+            "task, min": tasks["minutes"],
+            "rows of a turn and file": one["rows"],
+            "turn, s": one["seconds"],
+            "mouse moving, share of rows on panel": files.filter(modality="mouse")["moved"],
         }
-        both = (
-            turn.filter(side="left")
-            .join(turn.filter(side="right"), on="query")
-            .with_columns(total=pl.col("dwell") + pl.col("dwell_right"))
-            .filter(pl.col("total") > 0)
-        )
-        found[f"{modality} dwell left of both, share"] = both["dwell"] / both["total"]
-    return _long(found)
+        | _by_modality(files, turns, "gaze")
+        | _by_modality(files, turns, "mouse")
+    )
 
 # %% ../../nbs/02_simulate.ipynb #0c9ced55
 def describe_queries(queries: pl.DataFrame) -> pl.DataFrame:
@@ -1332,30 +1330,96 @@ def _long(found: dict[str, pl.Series]) -> pl.DataFrame:
         ]
     ).drop_nulls()
 
+# %% ../../nbs/02_simulate.ipynb #febca860
+def describe_study(queries: pl.DataFrame, samples: Iterable[tuple[str, pl.DataFrame]]) -> pl.DataFrame:
+    """Describe the recorded workers of a study; `samples` gives each with the text-relative samples, one at a time."""
+    parts, people = [], []
+    for worker, own in samples:
+        people.append(worker)
+        parts.append(describe_samples(own, queries.filter(worker=worker)))
+    return pl.concat([describe_queries(queries.filter(pl.col("worker").is_in(people))), *parts])
+
+
+def describe_simulated(workers: int, seed: int) -> pl.DataFrame:
+    """Simulate a study with default settings, read it as the release is read, and describe it."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        simulate(folder / "raw", workers, seed)
+        with Sink(folder / "rel") as rel, Sink(folder / "abs") as page:
+            made = parse_release(folder / "raw", rel, page)
+        files = sorted((folder / "rel").glob("*/part.parquet"))
+        read = ((f.parent.name.removeprefix("worker="), pl.read_parquet(f, hive_partitioning=False)) for f in files)
+        return describe_study(made.queries, read)
+
 # %% ../../nbs/02_simulate.ipynb #8e0b99b8
+_CUTS = (5, 25, 50, 75, 95)  # percent
+
+
 def compare_studies(real: pl.DataFrame, simulated: pl.DataFrame) -> pl.DataFrame:
     """Compare descriptions quantity by quantity.
 
     Returns
     -------
     pl.DataFrame
-        quantity, n, n_simulated, quantiles q05, q25, q50, q75, q95 of both (the simulated ones with suffix `_simulated`), and `distance`, the largest gap between the
-        two cumulative distributions (Kolmogorov-Smirnov), 0..1; largest distance first.
+        quantity, n, n_simulated, quantiles q05, q25, q50, q75, q95 of both (the simulated ones with suffix
+        `_simulated`), and `distance`, the largest gap between the two cumulative distributions
+        (Kolmogorov-Smirnov), 0..1; largest first.
     """
-    cuts = (0.05, 0.25, 0.5, 0.75, 0.95)
     rows = []
     for (name,), a in real.group_by("quantity", maintain_order=True):
-        b = simulated.filter(quantity=name)["value"].to_numpy()
-        a = a["value"].to_numpy()
-        if len(b) == 0:
-            continue
-        rows.append(
-            {"quantity": name, "n": len(a), "n_simulated": len(b)}
-            | {
-                f"q{int(100 * c):02d}{end}": float(np.quantile(v, c))
-                for v, end in ((a, ""), (b, "_simulated"))
-                for c in cuts
-            }
-            | {"distance": float(ks_2samp(a, b).statistic)}
-        )
+        a, b = a["value"].to_numpy(), simulated.filter(quantity=name)["value"].to_numpy()
+        if len(b):
+            ends = ((a, ""), (b, "_simulated"))
+            cuts = {f"q{cut:02d}{end}": float(np.quantile(v, cut / 100)) for v, end in ends for cut in _CUTS}
+            distance = float(ks_2samp(a, b).statistic)
+            rows.append({"quantity": name, "n": len(a), "n_simulated": len(b)} | cuts | {"distance": distance})
     return pl.DataFrame(rows).sort("distance", descending=True)
+
+# %% ../../nbs/02_simulate.ipynb #515c0275
+def calibration_figure(compared: pl.DataFrame) -> go.Figure:
+    """Draw median, middle half and 5-95 % range of both studies, in units of the real range around the real median.
+
+    Parameters
+    ----------
+    compared : from `compare_studies`
+    """
+    fig = go.Figure()
+    spread = pl.max_horizontal(pl.col("q95") - pl.col("q05"), 1e-9)
+    for name, end, colour, up in (
+        ("release", "", COLOURS["explicit"], 0.17),
+        ("simulated", "_simulated", COLOURS["gaze"], -0.17),
+    ):
+        scaled = compared.select(((pl.col(f"q{c:02d}{end}") - pl.col("q50")) / spread).alias(str(c)) for c in _CUTS)
+        rows = [i + up for i in range(compared.height)]
+        own = dict(legendgroup=name, mode="lines", showlegend=False, hoverinfo="skip")
+        for low, high, width in (("5", "95", 1.5), ("25", "75", 5)):
+            x = [at for pair in zip(scaled[low], scaled[high]) for at in (*pair, None)]
+            y = [at for row in rows for at in (row, row, None)]
+            fig.add_scatter(x=x, y=y, line=dict(color=colour, width=width), **own)
+        fig.add_scatter(
+            x=scaled["50"],
+            y=rows,
+            mode="markers",
+            marker=dict(color="white", line=dict(color=colour, width=2), size=8),
+            name=name,
+            legendgroup=name,
+            text=[f"{q}: median {v:.3g}" for q, v in zip(compared["quantity"], compared[f"q50{end}"])],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    names = dict(tickvals=list(range(compared.height)), ticktext=compared["quantity"].to_list(), autorange="reversed")
+    x = "difference from the release's median, in units of its 5-95 % range"
+    return fig.update_layout(height=90 + 26 * compared.height, xaxis_title=x, yaxis=names)
+
+# %% ../../nbs/02_simulate.ipynb #ba33c724
+def calibration_table(compared: pl.DataFrame) -> pl.DataFrame:
+    """The figure's numbers for a reader, three digits each.
+
+    Columns are quantity, distance, and median and middle half of both studies.
+    """
+    written = lambda value: f"{float(f'{value:.3g}'):,g}".replace("-", "\N{MINUS SIGN}")
+    text = lambda name: pl.col(name).map_elements(written, return_dtype=pl.String)
+    columns = {}
+    for study, end in (("release", ""), ("simulated", "_simulated")):
+        columns[f"{study}, median"] = text(f"q50{end}")
+        columns[f"{study}, middle half"] = pl.format("{} to {}", text(f"q25{end}"), text(f"q75{end}"))
+    return compared.select("quantity", "distance", **columns)

@@ -1,8 +1,10 @@
 """Laws of the data stage: a row that is written is read back, nothing vanishes, and only the release passes for the release."""
 
+import csv
 import gzip
 import hashlib
 import http.server
+import importlib.util
 import io
 import math
 import os
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import polars as pl
@@ -109,6 +112,46 @@ def test_each_line_is_parsed_or_has_a_reason_and_the_fast_pattern_changes_nothin
     assert fast.drop("tail").equals(slow.drop("tail"))
 
 
+@pytest.fixture(scope="module")
+def loop(root):
+    """The plain loop of the benchmark, with the same rules row by row."""
+    spec = importlib.util.spec_from_file_location("parse_benchmark", root / "benchmarks" / "parse.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LoopParser()
+
+
+def as_others_write(row: dict) -> str:
+    """A sample as pandas, a spreadsheet or a logger of seconds may write it."""
+    index = "" if row["centre_idx"] is None else f"{row['centre_idx']}.0"
+    flag = "" if row["flag"] is None else f"{bool(row['flag'])}, "
+    return f'{row["x"]}, {row["y"]},"{row["window"] or ""}",{index},{row["t_ms"]},{flag}{row["epoch_ms"] / 1000:.3f}'
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            sample.map(write),
+            faulty,
+            st.one_of(sample, off_sample).map(as_others_write),
+            off_sample.map(lambda row: write(row | {"x": "nan", "y": "NaN"})),
+            st.builds(lambda row, extra: f"{extra},{write(row)}", st.one_of(sample, off_sample), st.integers(0, 99)),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_a_plain_loop_finds_the_same(loop, lines):
+    read = parse(lines)
+    names = ("x", "y", "on_element", "window", "centre_idx", "t_ms", "flag", "epoch_ms")
+    for line, row in zip(lines, read.rows(named=True)):
+        slow = loop.one(line, "rel")
+        assert (slow is None) == (row["reason"] is not None), line
+        if slow is not None:
+            assert repr(slow) == repr(tuple(row[name] for name in names)), line  # NaN is not equal to itself
+
+
 @pytest.mark.parametrize(
     "line, reason",
     [
@@ -195,8 +238,11 @@ def question(id, user="ada", task=8, **more) -> dict:
     } | more
 
 
-def make(folder: Path, queries=(), tasks=(), people=({"user_id": "ada", "consent": 1},), **files: bytes | str) -> Path:
+def make(
+    folder: Path, queries=None, tasks=(), people=({"user_id": "ada", "consent": 1},), **files: bytes | str
+) -> Path:
     """A dataset folder; `files` maps e.g. `ada__8__rel_gaze` to content."""
+    queries = [question(1)] if queries is None else queries
     (folder / "user_behavior").mkdir(parents=True)
     for name, rows in zip(data.TABLES, (queries, tasks, people)):
         (folder / name).write_text(csv_rows(*rows, table=name), newline="")
@@ -205,6 +251,11 @@ def make(folder: Path, queries=(), tasks=(), people=({"user_id": "ada", "consent
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
+
+
+def load(folder: Path, **options) -> data.Release:
+    """Load a folder so small that any loss is a large share."""
+    return data.load(folder, max_lost_share=1, **options)
 
 
 def counted(release: data.Release, reason: str) -> int:
@@ -236,8 +287,8 @@ LINE = f'1,2,"snippet",3,10.5,1,{EPOCH}\n'
     ],
 )
 def test_the_ledger_has_a_line_for_each_rule_and_adds_up(tmp_path, content, kind, reason, rows):
-    release = data.load(make(tmp_path / "raw", **{f"ada__8__{kind}_gaze": content}))
-    assert counted(release, reason) == rows + (1 if reason == "parsed" else 0)  # one participant in record_info
+    release = load(make(tmp_path / "raw", **{f"ada__8__{kind}_gaze": content}))
+    assert counted(release, reason) == rows + (2 if reason == "parsed" else 0)  # one participant, one question
     own = release.ledger.filter(file=f"P001/8/{kind}_gaze.csv").row(0, named=True)
     assert (
         own["rows_total"]
@@ -248,13 +299,13 @@ def test_the_ledger_has_a_line_for_each_rule_and_adds_up(tmp_path, content, kind
 
 
 def test_quarantine_says_where_and_keeps_the_line(tmp_path):
-    release = data.load(make(tmp_path / "raw", ada__8__rel_gaze=LINE + "broken\n" + LINE))
+    release = load(make(tmp_path / "raw", ada__8__rel_gaze=LINE + "broken\n" + LINE))
     assert release.quarantine.rows() == [("P001/8/rel_gaze.csv", 2, "field_count", "broken")]
     assert release.samples_rel["row"].to_list() == [1, 3]
 
 
 def test_bytes_that_are_not_utf8_lose_no_row(tmp_path):
-    release = data.load(
+    release = load(
         make(
             tmp_path / "raw",
             ada__8__rel_gaze=b'1,2,"caf\xe9",3,10,1,%d\r\n' % EPOCH + LINE.encode(),
@@ -266,7 +317,7 @@ def test_bytes_that_are_not_utf8_lose_no_row(tmp_path):
 
 
 def test_a_file_that_the_layout_does_not_know_is_counted_not_read(tmp_path):
-    release = data.load(make(tmp_path / "raw", ada__8__notes="a\nb\n", ada__8__rel_gaze=LINE))
+    release = load(make(tmp_path / "raw", ada__8__notes="a\nb\n", ada__8__rel_gaze=LINE))
     assert release.ledger.filter(kind="other").rows() == [("P001/8/notes.csv", "other", 2, 0, 2)]
 
 
@@ -318,7 +369,7 @@ def test_table_rules(tmp_path):
         {"user_id": "eve", "age": "7"},
         {"user_id": "ada", "consent": 0, "inserted_at": "2025-10-08 01:00:00"},
     ]
-    release = data.load(make(tmp_path / "raw", rows, tasks, people), excluded=["bob"])
+    release = load(make(tmp_path / "raw", rows, tasks, people), excluded=["bob"])
     q = release.queries.sort("query")
     assert q["query"].to_list() == [1, 2, 3, 4, 5, 6]
     first = q.row(0, named=True)
@@ -392,12 +443,12 @@ def test_a_broken_folder_ends_in_one_line_that_names_the_file(tmp_path, change, 
     raw = make(tmp_path / "raw", [question(1)])
     change(raw)
     with pytest.raises(InputError) as fault:
-        data.load(raw)
+        load(raw)
     assert str(fault.value).startswith(message) and "\n" not in str(fault.value)
 
 
 def test_a_frame_that_is_not_as_declared_is_refused_with_column_and_value(tmp_path):
-    release = data.load(make(tmp_path / "raw", [question(1)], ada__8__rel_gaze=LINE))
+    release = load(make(tmp_path / "raw", [question(1)], ada__8__rel_gaze=LINE))
     samples = release.samples_rel.drop("worker")
     assert data.validated(samples, data.SamplesRel).equals(samples)
     for frame, model, word in (
@@ -410,10 +461,10 @@ def test_a_frame_that_is_not_as_declared_is_refused_with_column_and_value(tmp_pa
 
 
 def test_another_participants_rows_change_nothing(tmp_path):
-    more = data.load(
+    more = load(
         make(tmp_path / "a", [question(1), question(2, user="bob")], ada__8__rel_gaze=LINE * 2, bob__8__rel_gaze=LINE)
     )
-    less = data.load(make(tmp_path / "b", [question(1)], ada__8__rel_gaze=LINE * 2))
+    less = load(make(tmp_path / "b", [question(1)], ada__8__rel_gaze=LINE * 2))
     name = data.pseudonyms(["ada", "bob"])["ada"]
     assert more.samples_rel.filter(worker=name).drop("worker").equals(less.samples_rel.drop("worker"))
     assert more.queries.filter(worker=name).drop("worker").equals(less.queries.drop("worker"))
@@ -428,7 +479,7 @@ def test_neither_batches_nor_a_missing_file_change_who_gets_which_rows(tmp_path,
         cyd__8__rel_mouse=LINE * 3,
         cyd__8__abs_mouse="1,2,3.5,1760000000000\n" * 4,
     )
-    whole = data.load(folder)
+    whole = load(folder)
     names = data.pseudonyms(["ada", "bob", "cyd"])
     assert {worker: rows for worker, rows in whole.samples_rel["worker"].value_counts().iter_rows()} == {
         names["ada"]: 2,
@@ -448,7 +499,7 @@ def test_neither_batches_nor_a_missing_file_change_who_gets_which_rows(tmp_path,
             self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all())),
         ),
     )
-    cut = data.load(folder)
+    cut = load(folder)
     assert (
         cut.samples_rel.equals(whole.samples_rel)
         and cut.samples_abs.equals(whole.samples_abs)
@@ -493,7 +544,7 @@ def test_simulated_data_go_through_whole(tmp_path):
     from ifllm.recording.simulate import simulate
 
     simulate(tmp_path / "raw", workers=3, seed=1)
-    release = data.load(tmp_path / "raw")
+    release = load(tmp_path / "raw")
     lines = {
         path.relative_to(tmp_path / "raw" / "user_behavior"): path.read_bytes().count(b"\n")
         for path in (tmp_path / "raw" / "user_behavior").rglob("*.csv")
@@ -501,6 +552,354 @@ def test_simulated_data_go_through_whole(tmp_path):
     assert release.ledger.filter(pl.col("kind") != "table")["rows_total"].sum() == sum(lines.values()) > 0
     assert release.samples_rel.height + release.samples_abs.height + release.quarantine.height == sum(lines.values())
     assert release.ledger["rows_quarantined"].sum() == 0 and release.queries.height > 0
+
+
+# ---------------------------------------------------------------- somebody else's files
+
+
+def study(folder: Path, line=None, n=60, **more) -> Path:
+    """A study of one participant and `n` samples; `line(k)` writes the k-th text-relative one."""
+    line = line or (lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{EPOCH + 75 * k}')
+    rel = more.pop("ada__8__rel_gaze", "".join(line(k) + "\n" for k in range(n)))
+    return make(folder, more.pop("queries", [question(314)]), ada__8__rel_gaze=rel, **more)
+
+
+def same_samples(folder: Path, plain: Path) -> bool:
+    samples = lambda where: data.load(where).samples_rel.drop("flag").with_columns(pl.col("t_ms").round(6))
+    return samples(folder).equals(samples(plain))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{(EPOCH + 75 * k) / 1000:.3f}',
+        lambda k: f'{k},20,"snippet",3,{(75 * k + 0.5) / 1000:.4f},1,{(EPOCH + 75 * k) / 1000:.3f}',
+        lambda k: f'{k},20,"snippet",3,{(75 * k + 0.5) / 1000:.4f},1,{EPOCH + 75 * k}',
+        lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{EPOCH + 75 * k}000',
+        lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{EPOCH + 75 * k}000000',
+        lambda k: f'{k}.0,20.0,"snippet",3.0,{75 * k + 0.5},1.0,{EPOCH + 75 * k}.0',
+        lambda k: f"{k},20,snippet,3,{75 * k + 0.5},True,{EPOCH + 75 * k}",
+        lambda k: f'{k}, 20, "snippet", 3, {75 * k + 0.5}, 1, {EPOCH + 75 * k}',
+        lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{EPOCH + 75 * k}\r',
+        lambda k: ("\ufeff" if k == 0 else "") + f'{k},20,"snippet",3,{75 * k + 0.5},1,{EPOCH + 75 * k}',
+    ],
+    ids="clock_s both_s timer_s clock_us clock_ns pandas unquoted spaces crlf bom".split(),
+)
+def test_what_can_be_read_in_one_way_only_is_read(tmp_path, line):
+    assert same_samples(study(tmp_path / "odd", line), study(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        (
+            lambda k: f'{k},20,"snippet",3,{75 * k},1,{(EPOCH + 75 * k) // 1000}',
+            "rel_gaze.csv:1: 60 samples have 5 diff",
+        ),
+        (lambda k: f'{k},20,"snippet",3,{25 * k},1,{EPOCH + 75 * k}', "rel_gaze.csv:1: page timer 0 beside clock"),
+        (
+            lambda k: f"{k};20;snippet;3;{75 * k};1;{EPOCH + 75 * k}",
+            "rel_gaze.csv:1: 60 of 60 text-relative rows are lost",
+        ),
+        (lambda k: f"{k};20;snippet;3;{75 * k};1;{EPOCH + 75 * k}", "separated by semicolons; save with commas"),
+        (lambda k: f"{k}\t20\tsnippet\t3\t{75 * k}\t1\t{EPOCH + 75 * k}", "separated by tabs; save with commas"),
+        (lambda k: f'{k},20,"snippet",3,{75 * k},1,1.76E+12', "a spreadsheet has rounded the clock"),
+        (
+            lambda k: f'{k},{k},20,"snippet",3,{75 * k},1,{EPOCH + 75 * k}',
+            "fewer fields than the shortest known line, or",
+        ),
+        (lambda k: f"{k},-1,-1,,,{75 * k},1,{EPOCH + 75 * k}", "fewer fields than the shortest known line, or"),
+        (lambda k: f'{k},20,"snippet",3,{75 * k},1,2025-10-09 08:53:20', "that is no number"),
+        (lambda k: f'{k},20,"snippet",3,{EPOCH + 75 * k},1,{75 * k}', "a number that cannot be"),
+    ],
+    ids="whole_s pace semicolons semicolons_hint tabs excel index index_off date swapped".split(),
+)
+def test_what_cannot_stops_with_file_line_and_value(tmp_path, line, says):
+    with pytest.raises(InputError) as fault:
+        data.load(study(tmp_path / "raw", line))
+    assert says in str(fault.value) and "user_behavior/ada/8/rel_gaze.csv:1" in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_file_in_utf_16_says_so(tmp_path):
+    folder = study(tmp_path / "raw", n=2, ada__8__rel_gaze=("1,2,3\n" * 40).encode("utf-16"))
+    with pytest.raises(InputError, match="the file is UTF-16; save it as UTF-8"):
+        data.load(folder)
+    table = study(tmp_path / "b") / "task_table.csv"
+    table.write_bytes(table.read_text().encode("utf-16"))
+    with pytest.raises(InputError, match="task_table.csv:1: the file is UTF-16"):
+        data.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("lost", ["nan,nan,,", "NaN,NaN,,nan", ",,,", 'nan,nan,"",', "null,None,,"])
+def test_a_lost_face_is_a_row_without_position(tmp_path, lost):
+    line = lambda k: f"{lost if k % 3 else '5,20,word,3'},{75 * k},1,{EPOCH + 75 * k}"
+    release = data.load(study(tmp_path / "raw", line))
+    assert release.samples_rel.height == 60 and counted(release, "lost_face") == 40
+    assert counted(release, "off_element") == 0
+    gone = release.samples_rel.filter(pl.col("x").is_nan(), pl.col("y").is_nan())
+    assert gone.height == 40 and not gone["on_element"].any() and gone["window"].null_count() == 40
+
+
+def test_ids_as_pandas_writes_them_belong_together(tmp_path):
+    rows = [question("314.0", user="7.0", task="8.0"), question(" 315", user=" 7 ", task=8)]
+    people = [{"user_id": "7.0", "consent": "True"}]
+    lines = "".join(f'{k},20,"because",0,{75 * k},1,{EPOCH + 75 * k}\n' for k in range(30))
+    folder = make(tmp_path / "raw", rows, [{"user_id": "7", "task_id": "8.0"}], people, **{"7__8.0__rel_gaze": ""})
+    (folder / "user_behavior/7/8.0").mkdir(parents=True, exist_ok=True)
+    (folder / "user_behavior/7/8.0/rel_gaze.csv").write_text(lines)
+    release = data.load(folder, excluded=["7.0"])
+    assert release.queries["query"].to_list() == [314, 315] and release.queries["excluded"].all()
+    assert release.workers["worker"].to_list() == ["P001"] and release.workers["consent"].item()
+    assert release.tasks.height == 1 and release.samples_rel["task"].unique().to_list() == [8]
+    assert counted(release, "no_key") == counted(release, "no_question") == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.datetimes(datetime(2020, 1, 2), datetime(2049, 12, 30)),
+    st.sampled_from([None, 0, 2, -4, 5.5, -9.5]),
+    st.sampled_from(["auto", "seconds", "milliseconds", "microseconds"]),
+    st.sampled_from(" T"),
+)
+def test_a_time_means_what_python_says_it_means(moment, hours, digits, between):
+    zone = UTC if hours is None else timezone(timedelta(hours=hours))
+    text = moment.replace(tzinfo=None if hours is None else zone).isoformat(between, digits)
+    expected = datetime.fromisoformat(text)
+    expected = expected if expected.tzinfo else expected.replace(tzinfo=UTC)
+    read = pl.DataFrame({"at": [text, text.replace("+00:00", "Z")]}).select(data._clock("at")).to_series()
+    assert all(abs(got - expected.timestamp() * 1000) <= 0.51 for got in read)
+
+
+@pytest.mark.parametrize(
+    "value", ["10/09/2025 08:53", "09.10.2025 08:53:20", "2025-10-09", "yesterday", "1760", "08:53:20"]
+)
+@pytest.mark.parametrize(
+    "table, column", [("queries", "query_timestamp"), ("tasks", "finished"), ("people", "inserted_at")]
+)
+def test_a_time_with_more_than_one_meaning_is_refused_with_its_line(tmp_path, value, table, column):
+    rows = {
+        "queries": [question(1, user_query="two\nlines"), question(2)],
+        "tasks": [{"user_id": "ada", "task_id": 8, "summary": "a\nb"}, {"user_id": "ada", "task_id": 9}],
+        "people": [{"user_id": "ada", "location": "a\nb"}, {"user_id": "eve"}],
+    }
+    rows[table][1][column] = value
+    with pytest.raises(InputError, match=f"_table.csv:4: {column} '{value}' has no one meaning"):
+        data.load(make(tmp_path / "raw", **rows))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(likert_1="satisfied"), "query_logs_table.csv:2: 20 of 20 values of likert_1 are outside their scale"),
+        (dict(likert_1="4,0"), "the first '4,0'"),
+        (dict(preference="left"), "values of preference are outside"),
+        (dict(adjustment="maybe"), "values of adjustment are outside"),
+        (dict(query_timestamp="0000-00-00 00:00:00"), "values of query_timestamp are outside"),
+        (dict(query_timestamp=None), "20 of 20 questions have no query_timestamp"),
+        (dict(query_timestamp="NaT"), "20 of 20 questions have no query_timestamp"),
+        (dict(query_ID="Q-1"), "20 of 20 rows have no usable query_ID, user_id, task_id, the first 'Q-1', 'ada', '8'"),
+        (dict(task_id="eight"), "rows have no usable query_ID, user_id, task_id"),
+        (dict(query_ID=7), "19 of 20 rows were superseded by a later one of the same query_ID"),
+        (dict(user_id="Ada"), "60 of 60 recorded rows are of a participant and task that no row of"),
+        (dict(task_id=9), "60 of 60 recorded rows are of a participant and task that no row of"),
+    ],
+)
+def test_a_study_that_loses_much_stops_and_names_rule_line_and_value(tmp_path, change, says):
+    rows = [question(k) | change for k in range(20)]
+    with pytest.raises(InputError) as fault:
+        data.load(study(tmp_path / "raw", queries=rows))
+    assert says in str(fault.value) and "\n" not in str(fault.value)
+    if "max_lost_share" in str(fault.value) and "no usable" not in says:
+        data.load(tmp_path / "raw", max_lost_share=1)
+
+
+def test_a_loss_up_to_the_share_goes_through_and_one_row_more_does_not(tmp_path):
+    line = lambda bad: lambda k: f'{k},20,"s",3,{75 * k if k >= bad else "x"},1,{EPOCH + 75 * k}'
+    release = data.load(study(tmp_path / "a", line(6)))
+    assert release.quarantine.height == 6
+    with pytest.raises(InputError, match="7 of 60 text-relative rows are lost, most to the rule 'a position, index"):
+        data.load(study(tmp_path / "b", line(7)))
+    assert data.load(tmp_path / "b", max_lost_share=0.2).quarantine.height == 7
+
+
+def test_behaviour_in_files_of_unknown_names_stops(tmp_path):
+    folder = study(tmp_path / "raw", n=1, ada__8__gaze_relative=LINE * 50)
+    with pytest.raises(
+        InputError, match=r"user_behavior: P001/8/gaze_relative.csv: 50 of 51 behaviour rows are in files"
+    ):
+        data.load(folder)
+
+
+def test_questions_of_one_number_are_told_apart_or_refused(tmp_path):
+    rows = [question(1), question(1, user="bob")]
+    with pytest.raises(InputError, match="query_logs_table.csv:3: query_ID 1 is another question's too"):
+        data.load(study(tmp_path / "raw", queries=rows))
+    with pytest.raises(InputError, match="query_logs_table.csv: no question in it"):
+        data.load(study(tmp_path / "empty", queries=[]))
+
+
+@pytest.mark.parametrize("mark, start", [(";", ""), ("\t", ""), (",", "\ufeff"), (";", "\ufeff")])
+def test_tables_from_a_spreadsheet(tmp_path, mark, start):
+    rows = [question(k, user_query="one, two; three", likert_1="4.0") for k in range(3)]
+    plain = data.load(study(tmp_path / "plain", queries=rows))
+    folder = study(tmp_path / "odd", queries=rows)
+    for name in data.TABLES:
+        with open(folder / name, newline="", encoding="utf-8") as file:
+            table = list(csv.reader(file))
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            file.write(start)
+            csv.writer(file, delimiter=mark, lineterminator="\r\n").writerows(table)
+    assert data.load(folder).queries.equals(plain.queries) and data.load(folder).workers.equals(plain.workers)
+
+
+@pytest.mark.parametrize("word", ["NULL", r"\N", "nan", "None", "<NA>"])
+def test_a_word_for_missing_is_missing_but_not_in_an_answer(tmp_path, word):
+    empty = dict(likert_1=word, preference=word, llm_response_2=word, llm_name_2=word, likert_2=word, user_query=word)
+    queries = data.load(study(tmp_path / "raw", queries=[question(1) | empty])).queries
+    assert queries["mode"].item() == "pointwise" and queries["likert_1"].item() is None
+    assert queries["question"].item() == word
+    said = data.load(study(tmp_path / "b", queries=[question(1, llm_response_2=word, llm_name_2="m")])).queries
+    assert said["mode"].item() == "pairwise" and said["response_2"].item() == word
+
+
+@pytest.mark.parametrize("yes, no", [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("TRUE", "FALSE"), ("yes", "no")])
+def test_yes_and_no(tmp_path, yes, no):
+    rows = [question(1, adjustment=yes), question(2, adjustment=no), question(3, adjustment=None)]
+    assert data.load(study(tmp_path / "raw", queries=rows)).queries["bullets"].to_list() == [True, False, None]
+
+
+# ---------------------------------------------------------------- frames from Python
+
+
+def samples_frame(n=5) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "worker": ["P001"] * n,
+            "task": [8] * n,
+            "modality": ["gaze"] * n,
+            "x": [1.0, None, 3.0, 4.0, 5.0][:n],
+            "centre_idx": pl.Series([0, None, 2, 3, 4][:n], dtype=pl.Int32),
+            "epoch_ms": [EPOCH + 75 * k for k in range(n)],
+            "mine": list(range(n)),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda f: f, lambda f: f.lazy(), lambda f: f.to_pandas(), lambda f: f.cast({"task": pl.Int16})]
+)
+def test_a_frame_of_any_library_is_taken(make):
+    got = data.as_frame(make(samples_frame()), data.SamplesRel, required=["task"])
+    assert got.equals(samples_frame())
+
+
+@pytest.mark.parametrize(
+    "frame, says",
+    [
+        ([1, 2], "SamplesRel: a list was given; give a polars or pandas frame"),
+        (None, "SamplesRel: a NoneType was given"),
+        (samples_frame().drop("epoch_ms"), "SamplesRel: no column epoch_ms; the frame has worker, task"),
+        (
+            samples_frame().with_columns(pl.col("epoch_ms") // 1000),
+            "SamplesRel: epoch_ms, row 1: 1760000000; must be greater",
+        ),
+        (
+            samples_frame().with_columns(pl.col("epoch_ms") + 0.5),
+            "SamplesRel: epoch_ms, row 1: 1760000000000.5 is no Int64",
+        ),
+        (samples_frame().with_columns(task=pl.lit("eight")), "SamplesRel: task, row 1: 'eight' is no Int64"),
+        (samples_frame().with_columns(modality=pl.lit("nose")), "SamplesRel: modality, row 1: 'nose'; must be isin"),
+        (samples_frame().with_columns(x=pl.Series([1.0, 2, 3, 4e9, 5])), "SamplesRel: x, row 4: 4000000000.0; must be"),
+        (samples_frame().with_columns(task=pl.Series([8, None, 8, 8, 8])), "SamplesRel: task, row 2: None; must be"),
+    ],
+)
+def test_a_frame_that_is_not_as_declared_stops_in_one_line(frame, says):
+    with pytest.raises(InputError) as fault:
+        data.as_frame(frame, data.SamplesRel, required=["epoch_ms"])
+    assert str(fault.value).startswith(says) and "\n" not in str(fault.value)
+
+
+def test_nan_is_a_lost_face_where_a_position_is_and_nowhere_else():
+    frame = samples_frame().with_columns(x=pl.Series([1.0, math.nan, 3, 4, 5]), t_ms=pl.lit(1.0))
+    assert data.as_frame(frame, data.SamplesRel)["x"].is_nan().to_list() == [False, True, False, False, False]
+    with pytest.raises(InputError, match="SamplesRel: t_ms, row 1: nan; must be"):
+        data.as_frame(frame.with_columns(t_ms=pl.lit(math.nan)), data.SamplesRel)
+    with pytest.raises(InputError, match="SamplesAbs: x, row 2: nan; must be"):
+        data.as_frame(frame, data.SamplesAbs)
+
+
+# ---------------------------------------------------------------- rule and list
+
+
+def exclusions(pairs) -> pl.DataFrame:
+    """A table as `exclusion_table` makes it from (list, rule) by participant."""
+    return pl.DataFrame(
+        [
+            dict(worker=f"P{k:03d}", rows=3000.0, text_rows=600.0, minutes=3.0, text_share=0.5, list=list_, rule=rule)
+            for k, (list_, rule) in enumerate(pairs)
+        ]
+    ).with_columns(agree=pl.col("list") == pl.col("rule"))
+
+
+def test_agreement_beyond_chance_is_cohens_worked_example():
+    """Wikipedia's example of the coefficient: 20 and 15 of 50 agreed, 5 and 10 not, kappa .4; and statsmodels agrees."""
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    cells = {("in", "in"): 20, ("in", "out"): 5, ("out", "in"): 10, ("out", "out"): 15}
+    found = data.exclusion_agreement(exclusions([pair for pair, n in cells.items() for _ in range(n)]))
+    assert found["kappa"] == pytest.approx(0.4) and found["agree"] == pytest.approx(0.7)
+    assert found["kappa"] == pytest.approx(cohens_kappa([[20, 5], [10, 15]], return_results=False))
+    assert (found["both"], found["list_only"], found["rule_only"], found["differ"]) == (15, 10, 5, 15)
+
+
+def test_without_a_list_there_is_no_kappa():
+    assert data.exclusion_agreement(exclusions([("in", "in"), ("in", "out")]))["kappa"] is None
+    assert data.exclusion_agreement(exclusions([("in", "in")]))["kappa"] is None
+
+
+def test_far_from_the_threshold_that_decides():
+    table = exclusions([("out", "in"), ("out", "in"), ("in", "out"), ("in", "out"), ("in", "in")])
+    table = table.with_columns(
+        text_rows=pl.Series([1000.0, 510, 490, 100, 5000]), rows=pl.lit(9000.0), minutes=pl.lit(9.0)
+    )
+    assert data.exclusion_agreement(table)["differ_far"] == 2  # the first and the fourth
+
+
+def test_the_figure_draws_each_participant_where_the_measures_put_it():
+    table = exclusions([("in", "in"), ("in", "in"), ("out", "in"), ("out", "out")])
+    figure = data.exclusion_figure(table, data.QualityRule(min_rows=111, min_text_rows=22))
+    drawn = {trace.name: len(trace.x) for trace in figure.data}
+    assert drawn == {
+        "kept by both (2)": 2,
+        "left out by both (1)": 1,
+        "left out by the list only (1)": 1,
+        "left out by the rule only (0)": 0,
+    }
+    assert all(list(trace.x) == [3000.0] * len(trace.x) and set(trace.y) <= {600.0} for trace in figure.data)
+    assert {figure.layout.shapes[0].x0, figure.layout.shapes[1].y0} == {111, 22}
+
+
+def test_missing_answers_count_whom_was_asked(tmp_path):
+    rows = [
+        question(1, likert_1=5),
+        question(2, query_timestamp="2025-10-09 08:54:20"),
+        question(3, task=9, llm_response_2="b", llm_name_2="n", likert_1=3, preference=1),
+    ]
+    people = [{"user_id": "ada", "consent": 1}, {"user_id": "eve", "consent": 0}]
+    release = load(make(tmp_path / "raw", rows, [{"user_id": "ada", "task_id": 8}], people))
+    table = data.missing_answers(release.queries, release.tasks, release.workers)
+    assert dict(table.select("what", pl.concat_list("rows", "missing")).iter_rows()) == {
+        "satisfaction, one answer": [2, 1],
+        "satisfaction, left answer": [1, 0],
+        "satisfaction, right answer": [1, 1],
+        "preferred side": [1, 0],
+        "better than the answer before, from turn 2": [1, 1],
+        "time of the question": [3, 0],
+        "calibration score of a finished task": [0, 0],
+        "age of a participant who consented": [1, 1],
+    }
+    assert table["share"].to_list()[:2] == [0.5, 0.0]
 
 
 # ---------------------------------------------------------------- the archive

@@ -19,10 +19,10 @@ from ifllm.base.files import InputError
 from ifllm.engine.cli import main
 from ifllm.recording import features, trajectories
 from ifllm.recording import simulate as sim
-from ifllm.recording.data import parse_release, pseudonyms
+from ifllm.recording.data import TABLES, parse_release, pseudonyms
 from ifllm.recording.simulate import Links, simulate
 from ifllm.reward import evaluation
-from ifllm.reward.power import Design
+from ifllm.reward.power import count_cues
 
 
 class Memory(dict):
@@ -118,7 +118,7 @@ def test_lines_look_like_the_release(world):
 
 def test_tables_have_the_release_columns_and_ranges(world):
     rows = list(csv.DictReader((world[0] / "query_logs_table.csv").open(newline="")))
-    assert list(rows[0]) == sim.QUERY_COLUMNS
+    assert list(rows[0]) == list(TABLES["query_logs_table.csv"])
     assert {r["likert_1"] for r in rows} <= {"", "1.0", "2.0", "3.0", "4.0", "5.0"}
     for r in rows:
         pairwise = int(r["task_id"]) % 2
@@ -263,29 +263,6 @@ def test_cut_links_are_cut(tmp_path):
     assert (tmp_path / "a/query_logs_table.csv").read_bytes() != (tmp_path / "b/query_logs_table.csv").read_bytes()
 
 
-@pytest.mark.parametrize("link, column", [("gaze", "gaze"), ("mouse", "mouse"), ("text", "text_0")])
-def test_each_link_moves_its_own_channel(link, column):
-    on, off = (
-        sim.pair_features(60, 11, Links.none(**{link: strength}), max_tasks=4)
-        for strength in (1.5 if link == "text" else 4.0, 0.0)
-    )
-    effect = lambda pairs, name: abs(np.corrcoef(pairs[name], pairs["margin"])[0, 1])
-    assert effect(on, column) > 0.2 > 0.15 > effect(off, column)
-    for other in (
-        {"gaze", "mouse", "text_0"} - {column} - ({"mouse"} if link == "gaze" else set())
-    ):  # some mice follow the eye
-        assert effect(on, other) < 0.15
-
-
-def test_position_bias_and_label_noise():
-    share = lambda **links: sim.pair_features(25, 3, Links(**links), max_tasks=3)["y"].mean()
-    assert share(position=1.5) > 0.7 > 0.3 > share(position=-1.5)
-    agree = lambda noise: (lambda p: ((p["margin"] > 0) == (p["y"] == 1)).mean())(
-        sim.pair_features(25, 3, Links(noise=noise), max_tasks=3)
-    )
-    assert agree(0.0) > agree(1.0) > agree(6.0)
-
-
 def test_heterogeneity_zero_makes_workers_alike():
     workers = [sim.draw_worker(np.random.default_rng(i), Links(heterogeneity=0)) for i in range(20)]
     for name in ("taste", "gaze_gain", "mouse_gain", "pace", "depth", "step", "generosity", "left_first"):
@@ -310,7 +287,7 @@ def test_the_text_shows_its_cues():
     rng = np.random.default_rng(1)
     _, slots = sim.write_question(rng, 31)
     cues = rng.standard_normal((300, len(sim.CUES)))
-    counted = np.array([sim.count_cues(sim.write_answer(rng, slots, c, 900, False)) for c in cues])
+    counted = np.array([count_cues(sim.write_answer(rng, slots, c, 900, False)) for c in cues])
     assert np.corrcoef(counted[:, 0], cues[:, 0])[0, 1] > 0.5 and np.corrcoef(counted[:, 2], cues[:, 3])[0, 1] > 0.5
 
 
@@ -490,62 +467,81 @@ def test_a_caret_is_in_the_text_and_its_snippet_too(text, columns, x, y):
     assert 0 <= caret[0] <= len(text) and len(words) <= 20 and words in text[max(caret[0] - 10, 0) : caret[0] + 10]
 
 
-# ---- power
+def test_the_distance_is_kolmogorovs_by_its_definition():
+    """The largest gap between two step functions, found by looking at every value; ties and unequal sizes included."""
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        a, b = rng.integers(0, 6, rng.integers(1, 30)) * 1.0, rng.normal(2, 2, rng.integers(1, 40)).round()
+        gap = max(abs(np.mean(a <= v) - np.mean(b <= v)) for v in (*a, *b))
+        frames = (pl.DataFrame({"quantity": ["x"] * len(v), "value": v}) for v in (a, b))
+        row = sim.compare_studies(*frames).row(0, named=True)
+        assert row["distance"] == pytest.approx(gap) and (row["n"], row["n_simulated"]) == (len(a), len(b))
+        assert row["q50"] == np.median(a) and row["q95_simulated"] == pytest.approx(np.percentile(b, 95))
 
 
-def test_power_grows_with_everything_that_helps():
-    curve = sim.power_curve((0.0, 0.03, 0.06), (20, 60, 180), (5, 20), n_simulations=300)
-    wide = curve.pivot("workers", index=["gain", "pairs"], values="power")
-    assert (wide["180"] >= wide["20"] - 0.04).all()
-    assert curve.filter(gain=0.0)["power"].max() < 0.07
-    harder = sim.power_curve((0.03,), (60,), (20,), Design(worker_sd=0.2), n_simulations=300)["power"][0]
-    assert harder < curve.filter(gain=0.03, workers=60, pairs=20)["power"][0] - 0.1
-
-
-def test_power_agrees_with_the_normal_formula():
-    gain, w, m, design = 0.05, 100, 20, Design(0.25, 0.05)
-    error = np.sqrt((design.discordance - gain**2 - design.worker_sd**2) / (w * m) + design.worker_sd**2 / w)
-    expected = stats.norm.sf(1.96 - gain / error)
-    assert sim.power_curve((gain,), (w,), (m,), design, 1000)["power"][0] == pytest.approx(expected, abs=0.05)
-
-
-def test_a_design_is_recovered_from_its_own_draws():
-    rng = np.random.default_rng(3)
-    w, m, gain, design = 400, 20, 0.05, Design(0.3, 0.12)
-    own = np.clip(gain + design.worker_sd * rng.standard_normal(w), -0.3, 0.3)
-    kind = rng.random((w, m))
-    better, worse = kind < (0.3 + own[:, None]) / 2, kind > 1 - (0.3 - own[:, None]) / 2
-    frame = pl.DataFrame(
-        {"worker": np.repeat(np.arange(w), m), "text": worse.ravel().astype(int), "fusion": better.ravel().astype(int)}
+def test_what_is_described_is_what_a_slow_reader_counts():
+    """Three samples of one answer and one off it, by hand."""
+    queries = pl.DataFrame(
+        {
+            "query": [1],
+            "worker": ["P001"],
+            "task": [8],
+            "mode": ["pointwise"],
+            "asked_ms": [1000],
+            "question": ["why?"],
+            "response_1": ["0123456789 and so on"],
+            "response_2": pl.Series([None], dtype=pl.String),
+            "likert_1": pl.Series([4], dtype=pl.Int8),
+            "likert_2": pl.Series([None], dtype=pl.Int8),
+            "preference": pl.Series([None], dtype=pl.Int8),
+        }
     )
-    found = Design.estimate(frame)
+    samples = pl.DataFrame(
+        {
+            "task": [8] * 4,
+            "modality": ["gaze"] * 4,
+            "side": ["single"] * 4,
+            "x": [1.0, 2.0, None, 3.0],
+            "y": [1.0, 1.0, None, 1.0],
+            "on_element": [True, True, False, True],
+            "window": ["01234", "56789", None, "nowhere"],
+            "centre_idx": [2, 6, None, 8],
+            "epoch_ms": [1100, 1300, 2300, 2400],
+        }
+    )
+    found = dict(sim.describe_samples(samples, queries).group_by("quantity").agg(pl.col("value").mean()).iter_rows())
+    assert found["rows of a task and file"] == 4 and found["gap between rows, ms"] == pytest.approx(1300 / 3)
+    assert found["gaze off panel single, share"] == 0.25 and found["gaze matched, share"] == 0.5
+    assert found["gaze dwell single, s"] == pytest.approx(0.2)  # 0 before the first, 200 ms to the second
+    assert found["gaze reach, share of answer"] == pytest.approx(6 / 20) and found["turn, s"] == pytest.approx(1.4)
+    study = sim.describe_study(queries, [("P001", samples)])
+    assert dict(study.group_by("quantity").agg(pl.col("value").mean()).iter_rows())["answer, characters"] == 20
+
+
+def compared_by_hand() -> pl.DataFrame:
+    row = lambda name, middle, width, distance: (
+        {"quantity": name, "n": 9, "n_simulated": 9, "distance": distance}
+        | {
+            f"q{c:02d}{end}": middle + at * width + (1 if end else 0)
+            for c, at in ((5, -2), (25, -1), (50, 0), (75, 1), (95, 2))
+            for end in ("", "_simulated")
+        }
+    )
+    return pl.DataFrame([row("rows", 3061.234, 100.0, 0.4), row("share", 0.5, 0.1, 0.1)])
+
+
+def test_the_calibration_figure_draws_medians_and_ranges_on_the_real_scale():
+    figure = sim.calibration_figure(compared_by_hand())
+    real, simulated = (next(t for t in figure.data if t.name == name) for name in ("release", "simulated"))
     assert (
-        found.discordance == pytest.approx(0.3, abs=0.02)
-        and found.worker_sd == pytest.approx(0.12, abs=0.025)
-        and found.uneven == 0
+        list(real.x) == [0, 0] and simulated.x[1] == pytest.approx(1 / 0.4) and simulated.x[0] == pytest.approx(1 / 400)
     )
+    thin, thick = (next(t for t in figure.data if t.line.width == width) for width in (1.5, 5))
+    assert list(thin.x[:3]) == [-0.5, 0.5, None] and list(thick.x[:3]) == [-0.25, 0.25, None]
+    assert list(figure.layout.yaxis.ticktext) == ["rows", "share"] and "median 3.06e+03" in real.text[0]
 
 
-def test_the_parametric_power_agrees_with_the_full_simulator():
-    pool = sim.pair_features(450, 21, Links(gaze=3, mouse=3), max_tasks=2)
-    judged = sim.judge_studies(pool, 15)
-    predicted = sim.power_curve(
-        (float(judged["gain"].mean()),), (15,), (round(judged["pairs"].mean() / 15),), Design.estimate(sim.hits(pool))
-    )["power"][0]
-    k, n = int(judged["claimed"].sum()), judged.height
-    low, high = stats.binomtest(k, n).proportion_ci(0.99)
-    assert low <= predicted <= high, (k / n, predicted)
-
-
-def test_judging_studies_twice_gives_the_same():
-    pool = sim.pair_features(30, 5, Links(gaze=2, mouse=2), max_tasks=2)
-    judged = [sim.judge_studies(pool, 15, 200, seed=1) for _ in range(6)]
-    assert all(again.equals(judged[0]) for again in judged)
-    scored = sim.hits(pool)
-    assert len({Design.estimate(scored) for _ in range(20)}) == 1
-
-
-def test_workers_needed_reads_the_curve():
-    curve = pl.DataFrame({"gain": [0.1] * 3, "pairs": [5] * 3, "workers": [10, 100, 1000], "power": [0.4, 0.7, 0.9]})
-    assert sim.workers_needed(curve)["workers"][0] == 317  # half way between 100 and 1000 on a log scale
-    assert sim.workers_needed(curve, 0.95)["workers"][0] is None and sim.workers_needed(curve, 0.3)["workers"][0] == 10
+def test_the_calibration_table_writes_numbers_that_a_reader_can_use():
+    table = sim.calibration_table(compared_by_hand())
+    assert table.row(0) == ("rows", 0.4, "3,060", "2,960 to 3,160", "3,060", "2,960 to 3,160")
+    assert table["simulated, median"][1] == "1.5"
