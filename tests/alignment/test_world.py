@@ -26,6 +26,7 @@ from ifllm.alignment.world import (
     clip_each,
     compare_losses,
     condition,
+    copies,
     difference,
     draw_answers,
     draw_luck,
@@ -36,6 +37,7 @@ from ifllm.alignment.world import (
     logprobs,
     mean_interval,
     noise_and_weight,
+    packed_logprobs,
     prefer,
     read_and_choose,
     run_world,
@@ -190,6 +192,25 @@ def test_side_by_side_is_one_after_the_other():
         same = (said[k] == slow_answer(slow, asked, 9)).all(1).float().mean()
         assert same > 0.9, (arm.loss, arm.alpha, same)
     assert not torch.equal(said[0], said[1]) and not torch.equal(said[-1], said[4]), "arms differ"
+
+
+def test_packed_forward_is_the_librarys_class():
+    """Values and gradients of the written-out pass against transformers' Qwen3, for copies that differ."""
+    *_, left, right, worth, model = told(40)
+    tokens, policies = torch.cat([left, right]), copies(model, 3)
+    with torch.no_grad():
+        for weight in policies.values():
+            weight[1:] += (
+                0.1 * weight[1:].abs() * torch.randn(weight[1:].shape, generator=torch.Generator().manual_seed(1))
+            )
+    pull = torch.randn(3, 80, generator=torch.Generator().manual_seed(2))
+    results = []
+    for values in (packed_logprobs(model, policies, tokens), for_each(model, logprobs, policies, tokens)):
+        results.append((values, torch.autograd.grad((values * pull).sum(), list(policies.values()))))
+    (fast, fast_grads), (slow, slow_grads) = results
+    assert torch.allclose(fast, slow, atol=1e-4) and (slow[0] - slow[1]).abs().max() > 0.1
+    for name, a, b in zip(policies, fast_grads, slow_grads):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max()), name
 
 
 def test_gradients_are_clipped_a_copy_at_a_time():
