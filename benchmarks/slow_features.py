@@ -15,6 +15,7 @@ NOTICE = (
     "The AI's response will show up here."
 )
 CAP_MS = 1000.0
+LOST_STEPS, LOST_MS = 3, 100
 
 
 def fits(text, window, index):
@@ -72,10 +73,18 @@ def match(rows, queries):
                 row["how"], row["query"] = "none", None
             else:
                 row["how"], row["query"] = "by_time", now
-        by_time = sorted(own, key=lambda r: (r["epoch_ms"], r["row"]))
-        for row, after in zip(by_time, by_time[1:] + [None]):
-            row["dt_ms"] = 0.0 if after is None else float(min(max(after["epoch_ms"] - row["epoch_ms"], 0), CAP_MS))
+        stand(sorted(own, key=lambda r: (r["epoch_ms"], r["row"])))
+    rows[:] = [r for r in rows if r["x"] is None or not math.isnan(r["x"])]
     return rows
+
+
+def stand(rows):
+    """Add how long each row of a file stands for: until the next one, and one median step where the eyes were lost in between."""
+    steps = [b["epoch_ms"] - a["epoch_ms"] for a, b in zip(rows, rows[1:])]
+    usual = statistics.median([s for s in steps if s > 0] or [0])
+    for row, step in zip(rows, steps + [0]):
+        lost = step > LOST_STEPS * usual and step > LOST_MS
+        row["dt_ms"] = float(min(usual if lost else step, CAP_MS))
 
 
 def add_phases(rows):
@@ -371,7 +380,7 @@ def page_motion(page, span, width):
     out = {}
     for modality in ("gaze", "mouse"):
         rows = sorted(
-            (r for r in page if r["modality"] == modality and r["x"] is not None),
+            (r for r in page if r["modality"] == modality and r["x"] is not None and not math.isnan(r["x"])),
             key=lambda r: (r["epoch_ms"], r["row"]),
         )
         steps = [None] + [math.sqrt((b["x"] - a["x"]) ** 2 + (b["y"] - a["y"]) ** 2) for a, b in zip(rows, rows[1:])]

@@ -15,7 +15,23 @@ from polars.testing import assert_frame_equal
 
 from ifllm.recording import simulate as sim
 from ifllm.recording.data import behaviour_files, fetch, load, parse_files, pseudonyms, read_queries
-from ifllm.recording.features import WINDOWS, complete, extract_features, registry, registry_frame, zscore_within_worker
+from ifllm.recording.features import (
+    SHOWN,
+    WINDOWS,
+    complete,
+    completeness,
+    distributions,
+    distributions_figure,
+    extract_features,
+    families,
+    listed,
+    pick_styles,
+    registry,
+    registry_frame,
+    replay,
+    spread,
+    zscore_within_worker,
+)
 from ifllm.recording.trajectories import (
     add_phases,
     display_times,
@@ -273,6 +289,68 @@ def test_complete_and_zscores(features, study):
     )
 
 
+# ---- what the chapter shows
+
+
+def test_tables_of_the_registry_hold_it_all():
+    table = registry_frame()
+    assert families(table)["features"].sum() == table.height
+    short = listed(table)
+    assert short.width == 5 and set(short["name"]) <= set(table["name"]) and short["name"].is_unique().all()
+    gone = table.join(short, on="name", how="anti")["name"]
+    assert (gone.str.contains("window_0") | gone.str.starts_with("prev_")).all()
+    assert (
+        short.filter(name="response_A_gaze_window_000").height == 1
+        and short.filter(name="prev_camera_green").height == 1
+    )
+    assert short.filter(name="gaze_dwell_share")["swapped"].item() == "flips"
+
+
+def test_distributions_are_drawn_as_they_are(features):
+    values = distributions(features)
+    assert set(values["window"]) == {"reading", "rating"} and set(values["feature"]) <= set(SHOWN)
+    for feature, window in values.select("feature", "window").unique().iter_rows():
+        own = values.filter(pl.col("feature") == feature, pl.col("window") == window)["value"]
+        told = spread(values).filter(pl.col("feature") == feature, pl.col("window") == window).row(0, named=True)
+        assert told["n"] == len(own) and told["median"] == pytest.approx(own.median())
+    units = dict(registry_frame().select("name", "unit").iter_rows())
+    drawn = sum(len(trace.x) for trace in distributions_figure(values, units).data)
+    assert drawn == values.height
+
+
+def test_completeness_counts_what_is_defined(features):
+    table = registry_frame()
+    told = completeness(features, table)
+    some = features.filter((pl.col("mode") == "pairwise") & (pl.col("window") == "reading"))
+    mouse = table.filter((pl.col("modality") == "mouse") & pl.col("modes").str.contains("pairwise"))["name"]
+    shares = [some[name].is_not_null().mean() for name in mouse]
+    row = told.filter(mode="pairwise", window="reading", modality="mouse").row(0, named=True)
+    assert row["features"] == len(mouse) and row["least"] == pytest.approx(min(shares))
+    assert row["defined"] == pytest.approx(sorted(shares)[len(shares) // 2], abs=0.05)
+
+
+def test_a_replay_holds_the_seconds_on_the_text(study, features, made):
+    own = features.filter((pl.col("window") == "reading") & (pl.col("gaze_text_s") > 1)).sort("gaze_text_s").tail(1)
+    worker, query = own.select("worker", "query").row(0)
+    matched, cut, _ = made[worker]
+    span = cut.filter((pl.col("query") == query) & (pl.col("window") == "reading")).select("start_ms", "end_ms").row(0)
+    fig = replay(matched, study.queries, query, span, steps=5)
+    heat = [sum(map(sum, trace.z)) for trace in fig.data if trace.type == "heatmap"]
+    assert sum(heat) == pytest.approx(own["gaze_text_s"].item(), abs=0.5) and len(fig.frames) == 5
+    first, last = (
+        sum(sum(map(sum, t.z)) for t in f.data if t.type == "heatmap") for f in (fig.frames[0], fig.frames[-1])
+    )
+    assert first < last == pytest.approx(sum(heat))
+
+
+def test_styles_are_extremes_and_no_query_is_taken_twice(features):
+    styles = pick_styles(features, least_s=0.0, longest=10**6)
+    assert styles["query"].is_unique().all() and styles.height > 1
+    style = styles.row(0, named=True)
+    rows = features.filter((pl.col("window") == "reading") & (pl.col("gaze_coverage_1") >= 0.3))
+    assert style["value"] == rows[style["feature"]].max()
+
+
 # ---- the slow reference
 
 
@@ -335,6 +413,32 @@ def test_reference_on_simulated_queries(study, workers, made):
         )
         names |= compare(matched, cut, got, *of(study, worker), study.queries, first.to_list())
     assert set(NAMES) - names == set()
+
+
+def lose(frame, nan_share=0.1, gone_share=0.1, every_ms=3000):
+    """The recording as if the face had been lost: in some spells the gaze's positions are NaN, in others no row was written at all."""
+    spell = (pl.col("epoch_ms") // every_ms).hash(7) % 1000 / 1000
+    off = {"x": float("nan"), "y": float("nan"), "on_element": False, "window": None, "centre_idx": None}
+    nan = (spell < nan_share) & (pl.col("modality") == "gaze")
+    frame = frame.filter(spell < 1 - gone_share)
+    return frame.with_columns(
+        pl.when(nan).then(pl.lit(value, frame.schema[name])).otherwise(name).alias(name)
+        for name, value in off.items()
+        if name in frame.columns
+    )
+
+
+def test_reference_where_the_face_is_lost(study, workers, made):
+    """Lost faces end what the samples before them stand for, in ours as in the slow reference; and dwell falls with what is seen."""
+    for worker in workers[:2]:
+        rel, page = map(lose, of(study, worker))
+        assert rel["x"].is_nan().any() and rel.height < of(study, worker)[0].height
+        matched, cut, got = pipeline(rel, page, study.queries)
+        assert not matched["x"].is_nan().any()
+        wanted = got.filter(pl.col("gaze_dwell_s_1").is_not_null())["query"].unique().sort().to_list()[:2]
+        assert compare(matched, cut, got, rel, page, study.queries, wanted)
+        whole, seen = (f.filter(pl.col("window") == "full")["gaze_text_s"].sum() for f in (made[worker][2], got))
+        assert 0.6 * whole < seen < 0.95 * whole
 
 
 def test_reference_on_real_queries(release_archive, tmp_path_factory):

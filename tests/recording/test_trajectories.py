@@ -17,15 +17,32 @@ from ifllm.recording.trajectories import (
     PREFERENCE,
     add_phases,
     answers,
+    by_month,
+    by_person,
+    count_ties,
+    detect,
     display_times,
+    errors_figure,
+    event_table,
     fixations,
+    hits,
     in_order,
     match_samples,
+    months_figure,
+    pace,
     page_width,
+    people_figure,
+    plant_gaze,
+    planted_figure,
+    planted_hits,
+    press_figure,
+    press_shares,
     rating_onset,
     reading_measures,
     rests,
     sentences,
+    shares_by,
+    snippet_fits,
     stretches,
     to_pymovements,
     windows,
@@ -362,6 +379,57 @@ def test_truth_is_recovered(study):
     assert rows > 1000 and right / rows > 0.99
 
 
+# ---- how long a sample stands for
+
+
+def looked_at(times, lost=()):
+    """Samples on one text at `times` (ms), and moments without a position at `lost`."""
+    rows = make_samples([("gaze", "single", t / 1000, snippet(A, 60), 60) for t in times])
+    gone = make_samples([("gaze", "single", t / 1000, None, None) for t in lost]).with_columns(
+        x=pl.lit(float("nan")), y=pl.lit(float("nan"))
+    )
+    return pl.concat([rows, gone]).sort("epoch_ms").with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32))
+
+
+@pytest.mark.parametrize("as_nan", [True, False])
+@pytest.mark.parametrize(("on_ms", "off_ms"), [(1000, 1000), (1000, 4000), (2000, 500), (10_000, 600)])
+def test_what_was_not_seen_is_not_stretched_over(as_nan, on_ms, off_ms):
+    """A face that comes and goes, on the text for a minute of time that was seen: a minute, not two."""
+    step, seen = 75, []
+    at = 12_000
+    while len(seen) * step < 60_000:
+        seen += list(range(at, at + on_ms, step))
+        at += on_ms + off_ms
+    gone = [t for t in range(12_000, seen[-1], step) if min(abs(t - s) for s in seen) > step // 2] if as_nan else []
+    matched = match_samples(looked_at(seen, gone), make_queries([(A, None)]))
+    assert matched.height == len(seen)
+    # each time of losing the face is off by a step at most
+    assert abs(matched["dt_ms"].sum() - len(seen) * step) <= step * (60_000 / on_ms + 1)
+
+
+def test_every_second_moment_lost_is_half_the_time():
+    matched = match_samples(
+        looked_at(range(12_000, 72_000, 150), range(12_075, 72_000, 150)), make_queries([(A, None)])
+    )
+    assert matched["dt_ms"].sum() == pytest.approx(30_000, abs=75)
+
+
+def test_a_slow_recording_is_no_loss():
+    for step in (36, 75, 330, 660):
+        times = range(12_000, 42_000, step)
+        matched = match_samples(looked_at(times), make_queries([(A, None)]))
+        assert matched["dt_ms"].sum() == times[-1] - times[0]
+
+
+def test_another_files_pace_changes_nothing():
+    slow, fast = looked_at(range(12_000, 42_000, 600)), looked_at(range(12_000, 42_000, 40))
+    queries = pl.concat(
+        [make_queries([(A, None)]), make_queries([(A, None)], task=9).with_columns(pl.col("query") + 100)]
+    )
+    both = match_samples(pl.concat([slow, fast.with_columns(task=pl.lit(9, pl.Int64))]), queries)
+    assert_frame_equal(both.filter(pl.col("task") == 7), match_samples(slow, queries))
+
+
 # ---- the clock
 
 
@@ -534,6 +602,175 @@ def test_time_can_be_shifted(study):
 # ---- fixations
 
 
+def resting(times, xy=None, lost=()):
+    """A page and samples on the text of one query, the gaze on one place (or at `xy`), no position at `lost`."""
+    text = "One is here. Two is there."
+    xy = [(300.0, 300.0)] * len(times) if xy is None else xy
+    matched = match_samples(
+        make_samples([("gaze", "single", t / 1000, snippet(text, 4), 4) for t in times]), make_queries([(text, None)])
+    )
+    nan = float("nan")
+    page = make_page(
+        [("gaze", t / 1000, float(x), float(y)) for t, (x, y) in zip(times, xy)]
+        + [("gaze", t / 1000, nan, nan) for t in lost]
+    )
+    cut = pl.DataFrame({"query": [100], "window": ["reading"], "start_ms": [10_000], "end_ms": [40_000]})
+    return matched, page, cut, make_queries([(text, None)])
+
+
+@pytest.mark.parametrize("method", ["idt", "ivt"])
+@pytest.mark.parametrize("step", [17, 33, 75, 110, 125, 150, 200])
+@pytest.mark.parametrize("jitter", [0.0, 0.15])
+def test_an_eye_that_rests_for_five_seconds(method, step, jitter):
+    rng = np.random.default_rng(step)
+    times = np.arange(12_000, 17_001, step)
+    times = np.unique((times + jitter * step * rng.standard_normal(times.size)).astype(int))
+    events = fixations(*resting(times), method=method)
+    assert events.height == 1 and events["duration_ms"].sum() == pytest.approx(5000, abs=1.5 * max(step, 50))
+
+
+@pytest.mark.parametrize("method", ["idt", "ivt"])
+def test_moments_without_position_take_no_neighbours_with_them(method):
+    times = np.arange(12_000, 17_001, 75)
+    lost = times[5::6] + 37
+    assert_frame_equal(fixations(*resting(times, lost=lost), method=method), fixations(*resting(times), method=method))
+    seen = np.delete(times, slice(5, None, 6))
+    events = fixations(*resting(seen, lost=times[5::6]), method=method)
+    assert events.height == 1 and events["duration_ms"].sum() == pytest.approx(5000, abs=150)
+
+
+@pytest.mark.parametrize("method", ["idt", "ivt"])
+def test_the_shortest_fixation_is_the_same_for_both_methods(method):
+    """Rests of 150, 200, 250 and 400 ms: those as long as `min_ms` are found, shorter ones are not."""
+    step, found = 50, {}
+    for rest in (100, 150, 200, 250, 400):
+        n = rest // step
+        times = np.arange(12_000, 12_000 + 30 * rest, step)
+        place = np.arange(times.size) // n
+        xy = np.stack([100.0 + 600 * (place % 2), 100.0 + 300 * (place % 2)], axis=1)
+        events = fixations(*resting(times, xy), method=method, min_ms=200)
+        found[rest] = events.filter(pl.col("name") == f"fixation_{method}")["duration_ms"]
+    assert not len(found[100]) and not len(found[150])
+    for rest in (200, 250, 400):  # pymovements' I-DT goes on after the sample that ended a fixation
+        want = {rest} if method == "ivt" else {rest, rest - step} - {150}
+        assert len(found[rest]) >= 15 and set(found[rest]) <= want
+    fix = fixations(*resting(times, xy), method=method, min_ms=300).filter(pl.col("name") == f"fixation_{method}")
+    assert fix.height and (fix["duration_ms"] >= 300).all()
+
+
+def test_no_fixation_reaches_over_a_loss():
+    times = np.concatenate([np.arange(12_000, 14_000, 75), np.arange(15_000, 17_000, 75)])
+    events = fixations(*resting(times))
+    assert events["name"].to_list() == ["fixation_ivt"] * 2  # and no saccade joins the two
+    assert events["duration_ms"].to_list() == pytest.approx([2000, 2000], abs=75)
+
+
+def test_recordings_that_are_too_slow_are_counted():
+    page = pl.concat(
+        [
+            make_page([("gaze", s, 5.0, 5.0) for s in np.arange(10, 40, step)], task=task)
+            for task, step in ((1, 0.075), (2, 0.3), (3, 40.0))
+        ]
+    )
+    told = pace(pl.concat([page, page]))  # a row for each panel
+    assert told["task"].to_list() == [1, 2, 3] and told["too_slow"].to_list() == [False, True, True]
+    assert told["step_ms"].to_list() == [75.0, 300.0, None]
+    assert fixations(*resting(np.arange(12_000, 30_000, 300))).is_empty()
+
+
+def test_two_workers_with_one_task_stay_two():
+    here, there = (
+        make_page([("gaze", s, x, x) for s in np.arange(10, 20, 0.1)], worker=w)
+        for w, x in (("P001", 100.0), ("P002", 900.0))
+    )
+    gaze = to_pymovements(pl.concat([here, there])).samples
+    means = gaze.group_by("worker").agg(pl.col("pixel").list.get(0).unique()).sort("worker")
+    assert means["pixel"].to_list() == [[100.0], [900.0]] and gaze.height == 2 * 100
+
+
+def test_pymovements_sees_a_loss_as_missing():
+    page = make_page([("gaze", s, 5.0, 5.0) for s in [*np.arange(10, 12, 0.1), *np.arange(14, 16, 0.1)]])
+    pixel = to_pymovements(page).samples["pixel"].list.get(0)
+    assert len(pixel) == 60 and 18 <= pixel.null_count() <= 20
+
+
+@pytest.mark.parametrize(
+    ("rate", "method", "least"),
+    [
+        (5, "ivt", 0.5),
+        (8, "ivt", 0.8),
+        (13, "ivt", 0.85),
+        (30, "ivt", 0.85),
+        (60, "ivt", 0.85),
+        (13, "idt", 0.8),
+        (30, "idt", 0.9),
+        (60, "idt", 0.9),
+    ],
+)
+def test_planted_fixations_are_found(rate, method, least):
+    told = [hits(detect(gaze, method), truth) for gaze, truth in (plant_gaze(rate, seed=s) for s in range(5))]
+    recall, precision, bias = (np.mean([t[k] for t in told]) for k in ("recall", "precision", "bias_ms"))
+    assert recall > least and precision > 0.85 and abs(bias) < max(60, 500 / rate)
+
+
+def slow_ivt(xy, step, least, px_s):
+    """Fixations of evenly sampled gaze by the definition: runs of samples held together by slow spans, in plain loops."""
+    limit = px_s * (least - 1) * step / 1000
+    spans = [
+        (i, i + least - 1)
+        for i in range(len(xy) - least + 1)
+        if all(np.hypot(*(xy[i + k] - xy[i])) < limit for k in range(1, least))
+    ]
+    out = []
+    for a, b in spans:
+        if out and a <= out[-1][1]:
+            out[-1][1] = b
+        else:
+            out.append([a, b])
+    return [tuple(pair) for pair in out]
+
+
+def slow_idt(xy, least, px):
+    """Salvucci & Goldberg's pseudo-code; as in pymovements, the sample that ended a fixation begins no new one."""
+    out, a = [], 0
+    spread = lambda a, b: np.ptp(xy[a : b + 1, 0]) + np.ptp(xy[a : b + 1, 1])
+    while a + least <= len(xy):
+        b = a + least - 1
+        if spread(a, b) > px:
+            a += 1
+            continue
+        while b + 1 < len(xy) and spread(a, b + 1) <= px:
+            b += 1
+        out.append((a, b))
+        a = b + 2
+    return out
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([50, 75, 110, 200]), st.sampled_from([100, 200, 300]))
+def test_detection_is_its_definition(seed, step, min_ms):
+    rng = np.random.default_rng(seed)
+    xy = np.cumsum(
+        rng.normal(0, 20, (60, 2)) + 300 * rng.standard_normal((60, 2)) * (rng.random((60, 1)) < 0.2), axis=0
+    )
+    gaze = pl.DataFrame(
+        {
+            "recording": 0,
+            "part": 0,
+            "epoch_ms": step * np.arange(60),
+            "x": xy[:, 0],
+            "y": xy[:, 1],
+            "step_ms": float(step),
+        }
+    )
+    least = max(2, -(-min_ms // step))
+    for method, want in (("ivt", slow_ivt(xy, step, least, 800.0)), ("idt", slow_idt(xy, least, 120.0))):
+        got = detect(gaze, method, min_ms=min_ms).select("onset", "end").to_numpy().reshape(-1, 2)
+        assert np.abs(got - np.array([((a - 0.5) * step, (b + 0.5) * step) for a, b in want]).reshape(-1, 2)).max(
+            initial=0
+        ) <= 1 and len(got) == len(want)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=300))
 def test_sentences_joined_are_the_answer(text):
@@ -600,16 +837,19 @@ def test_nothing_recorded_gives_no_events():
     cut = pl.DataFrame({"query": [100], "window": ["reading"], "start_ms": [10_000], "end_ms": [40_000]})
     events = fixations(matched, make_page([("mouse", 12, 5.0, 5.0)]), cut, queries)
     assert events.height == 0 and reading_measures(events, queries).height == 0
-    with pytest.raises(ValueError, match="idt and ivt"):
+    with pytest.raises(InputError, match="idt and ivt"):
         fixations(matched, make_page([]), cut, queries, method="engbert")
+    with pytest.raises(InputError, match="min_ms 0: give a number above 0"):
+        fixations(matched, make_page([]), cut, queries, min_ms=0)
 
 
 def test_pymovements_goes_on_from_here(study):
     _, release, *_ = study
     worker = release.samples_abs["worker"][0]
     gaze = to_pymovements(release.samples_abs.filter(pl.col("worker") == worker))
-    assert gaze.trial_columns == ["task"] and gaze.samples["pixel"].list.len().unique().to_list() == [2]
-    assert gaze.experiment.sampling_rate == 10
+    assert gaze.trial_columns == ["worker", "task"] and gaze.samples["pixel"].list.len().unique().to_list() == [2]
+    steps = gaze.samples.select(pl.col("time").diff().over("worker", "task")).drop_nulls()["time"].unique()
+    assert len(steps) == 1 and gaze.experiment.sampling_rate == pytest.approx(1000 / steps[0])
 
 
 def test_a_frame_is_the_same_on_every_run(study):
@@ -621,3 +861,90 @@ def test_a_frame_is_the_same_on_every_run(study):
         return hashlib.sha256(frame.write_ipc(None, compression="uncompressed").getvalue()).hexdigest()
 
     assert digest(again) == digest(matched[worker])
+
+
+# ---- what the chapter counts and draws
+
+
+def counted():
+    """Four gaze and two mouse samples of one worker: on the text, off it, on nothing, on other text."""
+    queries = make_queries([(A, None), (B, None)])
+    samples = make_samples(
+        [
+            ("gaze", "single", 12, snippet(A, 60), 60),
+            ("gaze", "single", 13, None, None),
+            ("gaze", "single", 14, "", None),
+            ("gaze", "single", 15, "no text of an answer", 5),
+            ("mouse", "single", 12, snippet(A, 60), 60),
+            ("mouse", "single", 13, snippet(A, 62), 62),
+        ]
+    )
+    return samples, queries, count_ties(match_samples(samples, queries))
+
+
+def test_ties_are_counted_once_each():
+    samples, queries, counts = counted()
+    assert counts["samples"].sum() == samples.height and counts["flagged"].sum() == samples.height
+    gaze = shares_by(counts.filter(pl.col("modality") == "gaze"), "modality", of="why")
+    assert gaze["share"].to_list() == [0.25] * 4 and gaze["why"].n_unique() == 4
+    people = by_person(counts)
+    assert dict(people.select("modality", "share").iter_rows()) == {"gaze": 0.25, "mouse": 1.0}
+    fits = snippet_fits(samples, queries)
+    assert fits.height == 3 and fits["fits"].sort().to_list() == [0, 1, 1]  # the distinct snippets
+
+
+def test_match_figures_draw_the_shares():
+    *_, counts = counted()
+    months, people = by_month(counts), by_person(counts)
+    drawn = sorted(float(x) for trace in months_figure(months).data for x in trace.x)
+    assert drawn == pytest.approx(sorted(months["share"].to_list()))
+    dots = {trace.name: (trace.x[0], trace.y[0]) for trace in people_figure(people).data}
+    assert dots == {"gaze": (4, 0.25), "mouse": (2, 1.0)}
+
+
+def test_press_shares_are_shares_of_the_named():
+    """Ten verdicts of four workers, eight named, six of them right; nothing is said of two."""
+    right = [True] * 6 + [False] * 2 + [None] * 2
+    rule = pl.DataFrame(
+        {"query": range(10), "worker": list("aabbccddab"), "mode": "pairwise", "window": "full", "right": right}
+    )
+    few = rule.head(2).with_columns(window=pl.lit("rating"))
+    shares = press_shares(pl.concat([rule, few]), 500, lambda name: 1)
+    row = shares.row(0, named=True)
+    assert shares.height == 1 and (row["verdicts"], row["named"], row["right"]) == (10, 8, 0.75)
+    assert 0 <= row["low"] < 0.75 < row["high"] <= 1
+    (trace,) = press_figure(shares).data
+    assert list(trace.x) == [0.75] and list(trace.y) == ["pairwise, full"]
+
+
+def test_onset_errors_are_drawn_where_they_are():
+    errors = pl.DataFrame({"mode": "pairwise", "clause": ["chain", "chain", "text"], "error_s": [0.2, 0.9, -3.5]})
+    bars = {trace.name: dict(zip(trace.x, trace.y)) for trace in errors_figure(errors).data}
+    assert bars == {"chain": {0.5: 2}, "text": {-3.5: 1}}
+
+
+def test_planted_figure_draws_the_table():
+    found = planted_hits((13, 30), ("ivt",), 2, seed=3)
+    assert found.height == 3 * 2 * 3 and (found["low"] <= found["value"]).all()
+    drawn = sorted(y for trace in planted_figure(found).data for y in trace.y)
+    assert drawn == pytest.approx(sorted(found["value"].to_list()))
+    good, webcam = (
+        found.filter(pl.col("condition") == c, pl.col("measure") == "recall")["value"].mean()
+        for c in ("good", "webcam")
+    )
+    assert good > webcam
+
+
+def test_hits_by_hand():
+    truth = pl.DataFrame({"onset": [0, 1000, 2000], "end": [500, 1500, 2500]})
+    found = pl.DataFrame({"onset": [100, 1000, 3000], "end": [500, 2000, 3200]})  # 400 of 500, 500 of 1000, none
+    told = hits(found, truth)
+    assert told == {"recall": pytest.approx(2 / 3), "precision": pytest.approx(2 / 3), "bias_ms": (-100 + 500) / 2}
+    assert hits(found.clear(), truth)["recall"] == 0 and hits(found, truth.clear())["precision"] == 0
+
+
+def test_event_table_adds_up():
+    _, events = fixating("ivt")
+    table = dict(event_table(events).select("name", "total_s").iter_rows())
+    fix = events.filter(pl.col("name") == "fixation_ivt")
+    assert table["fixation_ivt"] == pytest.approx(fix["duration_ms"].sum() / 1000) and len(table) == 2
