@@ -28,6 +28,11 @@ def code(source, *outputs, tags=()):
     return nbf.new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)})
 
 
+def tagged(text, *tags):
+    """A markdown cell as the run leaves it: its numbers filled in."""
+    return nbf.new_markdown_cell(text, metadata={"tags": list(tags)})
+
+
 def shown(data, **meta):
     return nbf.new_output("display_data", data=data, metadata={"ifllm": meta} if meta else {})
 
@@ -157,12 +162,10 @@ def notebooks(data):
             code("# Parameters\nrun = 'runs/x'\nn_bootstrap = 200\n", tags=["injected-parameters"]),
             code("study = Study.open(run, '05_diversity')", *banner),
             md("## Reading is personal"),
-            code(
-                "study.say('...')",
-                say(
-                    r"Dwell has an ICC of [0.41 \[0.30, 0.50\]](results.html#diversity.icc.dwell) (@fig-icc; rows in @sec-ledger)."
-                ),
-                tags=["headline"],
+            tagged(
+                r"Dwell has an ICC of [0.41 \[0.30, 0.50\]](results.html#diversity.icc.dwell) (@fig-icc; rows in @sec-ledger).",
+                "finding",
+                "headline",
             ),
             code(
                 "study.figure(...)",
@@ -193,12 +196,9 @@ def notebooks(data):
             md("# Findings\n\n> Claim by claim."),
             code("run = 'runs/demo'", tags=["parameters"]),
             md("## Reward models"),
-            code(
-                "study.say('...')",
-                say(
-                    r"Implicit feedback gains [0.051 \[0.010, 0.090\]](results.html#reward.pairwise.gain.fusion.reading.unseen_worker)."
-                ),
-                tags=["headline"],
+            tagged(
+                r"Implicit feedback gains [0.051 \[0.010, 0.090\]](results.html#reward.pairwise.gain.fusion.reading.unseen_worker).",
+                "headline",
             ),
             code(
                 "study.table(...)",

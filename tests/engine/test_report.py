@@ -15,6 +15,7 @@ from report_run import ROOT, make_run
 
 from ifllm.base.files import InputError
 from ifllm.engine import paper, prepare, report
+from ifllm.engine.apidoc import FORMER, api_pages, moved_pages
 from ifllm.engine.pages import Block, Page, number, read_notebook, read_output, without_empty_sections
 from ifllm.engine.references import Bibliography, Resolver, in_prose, mathml
 
@@ -238,6 +239,41 @@ def test_a_page_opens_with_its_finding_and_ends_with_its_library(site):
         "Parameters of this run",
         "icc",
     ] and not any(fold.has_attr("open") for fold in folded)
+
+
+def test_a_tagged_sentence_is_set_off_as_the_finding_and_told_again_on_the_first_page(site):
+    finding = soup(site, "05_diversity").find(class_="ifllm-finding")
+    assert finding.get_text(strip=True).startswith("Dwell has an ICC of") and finding.find("a", class_="ifllm-number")
+    assert finding.find_previous("h2").get_text(strip=True) == "Reading is personal"
+    assert soup(site, "13_findings").find(class_="ifllm-finding").get_text(strip=True).startswith("Implicit feedback")
+    first = [headline.get_text(strip=True) for headline in soup(site, "index").select(".ifllm-headline")]
+    assert finding.get_text(strip=True) in first and len(first) == 2
+
+
+def test_a_notebook_that_did_not_finish_has_no_page_and_no_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "find_browser", lambda: None)
+    run = make_run(tmp_path)
+    ended = run / "logs" / "inputs"
+    ended.mkdir(parents=True)
+    for notebook in (run / "notebooks").glob("*.ipynb"):
+        if notebook.stem != "05_diversity":  # its kernel was killed: the copy that lies there is from before
+            (ended / f"{notebook.stem}.json").write_text("{}")
+    made = report.render(run, engine="builtin")
+    folder = made.index.parent
+    assert any(problem.startswith("05_diversity: left out") for problem in made.problems)
+    assert (
+        not (folder / "05_diversity.html").exists()
+        and "diversity.icc.dwell" not in (folder / "results.json").read_text()
+    )
+    assert "05_diversity" in soup(made, "index").find("aside", {"aria-label": "Incomplete report"}).get_text()
+
+
+def test_a_former_address_of_the_api_reference_leads_on(tmp_path):
+    pages, _ = api_pages(ROOT / "ifllm")
+    moved = moved_pages(pages)
+    assert set(moved) == set(FORMER) and not set(moved) & set(pages)
+    assert all(f"url={FORMER[old]}.html" in text for old, text in moved.items())
+    assert '"InputError": "base.files"' in moved["engine.store"]
 
 
 def test_the_first_page_has_findings_a_figure_and_the_reading_time_of_chapters(site):
