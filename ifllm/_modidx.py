@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ifllm.engine.pages._source': ('engine/pages.html#_source', 'ifllm/engine/pages.py'),
                                     'ifllm.engine.pages._tags': ('engine/pages.html#_tags', 'ifllm/engine/pages.py'),
                                     'ifllm.engine.pages._take_title': ('engine/pages.html#_take_title', 'ifllm/engine/pages.py'),
+                                    'ifllm.engine.pages._together': ('engine/pages.html#_together', 'ifllm/engine/pages.py'),
                                     'ifllm.engine.pages.chapter_of': ('engine/pages.html#chapter_of', 'ifllm/engine/pages.py'),
                                     'ifllm.engine.pages.clean_table': ('engine/pages.html#clean_table', 'ifllm/engine/pages.py'),
                                     'ifllm.engine.pages.defined': ('engine/pages.html#defined', 'ifllm/engine/pages.py'),

@@ -9,7 +9,6 @@ __all__ = ['Block', 'Page', 'directives', 'defined', 'clean_table', 'read_output
 # %% ../../nbs/engine/pages.ipynb #44ba1a71
 import ast
 import base64
-import html
 import json
 import re
 from collections.abc import Iterator
@@ -31,9 +30,8 @@ class Block:
     png: bytes = b""  # a drawn figure
     label: str = ""  # "Figure 5.2"; of code: what the fold says
     folded: bool = True  # of code
-    cells: tuple[
-        tuple[int, str], ...
-    ] = ()  # of code, one by one: execution count and source; of what a cell showed: that cell alone
+    cells: tuple[tuple[int, str], ...] = ()  # of code, one by one: count and source; of what a cell showed: that cell
+    names: tuple[str, ...] = ()  # of library code: what it defines
 
 # %% ../../nbs/engine/pages.ipynb #4b3079ef
 @dataclass
@@ -162,9 +160,8 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
             [cell for cell in cells if "injected-parameters" not in _tags(cell)], page, analysis=bool(page.chapter)
         )
         return page
-    while (
-        start and cells[start - 1]["cell_type"] == "markdown"
-    ):  # a heading right before the parameters opens the analysis
+    # a heading right before the parameters opens the analysis
+    while start and cells[start - 1]["cell_type"] == "markdown":
         start -= 1
     body = next((i for i, cell in enumerate(cells[:start]) if _opens_library(cell)), start)
     chapter = bool(page.chapter)  # a how-to's code is what its reader came for
@@ -222,9 +219,31 @@ def _prose_block(source: str, tags: list[str]) -> Block:
     text = source if source.startswith("```") else re.sub(r"^# ", "## ", source, flags=re.M)
     return Block("finding" if {"finding", "headline"} & set(tags) else "markdown", text)
 
+# %% ../../nbs/engine/pages.ipynb #0be2d217
+def _together(blocks: list[Block]) -> list[Block]:
+    """Put neighbouring cells of library code into one fold, labelled by what they define for others."""
+    out: list[Block] = []
+    for block in blocks:
+        before = out[-1] if out else None
+        if before is not None and before.names and block.names:
+            text = f"{before.text}\n\n{block.text}"
+            out[-1] = block = replace(
+                before, text=text, cells=before.cells + block.cells, names=before.names + block.names
+            )
+        else:
+            out.append(block)
+        if block.names:
+            names = [name for name in block.names if not name.startswith("_")] or list(block.names)
+            out[-1] = replace(block, label=", ".join(names[:4]) + (", …" if len(names) > 4 else ""))
+    return out
+
 # %% ../../nbs/engine/pages.ipynb #4bda78ae
 def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
-    """Blocks of some cells. In a chapter's analysis, the code of neighbouring cells is folded into one place after what it shows; cells that show nothing go with the next."""
+    """Blocks of some cells.
+
+    In a chapter's analysis, the code of neighbouring cells is folded into one place after what it shows; cells that
+    show nothing go with the next.
+    """
     out: list[Block] = []
     waiting: list[tuple[int, str]] = []
     last: list[Block] = []
@@ -259,22 +278,14 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         elif found & {"export", "exporti"}:
             fold()
             if not _only_imports(code):
-                names = defined(code)
-                out.append(
-                    Block(
-                        "code",
-                        code,
-                        label=", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "Library code",
-                        cells=own,
-                    )
-                )
+                out.append(Block("code", code, cells=own, names=tuple(defined(code)) or ("Library code",)))
         elif analysis:
             waiting += own if code and "hide_input" not in found else ()
         elif code:
             out.append(Block("code", code, folded=False, cells=own))
         out += shown if "hide_output" not in found else []
     fold(end=True)
-    return [block for block in out + last if block.text.strip() or block.plot or block.png]
+    return _together([block for block in out + last if block.text.strip() or block.plot or block.png])
 
 # %% ../../nbs/engine/pages.ipynb #875fe8be
 def without_empty_sections(blocks: list[Block]) -> list[Block]:
