@@ -214,3 +214,6 @@ def test_the_check_sets_both_ways_side_by_side():
     assert row["studies"] == pool["worker"].n_unique() // 10 == judged.height > 0
     assert row["found"] == judged["claimed"].mean() and row["gain"] == judged["gain"].mean()
     assert row["pairs"] == round(judged["pairs"].mean() / 10) and 0 <= row["predicted"] <= 1
+    assert (row["found_low"], row["found_high"]) == power.share_interval(judged["claimed"].sum(), judged.height)
+    shown = power.check_table(pl.DataFrame([row | {"found": 0.5, "found_low": 0.25, "found_high": 0.75}]))
+    assert shown["found it"].item() == "50% [25%, 75%]" and shown["pairs of each"].item() == row["pairs"]
