@@ -26,10 +26,13 @@ def release_archive() -> Path:
 
 
 def notebook(*cells: str | tuple[str, str]) -> str:
-    """A notebook's JSON from its code cells; a tuple is (source, tag)."""
+    """A notebook's JSON from its code cells; a tuple is (source, tag), with the tag "markdown" a cell of prose."""
     made = []
     for index, cell in enumerate(cells):
         source, tags = (cell[0], [cell[1]]) if isinstance(cell, tuple) else (cell, [])
+        if tags == ["markdown"]:
+            made.append({"cell_type": "markdown", "id": f"c{index}", "metadata": {}, "source": source})
+            continue
         made.append(
             {
                 "cell_type": "code",
@@ -70,7 +73,8 @@ def tiny_project(tmp_path, monkeypatch) -> Path:
         notebook(
             ('run = "runs/demo"\nshift = 0', "parameters"),
             'from ifllm.base.study import Study\nstudy = Study.open(run, "02_sum")\nstudy.results("01_data")',
-            'total = int(study.read("numbers")["x"].sum()) + shift\nstudy.record("sum.total", total)\nstudy.say("The total is {sum.total:d} of {data.rows:d}.")',
+            'total = int(study.read("numbers")["x"].sum()) + shift\nstudy.record("sum.total", total)',
+            ("The total is {sum.total:d} of {data.rows:d}.", "markdown"),
         )
     )
     (tmp_path / "own" / "dataset").mkdir(parents=True)

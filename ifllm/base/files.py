@@ -18,6 +18,21 @@ from pathlib import Path
 class InputError(ValueError):
     """What was given cannot be used. The message is one line: file, line, value, and what to do."""
 
+# %% ../../nbs/base/files.ipynb #fe83601c
+def _put(made: Path, path: Path, aside: Path) -> None:
+    """Give what was made its name; a folder of that name goes aside, and comes back if that fails."""
+    if path.exists() and made.exists() and path.is_dir() != made.is_dir():
+        kinds = ("folder", "file") if path.is_dir() else ("file", "folder")
+        raise InputError(f"{path.name}: is a {kinds[0]}, and a {kinds[1]} is to be written; name another place")
+    if path.is_dir():
+        path.rename(aside)
+    try:
+        os.replace(made, path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
 # %% ../../nbs/base/files.ipynb #11534021
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -25,22 +40,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : path of a file or folder to make or replace
+    path : path of a file or folder to make or replace; of a link, what it points to
 
     Yields
     ------
     pathlib.Path
         Does not exist yet; make a file or a folder of that name.
+
+    Raises
+    ------
+    InputError
+        The path is the folder one works in, or one above it; or it is a folder where a file was made, or a file where a
+        folder was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # through a link, what it points to is replaced
+    if path in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(
+            f"{path.name or path}: this folder holds the one you work in and cannot be replaced; name a new one"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+    stem = tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=path.parent)
     tmp = Path(stem) / path.name
     try:
         yield tmp
-        if path.is_dir() and not path.is_symlink():
-            path.rename(Path(stem) / "old")
-        os.replace(tmp, path)
+        _put(tmp, path, Path(stem) / "old")
     finally:
         shutil.rmtree(stem, ignore_errors=True)
 
@@ -56,7 +79,7 @@ def write_bytes(path: str | Path, content: bytes) -> bool:
 
 
 def write_json(path: str | Path, value) -> bool:
-    """Write `value` as sorted, indented JSON to `path` atomically, unless it holds just that already; say whether it changed."""
+    """Write `value` as sorted, indented JSON to `path`, as `write_bytes` does; say whether it changed."""
     return write_bytes(
         path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
     )

@@ -442,7 +442,7 @@ def test_report_ends_with_the_path_of_the_first_page_and_compare_with_what_chang
     assert (
         done.returncode == 1
         and "diversity.icc.dwell" in done.stdout
-        and "yes" in done.stdout
+        and "outside" in done.stdout
         and "4 the same, 1 changed" in done.stdout
     )
     assert (

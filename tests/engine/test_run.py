@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import polars as pl
 import pytest
 from conftest import notebook
 
-from ifllm.base.files import InputError, atomic_path, write_json
-from ifllm.base.study import Study, derive_seed, load_settings
-from ifllm.engine.run import hardware, plan, run_study, stages
+import ifllm
+from ifllm.base.files import InputError
+from ifllm.base.study import load_settings
+from ifllm.engine.run import hardware, run_study, stage_table, stages, write_manifest
 
 
 def events(run):
@@ -177,14 +179,8 @@ def test_executed_notebooks_and_manifest_name_no_place_of_this_machine(tiny_proj
     )
     for file in [run / "manifest.json", run / "results.json", *(run / "notebooks").glob("*.ipynb")]:
         assert str(tiny_project) not in file.read_text(), file.name
-    said = [
-        output
-        for cell in json.loads((run / "notebooks" / "02_sum.ipynb").read_text())["cells"]
-        for output in cell["outputs"]
-    ]
-    assert any(
-        "[12](results.html#sum.total)" in "".join(output.get("data", {}).get("text/markdown", "")) for output in said
-    )
+    said = [cell["source"] for cell in json.loads((run / "notebooks" / "02_sum.ipynb").read_text())["cells"]]
+    assert "The total is [12](results.html#sum.total) of [3](results.html#data.rows)." in said
 
 
 @pytest.mark.parametrize(
@@ -227,76 +223,177 @@ def test_the_real_notebooks_make_a_plan(root, tmp_path):
         assert step.reads <= made, step.notebook
 
 
-def test_open_says_which_command_makes_a_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="ifllm run --profile demo --name nowhere"):
-        Study.open("runs/nowhere", "05_diversity")
-
-
-def test_an_unfinished_sink_is_no_artefact(tmp_path):
-    write_json(tmp_path / "r" / "settings.json", {"seed": 1})
-    write_json(tmp_path / "r" / "source.json", {"source": "path"})
-    study = Study.open(tmp_path / "r", "x")
-    with pytest.raises(RuntimeError), study.sink("samples") as sink:
-        sink.write("P001", pl.DataFrame({"x": [1]}))
-        raise RuntimeError
-    with pytest.raises(InputError, match="samples: not there yet"):
-        study.read("samples")
-    with study.sink("samples") as sink:
-        sink.write("P002", pl.DataFrame({"x": [2]}))
-    assert (
-        study.workers("samples") == ["P002"] and not (tmp_path / "r" / "artefacts" / "samples" / "worker=P001").exists()
-    )
-
-
-def test_workers_are_read_in_groups(tmp_path):
-    write_json(tmp_path / "r" / "settings.json", {"seed": 1})
-    write_json(tmp_path / "r" / "source.json", {"source": "path"})
-    study = Study.open(tmp_path / "r", "x")
-    with study.sink("samples") as sink:
-        for worker, rows in (("P003", 1), ("P001", 2), ("P002", 5), ("P004", 1)):
-            sink.write(worker, pl.DataFrame({"x": list(range(rows))}))
-    with study.sink("page") as sink:
-        sink.write("P002", pl.DataFrame({"y": [7.5]}))
-    assert study.batches("samples", rows=3) == [["P001", "P002"], ["P003", "P004"]] and study.batches(
-        "samples", rows=1
-    ) == [["P001"], ["P002"], ["P003"], ["P004"]]
-    assert study.read("samples", worker=["P001", "P003"]).rows() == [(0, "P001"), (1, "P001"), (0, "P003")]
-    assert study.read("page", worker=["P001", "P002"]).rows() == [(7.5, "P002")]
-    nobody = study.read("page", worker=["P001"])  # was recorded, but not on the page
-    assert nobody.height == 0 and nobody.columns == ["y", "worker"]
-
-
-def test_a_record_is_checked(tmp_path):
-    write_json(tmp_path / "r" / "settings.json", {"seed": 1})
-    write_json(tmp_path / "r" / "source.json", {"source": "path"})
-    study = Study.open(tmp_path / "r", "x")
-    study.record("a.b", float("nan"))
-    assert study.value("a.b") is None
-    with pytest.raises(ValueError, match="twice"):
-        study.record("a.b", 1)
-    with pytest.raises(ValueError, match="letters"):
-        study.record("a b", 1)
-    with pytest.raises(ValueError, match="simulated and published are known"):
-        study.record("a.c", 1, data="release")
-    study.record("a.d", 1, data="simulated")
-    assert {r["id"]: r["data"] for r in json.loads((tmp_path / "r" / "results" / "x.json").read_text())} == {
-        "a.b": "path",
-        "a.d": "simulated",
-    }
-    assert study.seed("folds") == derive_seed(1, "x", "", "folds") != study.seed("bootstrap")
-
-
-def test_a_folder_is_replaced_whole(tmp_path):
-    target = tmp_path / "made"
-    for content in ("old", "new"):
-        with atomic_path(target) as tmp:
-            tmp.mkdir()
-            (tmp / content).touch()
-    assert [file.name for file in target.iterdir()] == ["new"] and [p.name for p in tmp_path.iterdir()] == ["made"]
-
-
 def test_hardware_names_nobody():
     import platform
 
     assert platform.node() not in json.dumps(hardware()) and hardware()["cores"] >= 1
+
+
+# -- notebooks run by hand, as users do it
+
+
+def by_papermill(project, *words):
+    """`papermill nbs/02_sum.ipynb out.ipynb -p run runs/t ...` at a shell; the text of what it shows."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "nbs/02_sum.ipynb",
+        "out.ipynb",
+        "-k",
+        "python3",
+        "-p",
+        "run",
+        "runs/t",
+    ]
+    done = subprocess.run([*command, *words], cwd=project, capture_output=True, text=True, env=here(project))
+    assert done.returncode == 0, done.stderr
+    return (project / "out.ipynb").read_text()
+
+
+def here(project):
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(ifllm.__file__).parents[1])])}
+
+
+def by_lab(project, **edited):
+    """Run All in JupyterLab: the cells in order, the parameters cell edited by hand; the text of what it shows."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(project / "nbs" / "02_sum.ipynb", as_version=4)
+    book.cells[0].source = "\n".join(['run = "runs/t"', "shift = 0", *(f"{k} = {v!r}" for k, v in edited.items())])
+    NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(project)}}).execute(
+        env=here(project)
+    )
+    return nbformat.writes(book)
+
+
+def own_files(run):
+    return {
+        file: (run / file).read_bytes()
+        for file in ("results/02_sum.json", "results/01_data.json", "artefacts/numbers.parquet")
+    }
+
+
+def test_a_notebook_run_by_hand_is_the_notebook_of_the_run(tiny_project):
+    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    before = own_files(run)
+    for way in (by_papermill, by_lab, by_papermill):  # the cell says 0, the run 5
+        shown = way(tiny_project)
+        assert "shift = 5" in shown and own_files(run) == before and not (run / "trials").exists()
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert events(run) == [] and own_files(run) == before and totals(run)["sum.total"] == 17
+
+
+@pytest.mark.parametrize("way", [lambda p: by_papermill(p, "-p", "shift", "9"), lambda p: by_lab(p, shift=9)])
+def test_a_parameter_given_by_hand_makes_a_trial_beside_the_run(tiny_project, way):
+    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    before = own_files(run)
+    shown = way(tiny_project)
+    assert "A trial." in shown and "shift = 9" in shown and own_files(run) == before
+    (trial,) = (run / "trials").iterdir()
+    assert trial.name.startswith("02_sum-")
+    assert json.loads((trial / "results" / "02_sum.json").read_text())[0]["value"] == 21
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert events(run) == [] and totals(run)["sum.total"] == 17
+
+
+def test_the_default_asked_for_by_name_is_a_trial_too(tiny_project):
+    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    assert "A trial." in by_papermill(tiny_project, "-p", "shift", "0") and totals(run)["sum.total"] == 17
+    assert "A trial." not in by_papermill(tiny_project, "-p", "shift", "5")
+
+
+@pytest.mark.parametrize("file", ["results/01_data.json", "artefacts/numbers.parquet", "notebooks/01_data.ipynb"])
+def test_the_engine_mends_what_someone_else_wrote(tiny_project, file, capsys):
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    before = own_files(run)
+    if file.endswith(".parquet"):
+        pl.DataFrame({"x": [1, 2, 300]}).write_parquet(run / file)
+    else:
+        (run / file).write_text((run / file).read_text().replace("3", "4"))
+    capsys.readouterr()
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert f"01_data is made again: {file} changed since the run wrote it" in capsys.readouterr().err
+    assert [job for job, event in events(run) if event == "done"] == ["01_data"] and own_files(run) == before
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert events(run) == []
+
+
+def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
+    edit(
+        tiny_project / "nbs" / "01_data.ipynb",
+        "study.record",
+        'with study.sink(\\"parts\\") as sink:\\n    sink.write(\\"P1\\", pl.DataFrame({\\"y\\": [1]}))\\nstudy.record',
+    )
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    part = run / "artefacts" / "parts" / "worker=P1" / "part.parquet"
+    before = part.read_bytes()
+    pl.DataFrame({"y": [2]}).write_parquet(part)
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert part.read_bytes() == before and [job for job, event in events(run) if event == "done"] == ["01_data"]
+
+
+# -- killed, and other places
+
+
+@pytest.mark.parametrize(
+    "who, said",
+    [
+        ("getpid", r"02_sum, cell 2: its kernel was killed, probably for memory; it had \d+ MB"),
+        ("getppid", "02_sum, killed"),
+    ],
+)
+def test_a_kernel_killed_for_memory_is_named_and_leaves_no_old_page(tiny_project, who, said):
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", f"import os; os.kill(os.{who}(), 9)\\ntotal = int")
+    with pytest.raises(RuntimeError, match=said):
+        run_study(profile="demo", data="own", name="t", cores=1)
+    assert not (run / "notebooks" / "02_sum.ipynb").exists() and not (run / "results" / "02_sum.json").exists()
+    assert "sum.total" not in totals(run) and totals(run)["data.rows"] == 3
+    edit(tiny_project / "nbs" / "02_sum.ipynb", f"import os; os.kill(os.{who}(), 9)\\ntotal = int", "total = int")
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert totals(run)["sum.total"] == 12
+
+
+def test_a_clone_under_a_path_with_spaces_runs(tiny_project, tmp_path_factory, monkeypatch):
+    place = tmp_path_factory.mktemp("two words") / "o'clock & more"
+    shutil.copytree(tiny_project, place)
+    monkeypatch.chdir(place)
+    assert totals(run_study(profile="demo", data="own", name="t", cores=1))["sum.total"] == 12
+
+
+def test_a_home_that_is_the_root_leaves_slashes_alone(tiny_project, monkeypatch):
+    edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", 'print(\\"a/b\\")\\ntotal = int')
+    monkeypatch.setenv("HOME", "/")
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    text = (run / "notebooks" / "02_sum.ipynb").read_text()
+    assert "a/b" in text and "~" not in text
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".hidden", "a b", "x" * 101])
+def test_a_run_stays_below_runs(tiny_project, name):
+    with pytest.raises(InputError, match="a run's name has"):
+        run_study(profile="demo", data="own", name=name, cores=1)
+
+
+def test_a_dry_run_lists_the_jobs_and_changes_nothing(tiny_project, capfd):
+    run = run_study(profile="demo", data="own", name="t", cores=1, executor=("--dry-run",))
+    told = capfd.readouterr()
+    assert "01_data" in told.out + told.err and "nothing to do" not in told.out + told.err
+    assert not (run / "results").exists()
+
+
+def test_where_the_time_went_adds_up(tiny_project):
+    from rich.console import Console
+
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    manifest = write_manifest(run)
+    rows = manifest["notebooks"]
+    assert all(row["cpu_seconds"] > 0 and row["peak_mb"] > 20 and row["seconds"] > 0 for row in rows)
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))
+    console.print(stage_table(manifest))
+    assert f"{sum(row['seconds'] for row in rows):,.0f}" in console.export_text().splitlines()[-1].split()

@@ -1,0 +1,85 @@
+"""Files: the old one or the new one, never half; and one line for what cannot be written."""
+
+import json
+import os
+
+import pytest
+
+from ifllm.base.files import InputError, atomic_path, write_bytes, write_json
+
+
+def test_a_new_folder_is_made_with_those_above_it(tmp_path):
+    assert write_bytes(tmp_path / "a" / "b" / "c", b"1")
+    assert (tmp_path / "a" / "b" / "c").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path, kind):
+    target = tmp_path / "t"
+    write_bytes(target / "in" if kind == "folder" else target, b"old")
+    with pytest.raises(RuntimeError), atomic_path(target) as tmp:
+        write_bytes(tmp / "in" if kind == "folder" else tmp, b"new")
+        raise RuntimeError
+    assert (target / "in" if kind == "folder" else target).read_bytes() == b"old" and os.listdir(tmp_path) == ["t"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_new_one_is_there_whole_and_alone(tmp_path, kind):
+    target = tmp_path / "t"
+    write_bytes(target / "old" if kind == "folder" else target, b"old")
+    with atomic_path(target) as tmp:
+        write_bytes(tmp / "new" if kind == "folder" else tmp, b"new")
+    assert (target / "new" if kind == "folder" else target).read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["t"] and (kind == "file" or os.listdir(target) == ["new"])
+
+
+@pytest.mark.parametrize("old", ["file", "folder"])
+def test_a_folder_does_not_replace_a_file_nor_a_file_a_folder(tmp_path, old):
+    target = tmp_path / "t"
+    write_bytes(target / "in" if old == "folder" else target, b"old")
+    with pytest.raises(InputError, match=f"t: is a {old}"), atomic_path(target) as tmp:
+        write_bytes(tmp if old == "folder" else tmp / "in", b"new")
+    assert (target / "in" if old == "folder" else target).read_bytes() == b"old" and os.listdir(tmp_path) == ["t"]
+
+
+def test_who_makes_nothing_loses_nothing(tmp_path):
+    write_bytes(tmp_path / "t" / "in", b"old")
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "t"):
+        pass
+    assert (tmp_path / "t" / "in").read_bytes() == b"old" and os.listdir(tmp_path) == ["t"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, kind):
+    real, link = tmp_path / "real", tmp_path / "link"
+    if kind != "nothing":
+        write_bytes(real / "old" if kind == "folder" else real, b"old")
+    link.symlink_to("real")
+    with atomic_path(link) as tmp:
+        write_bytes(tmp / "new" if kind == "folder" else tmp, b"new")
+    assert link.is_symlink() and (real / "new" if kind == "folder" else real).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "../inside/."])
+def test_the_folder_one_works_in_is_not_replaced(tmp_path, monkeypatch, path):
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    with pytest.raises(InputError, match="holds the one you work in"), atomic_path(path):
+        pass
+
+
+def test_the_same_content_is_not_written_again(tmp_path):
+    target = tmp_path / "t.json"
+    assert write_json(target, {"b": "é", "a": [1, None]})
+    before = target.stat()
+    assert not write_json(target, {"a": [1, None], "b": "é"}) and target.stat() == before
+    assert (
+        target.read_text() == '{\n "a": [\n  1,\n  null\n ],\n "b": "é"\n}\n'
+    )  # sorted, as it is read, one end of line
+    assert write_json(target, {"b": "e"}) and json.loads(target.read_text()) == {"b": "e"}
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "t.json", {"a": float("nan")})
+    assert os.listdir(tmp_path) == []

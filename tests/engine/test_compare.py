@@ -1,0 +1,152 @@
+"""A run against the reference: equal, within tolerance, or not; and what the command line says of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ifllm.base.files import InputError, write_json
+from ifllm.engine.compare import FAMILIES, show_agreement, tolerance, write_reference
+
+MANIFEST = {
+    "data": {"source": "release", "commit": "923bac0"},
+    "profile": "quick",
+    "python": "3.11.7",
+    "packages": {"polars": "1.30"},
+    "hardware": {"processor": "one", "vectors": "AVX512"},
+}
+RECORDS = [
+    {"id": "data.n", "value": 687, "notebook": "01_data", "data": "release", "cell": 3, "unit": None},
+    {"id": "reward.gain", "value": 0.01, "ci_low": 0.0, "ci_high": 0.02, "notebook": "08_reward", "data": "release"},
+    {"id": "dpo.step", "value": 0.2155, "notebook": "11b_world", "data": "simulated"},
+    {"id": "dpo.verdict", "value": "shows", "notebook": "11b_world", "unit": "word", "data": "release"},
+]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A clone with a run `quick`, of which the reference was taken."""
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
+    make(tmp_path, RECORDS)
+    assert write_reference(tmp_path / "runs" / "quick", tmp_path / "reference") == 4
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(project, records, **manifest):
+    run = project / "runs" / "quick"
+    (run / "notebooks").mkdir(parents=True, exist_ok=True)
+    write_json(run / "results.json", records)
+    write_json(run / "manifest.json", {**MANIFEST, **manifest})
+    return run
+
+
+def changed(**values):
+    return [{**record, **values.get(record["id"].replace(".", "_"), {})} for record in RECORDS]
+
+
+def ifllm(*words, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "ifllm.engine.cli", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **env},
+    )
+
+
+def test_the_reference_has_a_line_a_number_and_agrees_with_its_run(project, capsys):
+    lines = (project / "reference" / "results.json").read_text().splitlines()
+    assert len(lines) == 6 and "cell" not in "".join(lines) and json.loads("\n".join(lines))[0]["id"] == "data.n"
+    assert show_agreement(project / "reference", project / "runs" / "quick")
+    assert capsys.readouterr().out.startswith("4 of 4 numbers agree with the reference")
+
+
+OTHER = {"hardware": {"processor": "another", "vectors": "AVX2"}}
+
+
+@pytest.mark.parametrize(
+    "values, manifest, agrees, says",
+    [
+        ({"dpo_step": {"value": 0.21}}, {}, False, "3 of 4"),  # on its machine nothing may move
+        ({"dpo_step": {"value": 0.21}}, OTHER, True, "4 of 4 numbers agree with the reference (3 equal, 1 within"),
+        ({"dpo_step": {"value": 0.27}}, OTHER, False, "3 of 4"),
+        ({"data_n": {"value": 688}}, OTHER, False, "3 of 4"),  # a count is a count on any processor
+        ({"reward_gain": {"ci_high": 0.025}}, OTHER, True, "1 within"),
+        ({"reward_gain": {"ci_high": 0.04}}, OTHER, False, "0.01 [0, 0.04]"),
+        ({"dpo_verdict": {"value": "does not show"}}, OTHER, False, "does not show"),
+        ({"data_n": {"id": "data.m"}}, {}, False, "3 of 5"),  # one gone, one new
+        (
+            {"data_n": {"value": 688}},
+            {"profile": "demo"},
+            True,
+            "Not compared with the reference: quick has the profile",
+        ),
+        ({"data_n": {"value": 688}}, {"data": {"source": "simulated"}}, True, "quick is on simulated data"),
+    ],
+)
+def test_equal_within_tolerance_or_different(project, values, manifest, agrees, says):
+    make(project, changed(**values), **manifest)
+    done = ifllm("compare", "reference", "quick")
+    assert done.returncode == (0 if agrees else 1) and says in done.stdout, done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines()[:-1]), default=0) <= 80
+
+
+def test_without_a_reference_it_says_how_to_get_one(project):
+    (project / "reference" / "results.json").unlink()
+    done = ifllm("compare", "reference", "quick")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ifllm: reference/results.json: no reference here; `ifllm reference RUN` makes one\n",
+    )
+
+
+def test_only_a_run_on_the_release_becomes_the_reference(project):
+    run = make(project, RECORDS, data={"source": "simulated"})
+    with pytest.raises(InputError, match="simulated data is no reference"):
+        write_reference(run, project / "reference")
+
+
+def test_every_notebook_of_the_study_has_its_tolerance(root):
+    import re
+
+    for file in [*(root / "nbs").glob("[0-9]*.ipynb"), *(root / "nbs" / "howto").glob("*.ipynb")]:
+        name = str(file.relative_to(root / "nbs").with_suffix("")).replace("/", "-")
+        assert sum(bool(re.fullmatch(family.notebooks, name)) for family in FAMILIES) == 1, name
+    assert tolerance({"notebook": "11_dpo-gpt2_xl_twin-explicit"}) == tolerance({"notebook": "11b_world"})
+
+
+# -- one line for each fault, and what else the command says
+
+
+def test_version(project):
+    from ifllm import __version__
+
+    assert ifllm("--version").stdout == f"ifllm {__version__}\n"
+
+
+def test_doctor_prints_the_brackets_of_an_extra(capsys):
+    from ifllm.engine.doctor import Finding, show
+
+    show([Finding("JupyterLab", False, False, "none", "pip install 'ifllm[lab]'")])
+    assert "ifllm[lab]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", [".", "..", "x" * 300, "taken/below"])
+def test_a_place_that_cannot_be_written_is_told_in_one_line(project, out):
+    Path("taken").write_text("a file")
+    done = ifllm("simulate", "--out", out, "--workers", "1", "--max-tasks", "1")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("ifllm: ") and Path("settings.ini").exists()
+
+
+def test_a_link_is_written_through(project):
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    done = ifllm("simulate", "--out", "link", "--workers", "1", "--max-tasks", "1")
+    assert done.returncode == 0 and Path("link").is_symlink(), done.stderr
+    assert any(Path("real").rglob("query_logs_table.csv"))
