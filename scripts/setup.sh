@@ -27,4 +27,9 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
 fi
 echo "setup: the package and what it needs"
 pip install --quiet -c "$lock" -e ".[encoder,study,dev]"
+# notebooks are merged cell by cell, by the driver that .gitattributes names
+if git rev-parse --git-dir >/dev/null 2>&1; then
+  git config merge.jupyternotebook.name "notebooks, cell by cell"
+  git config merge.jupyternotebook.driver ".venv/bin/nbdev-merge %O %A %B %P"
+fi
 touch .venv/ready

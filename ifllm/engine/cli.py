@@ -145,6 +145,7 @@ def lab(context: typer.Context) -> None:
         "jupyterlab",
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/nbs",
+        "--ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter",  # notebooks are saved without outputs, as git has them
         *context.args,
     ]
     raise typer.Exit(subprocess.run(words, cwd=root).returncode)
