@@ -18,7 +18,7 @@ from pathlib import Path
 # %% ../../nbs/engine/doctor.ipynb #58b75342
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for: its name, whether it is there, whether the study needs it, what was found, how to get it."""
+    """One thing looked for: its name, whether it is there and needed, what was found, how to get it."""
 
     name: str
     there: bool
@@ -117,10 +117,12 @@ def show(findings: list[Finding]) -> bool:
     """Print findings as a table; return whether all that is needed is there."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("", "what", "found", "if missing", box=None)
     for item in findings:
         mark = "[green]ok[/]" if item.there else ("[red]missing[/]" if item.needed else "[yellow]-[/]")
-        table.add_row(mark, item.name, item.found, "" if item.there else item.remedy)
+        # plain text: Rich would take the bracket of 'ifllm[lab]' for a style
+        table.add_row(mark, *map(Text, (item.name, item.found, "" if item.there else item.remedy)))
     Console().print(table)
     return all(item.there for item in findings if item.needed)

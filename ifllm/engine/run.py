@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALLOCATORS', 'project_root', 'Stage', 'stage', 'stages', 'Job', 'plan', 'write_stage_settings', 'execute',
-           'resolve_data', 'write_manifest', 'hardware', 'merge_results', 'run_study']
+           'resolve_data', 'write_manifest', 'hardware', 'merge_results', 'stage_table', 'show_stages',
+           'forget_changed', 'run_study']
 
 # %% ../../nbs/engine/run.ipynb #895868c0
 import ast
@@ -22,16 +23,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from ..base.cache import imports, module_files
 from ..base.files import InputError, atomic_path, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
 
-# freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more memory) and gives nothing back, numpy's only
-# blocks beyond 32 MiB (a fifth of the time of 06 went into taking new pages)
+# freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more
+# memory) and gives nothing back, numpy's only blocks beyond 32 MiB (a fifth of the time of 06 went into taking new pages)
 ALLOCATORS = {
     "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1",
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
@@ -61,7 +66,8 @@ class Stage:
     Attributes
     ----------
     notebook : path below nbs/ without suffix, e.g. "05_diversity" or "howto/your_own_data"
-    reads, writes, sinks, results : names of artefacts read, written whole, written by worker; notebooks whose numbers it prints
+    reads, writes, sinks : names of artefacts read, written whole, and written by worker
+    results : notebooks whose numbers it prints
     parameters : names in its `parameters` cell but for `run`
     modules : files of the package that it imports, directly or through others, relative to the project's folder
     """
@@ -97,6 +103,18 @@ def _calls(source: str) -> set[tuple[str, str]]:
                 found.add((method, name))
     return found
 
+# %% ../../nbs/engine/run.ipynb #8b232122
+def _defaults(cells: list[tuple[str, list[str]]]) -> dict:
+    """Name -> value as written, of the `parameters` cell but for `run`; None where the value is no literal."""
+    text, made = next((text for text, tags in cells if "parameters" in tags), ""), {}
+    for node in ast.parse(text).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name != "run":
+                with contextlib.suppress(ValueError):
+                    made[name] = None
+                    made[name] = ast.literal_eval(value)
+    return made
+
 # %% ../../nbs/engine/run.ipynb #81dba829
 def stage(root: Path, notebook: str) -> Stage:
     """Read what a notebook reads, writes, imports and takes as settings from its source."""
@@ -105,21 +123,13 @@ def stage(root: Path, notebook: str) -> Stage:
     calls = _calls(source)
     named = lambda *methods: frozenset(name for method, name in calls if method in methods)
     writes, sinks = named("write"), named("sink")
-    parameters = next((text for text, tags in cells if "parameters" in tags), "")
-    names = [
-        target.id
-        for node in ast.parse(parameters).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    ]
     return Stage(
         notebook,
         named("read", "scan", "workers") - writes - sinks,
         writes,
         sinks,
         named("results"),
-        tuple(name for name in names if name != "run"),
+        tuple(_defaults(cells)),
         module_files(root, imports(source)),
     )
 
@@ -163,69 +173,63 @@ def _parts(notebook: str, settings: dict) -> list[dict]:
         ]
     return [{}]
 
+# %% ../../nbs/engine/run.ipynb #a71aec68
+def _suffix(part: dict) -> str:
+    """What a part adds to its notebook's name."""
+    return "-" + "-".join(part.values()) if part else ""
+
+
+def _artefacts(step: Stage, parts: list[dict]) -> dict[str, list[str]]:
+    """The files of each artefact that a notebook writes, over its parts."""
+    file = lambda name, part: f"artefacts/{name}/{_suffix(part)[1:]}.parquet" if part else f"artefacts/{name}.parquet"
+    made = {name: [file(name, part) for part in parts] for name in sorted(step.writes)}
+    return made | {name: [f"artefacts/{name}/_index.json"] for name in sorted(step.sinks)}
+
+# %% ../../nbs/engine/run.ipynb #262befce
+def _waits_for(step: Stage, made: dict[str, list[str]], numbers: dict[str, list[str]]) -> list[str]:
+    """The files of a run that a notebook reads.
+
+    Raises
+    ------
+    InputError
+        It reads what no notebook writes.
+    """
+    for kind, names, known in (
+        ("reads artefact", step.reads, made),
+        ("asks for the results of", step.results, numbers),
+    ):
+        for name in sorted(names - set(known)):
+            lack = "which no notebook writes" if known is made else "which is no notebook"
+            raise InputError(f"nbs/{step.notebook}.ipynb: {kind} {name}, {lack}; correct the name")
+    files = [file for name in sorted(step.reads) for file in made[name]]
+    files += [file for name in sorted(step.results) for file in numbers[name]]
+    return files + (["source.json"] if step.notebook == "01_data" else [])
+
 # %% ../../nbs/engine/run.ipynb #e8e39318
 def plan(run: Path) -> list[Job]:
     """The jobs of a run folder, from the notebooks' sources and the run's settings."""
     root, settings = project_root(run), json.loads((run / "settings.json").read_text())
-    up, all_stages = os.path.relpath(root, run), stages(root)
-    parts = {step.notebook: _parts(step.notebook, settings) for step in all_stages}
-    label = lambda part: "-".join(part.values())
-    made = {}
-    for step in all_stages:
-        for name in step.writes:
-            made[name] = [
-                f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet"
-                for part in parts[step.notebook]
-            ]
-        for name in step.sinks:
-            made[name] = [f"artefacts/{name}/_index.json"]
+    steps = stages(root)
+    parts = {step.notebook: _parts(step.notebook, settings) for step in steps}
+    made = {name: files for step in steps for name, files in _artefacts(step, parts[step.notebook]).items()}
     numbers = {
-        step.notebook: [f"results/{step.name}{f'-{label(part)}' if part else ''}.json" for part in parts[step.notebook]]
-        for step in all_stages
+        step.notebook: [f"results/{step.name}{_suffix(part)}.json" for part in parts[step.notebook]] for step in steps
     }
-    jobs = []
-    for step in all_stages:
-        for name in step.reads - set(made):
-            raise InputError(
-                f"nbs/{step.notebook}.ipynb: reads artefact {name}, which no notebook writes; correct the name"
-            )
-        for name in step.results - set(numbers):
-            raise InputError(
-                f"nbs/{step.notebook}.ipynb: asks for the results of {name}, which is no notebook; correct the name"
-            )
-        read = [file for name in sorted(step.reads) for file in made[name]] + [
-            file for name in sorted(step.results) for file in numbers[name]
-        ]
-        if step.notebook == "01_data":
-            read.append("source.json")
+    up, jobs = os.path.relpath(root, run), []
+    for step in steps:
+        own = (f"{up}/nbs/{step.notebook}.ipynb", f"settings/{step.name}.json", *(f"{up}/{f}" for f in step.modules))
+        inputs = (*own, *_waits_for(step, made, numbers))
+        threads = settings["threads"].get(step.notebook, 1)
         for part in parts[step.notebook]:
-            suffix = f"-{label(part)}" if part else ""
-            own = [
-                f"artefacts/{name}/{label(part)}.parquet" if part else f"artefacts/{name}.parquet"
-                for name in sorted(step.writes)
-            ]
-            own += [f"artefacts/{name}/_index.json" for name in sorted(step.sinks)]
-            jobs.append(
-                Job(
-                    step.name + suffix,
-                    step.notebook,
-                    label(part) or None,
-                    part,
-                    (
-                        f"{up}/nbs/{step.notebook}.ipynb",
-                        f"settings/{step.name}.json",
-                        *(f"{up}/{file}" for file in step.modules),
-                        *read,
-                    ),
-                    (f"notebooks/{step.name}{suffix}.ipynb", f"results/{step.name}{suffix}.json", *own),
-                    settings["threads"].get(step.notebook, 1),
-                )
-            )
+            name = step.name + _suffix(part)
+            written = [file for files in _artefacts(step, [part]).values() for file in files]
+            outputs = (f"notebooks/{name}.ipynb", f"results/{name}.json", *written)
+            jobs.append(Job(name, step.notebook, _suffix(part)[1:] or None, part, inputs, outputs, threads))
     return jobs
 
 # %% ../../nbs/engine/run.ipynb #6ed6f06d
 def write_stage_settings(run: Path) -> None:
-    """Write each notebook's own settings to `settings/NAME.json`, so that a setting redoes only the notebooks that take it.
+    """Write each notebook's own settings to `settings/NAME.json`: a setting redoes only the notebooks that take it.
 
     Raises
     ------
@@ -233,7 +237,8 @@ def write_stage_settings(run: Path) -> None:
         A notebook's `parameters` cell names something that is no setting.
     """
     root, settings = project_root(run), json.loads((run / "settings.json").read_text())
-    for step in stages(root):
+    steps = stages(root)
+    for step in steps:
         for part in _parts(step.notebook, settings)[:1]:
             for name in step.parameters:
                 if name not in settings and name not in part:
@@ -244,13 +249,20 @@ def write_stage_settings(run: Path) -> None:
             run / "settings" / f"{step.name}.json",
             {name: settings[name] for name in ("seed", *step.parameters) if name in settings},
         )
+    defaults = {step.name: _defaults(_code_cells(root / "nbs" / f"{step.notebook}.ipynb")) for step in steps}
+    write_json(run / "settings" / "defaults.json", defaults)
 
 # %% ../../nbs/engine/run.ipynb #0adfd86f
+def _this_package(root: Path) -> dict[str, str]:
+    """The environment in which Python imports this clone's package."""
+    return {"PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 def _environment(root: Path, threads: int) -> dict[str, str]:
-    """What a job's kernel finds in its environment: this clone's package, its share of threads, nothing that asks the network."""
+    """What a job's kernel finds in its environment: this package, its threads, nothing that asks the network."""
     limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
     return {
-        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **_this_package(root),
         **{name: str(threads) for name in limits},
         **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()},
         "TOKENIZERS_PARALLELISM": "false",
@@ -336,6 +348,32 @@ def _write_timing(run: Path, name: str, seconds: float) -> None:
     write_json(run / "logs" / "timings" / f"{name}.json", spent)
     _tell(run, name, "done", seconds=seconds)
 
+# %% ../../nbs/engine/run.ipynb #636651b7
+def _hashes(run: Path, files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each file; of an artefact in parts, whose index is named, that of its parts too."""
+    made = {}
+    for file in files:
+        digest = hashlib.sha256((run / file).read_bytes())
+        if file.startswith("artefacts/") and file.endswith("/_index.json"):
+            for part in sorted((run / file).parent.glob("worker=*/part.parquet")):
+                digest.update(hashlib.sha256(part.read_bytes()).digest())
+        made[file] = digest.hexdigest()
+    return made
+
+# %% ../../nbs/engine/run.ipynb #c852fb7c
+def _killed() -> str:
+    """What is known of a kernel that ended without a word."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return f"its kernel was killed, probably for memory; it had {peak:.0f} MB (give the machine more, or fewer --cores)"
+
+
+def _running_cell(copy: Path) -> str:
+    if copy.exists():
+        for number, cell in enumerate(json.loads(copy.read_text(encoding="utf-8"))["cells"]):
+            if cell["metadata"].get("papermill", {}).get("status") == "running":
+                return f"cell {number}: "
+    return ""
+
 # %% ../../nbs/engine/run.ipynb #29173de7
 def execute(run: Path, name: str) -> int:
     """Execute one job of a run.
@@ -345,6 +383,7 @@ def execute(run: Path, name: str) -> int:
     int
         0, or 1 when a cell failed, or 2 when it failed on its input.
     """
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     root = project_root(run)
@@ -352,8 +391,8 @@ def execute(run: Path, name: str) -> int:
     os.chdir(root)
     os.environ.update(_environment(root, job.threads))
     (run / "logs").mkdir(exist_ok=True)
-    read = {file: hashlib.sha256((run / file).read_bytes()).hexdigest() for file in job.inputs}
-    seen = run / "logs" / "inputs" / f"{name}.json"
+    read = _hashes(run, job.inputs)
+    seen, made = (run / "logs" / kind / f"{name}.json" for kind in ("inputs", "outputs"))
     if seen.exists() and json.loads(seen.read_text()) == read and all((run / file).exists() for file in job.outputs):
         for file in job.outputs:
             os.utime(run / file)
@@ -366,9 +405,12 @@ def execute(run: Path, name: str) -> int:
     except PapermillExecutionError as fault:
         reason = f"cell {fault.cell_index}: {f'{fault.ename}: {fault.evalue}'.splitlines()[0]}"
         return _failed(run, name, reason, failed, 2 if fault.ename == "InputError" else 1)
+    except DeadKernelError:
+        return _failed(run, name, f"{_running_cell(failed)}{_killed()}", failed, 1)
     except InputError as fault:  # prose that names what nobody recorded
         return _failed(run, name, str(fault), failed, 2)
     failed.unlink(missing_ok=True)
+    write_json(made, _hashes(run, job.outputs))
     write_json(seen, read)
     _write_timing(run, name, time.monotonic() - start)
     return 0
@@ -417,7 +459,8 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
         raw = Path(data)
         if not any((folder / "query_logs_table.csv").exists() for folder in (raw, raw / "dataset")):
             raise InputError(
-                f"{data}: no query_logs_table.csv in this folder; give a folder in the release's layout, e.g. one that `ifllm study export` wrote"
+                f"{data}: no query_logs_table.csv in this folder; give one in the release's layout, "
+                "e.g. one that `ifllm study export` wrote"
             )
         files = sorted(file for file in raw.rglob("*") if file.is_file() and "truth" not in file.relative_to(raw).parts)
         digest = hashlib.sha256()
@@ -429,7 +472,7 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
 
 # %% ../../nbs/engine/run.ipynb #8fe26c86
 def write_manifest(run: Path) -> dict:
-    """Write `manifest.json`: data source, versions, commit, settings, hardware, seconds and peak memory of each notebook."""
+    """Write `manifest.json`: data source, versions, commit, settings, hardware, time and memory of each notebook."""
     root = project_root(run)
     requirement = re.compile(r"^[A-Za-z0-9_.-]+")
     versions = {}
@@ -459,8 +502,16 @@ def write_manifest(run: Path) -> dict:
     return manifest
 
 # %% ../../nbs/engine/run.ipynb #114097f1
+def _processor() -> str | None:
+    """The processor's kind, as the system names it."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text()):
+            return found[1].strip()
+    return platform.processor() or None
+
+
 def hardware() -> dict:
-    """What this machine is, in words that name nobody: system, processor kind, cores, memory, accelerators."""
+    """What this machine is, in words that name nobody: system, processor, cores, memory, accelerators."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
@@ -472,12 +523,14 @@ def hardware() -> dict:
     return {
         "system": platform.system(),
         "machine": platform.machine(),
+        "processor": _processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(memory, 1) if memory else None,
         "gpus": gpus,
     }
 
-
+# %% ../../nbs/engine/run.ipynb #4b16a134
 def merge_results(run: Path) -> list[dict]:
     """Write `results.json`: the records of all notebooks, sorted by id, each id once.
 
@@ -494,12 +547,81 @@ def merge_results(run: Path) -> list[dict]:
         for record in json.loads(file.read_text()):
             if record["id"] in records:
                 raise InputError(
-                    f"results/{file.name}: {record['id']} is already recorded by {records[record['id']]['notebook']}; rename one"
+                    f"results/{file.name}: {record['id']} is already recorded by "
+                    f"{records[record['id']]['notebook']}; rename one"
                 )
             records[record["id"]] = record
     merged = [records[id] for id in sorted(records)]
     write_json(run / "results.json", merged)
     return merged
+
+# %% ../../nbs/engine/run.ipynb #02bd1e58
+def stage_table(manifest: dict, only: set[str] | None = None) -> Table:
+    """Where a run's time went: wall and CPU seconds and peak memory of each job; their sums, of memory the largest."""
+    rows = [row for row in manifest["notebooks"] if only is None or row["notebook"] in only]
+    table = Table("notebook", box=None, header_style="bold")
+    for name in ("wall, s", "CPU, s", "peak, MB"):
+        table.add_column(name, justify="right")
+    shown = lambda value: "" if value is None else f"{value:,.0f}"
+    for row in rows:
+        table.add_row(row["notebook"], *(shown(row.get(name)) for name in ("seconds", "cpu_seconds", "peak_mb")))
+    total = lambda name: sum(row.get(name) or 0 for row in rows)
+    peak = max((row.get("peak_mb") or 0 for row in rows), default=0)
+    table.add_row("all", shown(total("seconds")), shown(total("cpu_seconds")), shown(peak), style="bold")
+    return table
+
+# %% ../../nbs/engine/run.ipynb #6ac47996
+def show_stages(run: Path) -> None:
+    """Print where the time went, of the jobs that ran this time; nothing where none did."""
+    events = map(json.loads, (run / "logs" / "events.jsonl").read_text().splitlines())
+    if ran := {event["job"] for event in events if event["event"] == "done"}:
+        Console(stderr=True).print(stage_table(json.loads((run / "manifest.json").read_text()), ran))
+
+# %% ../../nbs/engine/run.ipynb #508dd8a1
+def _run_name(name: str) -> str:
+    """The name, if it can be a folder's below runs/."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(f"--name {name}: a run's name has up to 100 letters, digits, dots, hyphens and underscores")
+    return name
+
+# %% ../../nbs/engine/run.ipynb #0edceb19
+def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
+    """Have jobs redone whose files are not what the engine wrote, say so, and return their names."""
+    changed = []
+    for job in jobs:
+        made = run / "logs" / "outputs" / f"{job.name}.json"
+        there = [file for file in job.outputs if (run / file).exists()]
+        if not made.exists() or not there:
+            continue
+        known, now = json.loads(made.read_text()), _hashes(run, there)
+        if others := [file for file in there if now[file] != known.get(file)]:
+            print(
+                f"ifllm: {job.name} is made again: {', '.join(others)} changed since the run wrote it", file=sys.stderr
+            )
+            (run / "logs" / "inputs" / f"{job.name}.json").unlink(missing_ok=True)
+            (run / job.outputs[0]).unlink(missing_ok=True)
+            changed.append(job.name)
+    return changed
+
+# %% ../../nbs/engine/run.ipynb #a8d57a54
+def _targets(jobs: list[Job], until: str | None) -> list[str]:
+    """The pages to make: all, or those up to one notebook or job."""
+    if until and until not in {job.name for job in jobs} | {job.notebook for job in jobs}:
+        raise InputError(
+            f"--until {until}: no such notebook; there is {', '.join(dict.fromkeys(job.notebook for job in jobs))}"
+        )
+    wanted = [job for job in jobs if until is None or until in (job.name, job.notebook)]
+    for job in wanted:
+        wanted += [before for before in jobs if before not in wanted and set(before.outputs) & set(job.inputs)]
+    return [job.outputs[0] for job in wanted]
+
+# %% ../../nbs/engine/run.ipynb #48b514ec
+def _command(root: Path, run: Path, cores: int, executor: tuple[str, ...], targets: list[str]) -> list[str]:
+    """Snakemake's command line: content decides what is redone; files that a cluster shows late are waited for."""
+    words = f"--cores {cores} --keep-going --rerun-incomplete --rerun-triggers mtime input"
+    words += " --max-checksum-file-size 1000000000 --nolock --latency-wait 20"
+    places = ["--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(run)]
+    return [sys.executable, "-m", "snakemake", *places, *words.split(), *executor, "--", *targets]
 
 # %% ../../nbs/engine/run.ipynb #25722925
 def run_study(
@@ -540,117 +662,112 @@ def run_study(
     """
     root = project_root(root)
     settings = load_settings(root / "settings.ini", profile)
-    run = root / "runs" / (name or profile)
+    run = root / "runs" / _run_name(profile if name is None else name)
     write_json(run / "settings.json", settings)
     resolve_data(run, data or settings["data"], archive, settings)
     write_stage_settings(run)
     (run / "logs").mkdir(exist_ok=True)
     write_bytes(run / "logs" / "events.jsonl", b"")
     jobs = plan(run)
-    if until and until not in {job.name for job in jobs} | {job.notebook for job in jobs}:
-        raise InputError(
-            f"--until {until}: no such notebook; there is {', '.join(dict.fromkeys(job.notebook for job in jobs))}"
-        )
-    wanted = [job for job in jobs if until is None or until in (job.name, job.notebook)]
-    for job in wanted:  # with all before it: of one that failed Snakemake has put the old artefacts back, and only its missing page tells
-        wanted += [before for before in jobs if before not in wanted and set(before.outputs) & set(job.inputs)]
-    targets = [job.outputs[0] for job in wanted]
-    cores = cores or len(os.sched_getaffinity(0))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(root / "workflow" / "Snakefile"),
-        "--directory",
-        str(run),
-        "--cores",
-        str(cores),
-        "--keep-going",
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "input",
-        "--max-checksum-file-size",
-        "1000000000",
-        "--nolock",
-        "--latency-wait",
-        "20",
-        *executor,
-        "--",
-        *targets,
-    ]
+    targets = _targets(jobs, until)
+    if dry := not {"-n", "--dry-run", "--dryrun"}.isdisjoint(executor):
+        executor = (*executor, "--quiet", "rules")
+    command = _command(root, run, cores or len(os.sched_getaffinity(0)), executor, targets)
+    if dry:
+        subprocess.run(command, check=False, env={**os.environ, **_this_package(root)})
+        return run
+    forget_changed(run, jobs)
     failures = _follow(run, command)
     for job in jobs:
-        if (
-            run / "logs" / f"{job.name}-failed.ipynb"
-        ).exists():  # Snakemake has put its old outputs back: no stale page, no stale number
-            for file in job.outputs[:2]:
+        if job.name in failures:  # Snakemake has put its old outputs back: no stale page, no stale number
+            for file in (*job.outputs[:2], f"logs/inputs/{job.name}.json"):
                 (run / file).unlink(missing_ok=True)
     merge_results(run)
     write_manifest(run)
     if failures:
-        raise RuntimeError("; ".join(failures))
+        raise RuntimeError("; ".join(failures.values()))
     return run
 
-# %% ../../nbs/engine/run.ipynb #7fcd2b7b
-def _follow(run: Path, command: list[str]) -> list[str]:
-    """Run Snakemake with its own talk in a log, and tell of each job as it starts and ends; Ctrl-C or a SIGTERM ends both, and a rerun resumes."""
-    from rich.console import Console
+# %% ../../nbs/engine/run.ipynb #e9610196
+class _Telling:
+    """Reads the jobs' events as they come, and tells of them."""
 
+    def __init__(self, run: Path, console):
+        self.run, self.console, self.begun = run, console, time.monotonic()
+        self.position, self.done, self.open, self.failures = 0, 0, {}, {}
+
+    def read(self) -> None:
+        lines = (self.run / "logs" / "events.jsonl").read_text().splitlines()
+        for event in map(json.loads, lines[self.position :]):
+            getattr(self, f"_{event['event']}")(event)
+        self.position = len(lines)
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        clock = f"[{time.monotonic() - self.begun:6.0f} s]"
+        self.console.print(f"{clock} {text}", markup=False, style=style, soft_wrap=True)
+
+    def _start(self, event: dict) -> None:
+        self.open[event["job"]] = event
+        self._say(f"{event['job']} ...")
+
+    def _done(self, event: dict) -> None:
+        self.open.pop(event["job"], None)
+        self.done += 1
+        # a little behind; it counts what it finds unchanged too
+        steps = re.findall(r"(\d+ of \d+) steps", (self.run / "logs" / "snakemake.log").read_text())
+        self._say(f"{event['job']} done in {event['seconds']:.0f} s" + (f", {steps[-1]} notebooks" if steps else ""))
+
+    def _failed(self, event: dict) -> None:
+        self.open.pop(event["job"], None)
+        self.failures[event["job"]] = f"{event['job']}, {event['reason']} (see runs/{self.run.name}/{event['copy']})"
+        self._say(self.failures[event["job"]], style="red")
+
+    def lost(self) -> None:
+        """Name the jobs that began and never ended: they were killed with their process."""
+        for name in list(self.open):
+            log = f"logs/{name}.log"
+            self._failed({"job": name, "reason": "killed with its process, probably for memory", "copy": log})
+
+# %% ../../nbs/engine/run.ipynb #7fcd2b7b
+def _follow(run: Path, command: list[str]) -> dict[str, str]:
+    """Run Snakemake with its own talk in a log, and tell of each job as it starts and ends.
+
+    Returns what failed, name -> why. Ctrl-C or a SIGTERM ends both, and a rerun resumes.
+    """
     console = Console(stderr=True, highlight=False)
-    failures, position, done, begun = [], 0, 0, time.monotonic()
+    telling = _Telling(run, console)
     with open(run / "logs" / "snakemake.log", "w") as log, _terminable():
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(project_root(run))},
+            env={**os.environ, **_this_package(project_root(run))},
         )
         try:
-            while True:
-                ended = process.poll() is not None
-                lines = (run / "logs" / "events.jsonl").read_text().splitlines()
-                for line in lines[position:]:
-                    event = json.loads(line)
-                    clock = f"[{time.monotonic() - begun:6.0f} s]"
-                    if event["event"] == "start":
-                        console.print(f"{clock} {event['job']} ...", markup=False)
-                    elif event["event"] == "done":
-                        done += 1
-                        steps = re.findall(
-                            r"(\d+ of \d+) steps", (run / "logs" / "snakemake.log").read_text()
-                        )  # a little behind; it counts what it finds unchanged too
-                        console.print(
-                            f"{clock} {event['job']} done in {event['seconds']:.0f} s"
-                            + (f", {steps[-1]} notebooks" if steps else ""),
-                            markup=False,
-                        )
-                    else:
-                        failures.append(f"{event['job']}, {event['reason']} (see runs/{run.name}/{event['copy']})")
-                        console.print(f"{clock} {failures[-1]}", markup=False, style="red")
-                position = len(lines)
-                if ended:
-                    break
+            while process.poll() is None:
+                telling.read()
                 time.sleep(0.3)
+            telling.read()
         except KeyboardInterrupt:
             _end(process)
             console.print("interrupted; the same command goes on from here", style="yellow")
             raise
-    if process.returncode and not failures:
+    if process.returncode:
+        telling.lost()
+    if process.returncode and not telling.failures:
         tail = (run / "logs" / "snakemake.log").read_text().strip().splitlines()[-3:]
         raise RuntimeError(
             f"snakemake ended with {process.returncode}: {' | '.join(tail)} (see runs/{run.name}/logs/snakemake.log)"
         )
-    if not done and not failures:
+    if not telling.done and not telling.failures:
         console.print("nothing to do: all notebooks are up to date")
-    return failures
+    return telling.failures
 
 # %% ../../nbs/engine/run.ipynb #8cc6574b
 @contextlib.contextmanager
 def _terminable():
-    """Let a SIGTERM, as batch systems send it, interrupt like Ctrl-C; where handlers cannot be set (a thread), it stays as it is."""
+    """Let a SIGTERM, as batch systems send it, interrupt like Ctrl-C; in a thread, which cannot, it stays as it is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -118,35 +117,3 @@ def test_every_notebook_of_the_study_has_its_tolerance(root):
         name = str(file.relative_to(root / "nbs").with_suffix("")).replace("/", "-")
         assert sum(bool(re.fullmatch(family.notebooks, name)) for family in FAMILIES) == 1, name
     assert tolerance({"notebook": "11_dpo-gpt2_xl_twin-explicit"}) == tolerance({"notebook": "11b_world"})
-
-
-# -- one line for each fault, and what else the command says
-
-
-def test_version(project):
-    from ifllm import __version__
-
-    assert ifllm("--version").stdout == f"ifllm {__version__}\n"
-
-
-def test_doctor_prints_the_brackets_of_an_extra(capsys):
-    from ifllm.engine.doctor import Finding, show
-
-    show([Finding("JupyterLab", False, False, "none", "pip install 'ifllm[lab]'")])
-    assert "ifllm[lab]" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("out", [".", "..", "x" * 300, "taken/below"])
-def test_a_place_that_cannot_be_written_is_told_in_one_line(project, out):
-    Path("taken").write_text("a file")
-    done = ifllm("simulate", "--out", out, "--workers", "1", "--max-tasks", "1")
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("ifllm: ") and Path("settings.ini").exists()
-
-
-def test_a_link_is_written_through(project):
-    Path("real").mkdir()
-    Path("link").symlink_to("real")
-    done = ifllm("simulate", "--out", "link", "--workers", "1", "--max-tasks", "1")
-    assert done.returncode == 0 and Path("link").is_symlink(), done.stderr
-    assert any(Path("real").rglob("query_logs_table.csv"))
