@@ -488,7 +488,7 @@ def gaps(samples_abs: pl.LazyFrame) -> pl.DataFrame:
     )
     return found.sort("worker", "task").collect()
 
-# %% ../../nbs/04_collection.ipynb #84071de8
+# %% ../../nbs/04_collection.ipynb #9504fa68
 def recording_figure(accuracy: pl.Series, clock: pl.DataFrame) -> go.Figure:
     """Histogram of calibration scores (left panel); median gap of each conversation by month (right panel)."""
     titles = ["calibration score", "pace of the recorder"]
@@ -509,7 +509,8 @@ def recording_figure(accuracy: pl.Series, clock: pl.DataFrame) -> go.Figure:
     fig.update_xaxes(title_text="score (pass: above 70)", row=1, col=1)
     fig.update_yaxes(title_text="conversations", row=1, col=1)
     fig.update_xaxes(title_text="month", tickangle=-45, row=1, col=2)
-    fig.update_yaxes(title_text="median gap (ms)", type="log", dtick="D2", row=1, col=2)
+    ticks = [20, 50, 100, 200, 500, 1000, 2000]
+    fig.update_yaxes(title_text="median gap (ms)", type="log", tickvals=ticks, row=1, col=2)
     return fig.update_layout(height=380, showlegend=False)
 
 # %% ../../nbs/04_collection.ipynb #bec56e6d
