@@ -1,6 +1,7 @@
 """Laws of matching, clocks, onset and fixations; the simulator's truth; faults."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import polars as pl
@@ -412,6 +413,28 @@ def test_every_second_moment_lost_is_half_the_time():
         looked_at(range(12_000, 72_000, 150), range(12_075, 72_000, 150)), make_queries([(A, None)])
     )
     assert matched["dt_ms"].sum() == pytest.approx(30_000, abs=75)
+
+
+def test_a_lost_face_in_the_files_is_not_stretched_over(tmp_path):
+    """Files as a recorder writes them: each second second without a face is NaN in one copy, and no rows in the other."""
+    sim.simulate(tmp_path / "whole", workers=1, seed=4, max_tasks=1)
+    stood, rows = {}, {}
+    for way in ("whole", "nan", "gone"):
+        folder = tmp_path / way
+        if way != "whole":
+            shutil.copytree(tmp_path / "whole", folder)
+            for file in folder.rglob("rel_gaze*.csv"):
+                lines = file.read_text(encoding="utf-8").splitlines()
+                lost = lambda line: int(line.rsplit(",", 1)[1]) // 1000 % 2
+                as_nan = lambda line: 'NaN,NaN,"",,' + ",".join(line.rsplit(",", 3)[1:])
+                kept = [as_nan(line) if lost(line) else line for line in lines if way == "nan" or not lost(line)]
+                file.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        release = load(folder)
+        gaze = match_samples(release.samples_rel, release.queries).filter(pl.col("modality") == "gaze")
+        stood[way], rows[way] = gaze["dt_ms"].sum(), gaze.height
+    assert rows["nan"] == rows["gone"] < 0.6 * rows["whole"]
+    assert stood["nan"] == pytest.approx(stood["gone"], rel=0.05)
+    assert 0.45 < stood["nan"] / stood["whole"] < 0.55
 
 
 def test_a_slow_recording_is_no_loss():
