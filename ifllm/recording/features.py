@@ -148,7 +148,7 @@ def _study_answer_features() -> list[Feature]:
                 )
     return out
 
-# %% ../../nbs/06_features.ipynb #29c8f18d
+# %% ../../nbs/06_features.ipynb #321f575f
 _SIDE = {"left": "right", "right": "left"}
 _STUDY_METRICS = {
     "total_entries": (
@@ -166,92 +166,44 @@ _STUDY_METRICS = {
     ),
 }
 
+# %% ../../nbs/06_features.ipynb #dded2daa
+def _study_side_features(side: str, modes: tuple[str, ...]) -> list[Feature]:
+    """The counts of the files of one side, by modality, and the length of the answer there."""
+    out, other = [], _SIDE[side]
+    for m in MODALITIES:
+        for stem, (formula, unit, span, expr) in _STUDY_METRICS.items():
+            about = (f"{m}_{stem}_{side}", formula, unit, span, "engagement", m, "study")
+            out.append(Feature(*about, modes=modes, level="answer", mirror=f"{m}_{stem}_{other}", expr=expr))
+        ratio = pl.col(f"{m}_max_idx_{side}") / pl.col(f"response_length_{side}")
+        about = (f"{m}_max_idx_ratio_{side}", "largest character index / length", "share", "", "position", m, "study")
+        out.append(Feature(*about, modes=modes, mirror=f"{m}_max_idx_ratio_{other}", expr=ratio))
+    about = (f"response_length_{side}", "length of the answer", "characters", "1..", "text", "text", "study")
+    return [*out, Feature(*about, modes=modes, level="frame", mirror=f"response_length_{other}")]
+
 
 def _study_metric_features() -> list[Feature]:
-    out = []
-    for side, modes in (("left", _BOTH), ("right", _PAIR)):
-        for modality in MODALITIES:
-            for stem, (formula, unit, span, expr) in _STUDY_METRICS.items():
-                out.append(
-                    Feature(
-                        f"{modality}_{stem}_{side}",
-                        formula,
-                        unit,
-                        span,
-                        "engagement",
-                        modality,
-                        "study",
-                        modes=modes,
-                        level="answer",
-                        mirror=f"{modality}_{stem}_{_SIDE[side]}",
-                        expr=expr,
-                    )
-                )
-            out.append(
-                Feature(
-                    f"{modality}_max_idx_ratio_{side}",
-                    "largest character index / length",
-                    "share",
-                    "",
-                    "position",
-                    modality,
-                    "study",
-                    modes=modes,
-                    mirror=f"{modality}_max_idx_ratio_{_SIDE[side]}",
-                    expr=pl.col(f"{modality}_max_idx_{side}") / pl.col(f"response_length_{side}"),
-                )
-            )
-        out.append(
-            Feature(
-                f"response_length_{side}",
-                "length of the answer",
-                "characters",
-                "1..",
-                "text",
-                "text",
-                "study",
-                modes=modes,
-                level="frame",
-                mirror=f"response_length_{_SIDE[side]}",
-            )
-        )
     entries = pl.sum_horizontal("gaze_total_entries_left", "gaze_total_entries_right")
-    out += [
-        Feature(
-            "user_query_length",
-            "length of the question",
-            "characters",
-            "0..",
-            "text",
-            "text",
-            "study",
-            level="frame",
-            mirror="user_query_length",
-        ),
-        Feature(
-            "camera_green",
-            "gaze samples, both sides, with the head in the validation box (all, where it was not logged)",
-            "count",
-            "0..",
-            "engagement",
-            "gaze",
-            "study",
-            level="frame",
-            mirror="camera_green",
-        ),
-        Feature(
+    green = "gaze samples, both sides, with the head in the validation box (all, where it was not logged)"
+    share = pl.when(entries > 0).then(pl.col("camera_green") / entries)
+
+    def kept(*about, **more):
+        return Feature(*about, "study", mirror=about[0], **more)
+
+    return [
+        *_study_side_features("left", _BOTH),
+        *_study_side_features("right", _PAIR),
+        kept("user_query_length", "length of the question", "characters", "0..", "text", "text", level="frame"),
+        kept("camera_green", green, "count", "0..", "engagement", "gaze", level="frame"),
+        kept(
             "camera_green_ratio",
             "camera_green / gaze samples of both sides",
             "share",
             "0..1",
             "engagement",
             "gaze",
-            "study",
-            mirror="camera_green_ratio",
-            expr=pl.when(entries > 0).then(pl.col("camera_green") / entries),
+            expr=share,
         ),
     ]
-    return out
 
 # %% ../../nbs/06_features.ipynb #a30f29b4
 def _phase(m: str, stem: str, formula: str, unit: str, span: str = "0..", expr: pl.Expr | None = None) -> Feature:

@@ -695,7 +695,25 @@ def rating_onset(
         .sort("query")
     )
 
-# %% ../../nbs/03_trajectories.ipynb #bca75474
+# %% ../../nbs/03_trajectories.ipynb #d4fc6718
+def _last_moments(*frames: pl.DataFrame) -> pl.DataFrame:
+    """One past the last sample of each recording in any of the frames: recording, last_ms."""
+    ends = [
+        in_runs(frame.select("recording", "epoch_ms"), "recording")
+        .group_by("run")
+        .agg(pl.col("recording").first(), pl.col("epoch_ms").max())
+        for frame in frames
+    ]
+    return pl.concat(ends).group_by("recording").agg(last_ms=pl.col("epoch_ms").max() + 1)
+
+
+def _last_on_text(matched: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
+    """One past the last sample on each query's text while it was on display: query, text_ms."""
+    on_text = matched.lazy().filter(pl.col("char").is_not_null()).select("query", "epoch_ms").collect()
+    shown = pl.col("epoch_ms").is_between("start", "end", closed="left")
+    return on_text.join(spans, on="query").filter(shown).group_by("query").agg(text_ms=pl.col("epoch_ms").max() + 1)
+
+# %% ../../nbs/03_trajectories.ipynb #39af5422
 def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **rule) -> pl.DataFrame:
     """Cut each query's time into `reading`, `rating` and `full`.
 
@@ -719,59 +737,28 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
     page, _ = numbered(page, known)
     own = queries.join(known, on=_RECORDING, how="semi")
     times = display_times(matched.lazy().filter(pl.col("how") == "exact").select("query", "epoch_ms").collect(), own)
-    end = (
-        pl.concat(
-            [
-                in_runs(frame.select("recording", "epoch_ms"), "recording")
-                .group_by("run")
-                .agg(pl.col("recording").first(), pl.col("epoch_ms").max())
-                for frame in (matched, page)
-            ]
-        )
-        .group_by("recording")
-        .agg(last_ms=pl.col("epoch_ms").max() + 1)
-    )
     width = page_width(matched, page)
     spans = (
         times.join(width, on=_RECORDING)
         .join(known, on=_RECORDING)
-        .join(end, on="recording")
+        .join(_last_moments(matched, page), on="recording")
         .select("query", "offset_ms", "width", start=pl.col("shown_ms"), end=pl.coalesce("until_ms", "last_ms"))
         .filter(pl.col("end") > pl.col("start"))
     )
-    text = (
-        matched.lazy()
-        .filter(pl.col("char").is_not_null())
-        .select("query", "epoch_ms")
-        .collect()
-        .join(spans, on="query")
-        .filter(pl.col("epoch_ms").is_between("start", "end", closed="left"))
-        .group_by("query")
-        .agg(text_ms=pl.col("epoch_ms").max() + 1)
+    found = rating_onset(rests(matched, page, own, times, width), **rule)
+    spans = spans.join(found, on="query", how="left").join(_last_on_text(matched, spans), on="query", how="left")
+    by_text = pl.when(pl.col("text_ms").is_not_null()).then(pl.lit("text"))
+    spans = spans.with_columns(
+        rating=pl.coalesce("onset_ms", "text_ms", "end").clip("start", "end"),
+        onset=pl.coalesce("how", by_text, pl.lit("none")),
     )
-    spans = (
-        spans.join(rating_onset(rests(matched, page, own, times, width), **rule), on="query", how="left")
-        .join(text, on="query", how="left")
-        .with_columns(
-            onset=pl.coalesce("onset_ms", "text_ms", "end").clip("start", "end"),
-            how=pl.coalesce("how", pl.when(pl.col("text_ms").is_not_null()).then(pl.lit("text")), pl.lit("none")),
-        )
-    )
-    cut = {"reading": ("start", "onset"), "full": ("start", "end"), "rating": ("onset", "end")}
-    return pl.concat(
-        [
-            spans.select(
-                "query",
-                pl.lit(name).alias("window"),
-                start_ms=a,
-                end_ms=b,
-                onset="how",
-                offset_ms="offset_ms",
-                width="width",
-            )
-            for name, (a, b) in cut.items()
-        ]
-    ).sort("query", "window")
+    cut = {"reading": ("start", "rating"), "full": ("start", "end"), "rating": ("rating", "end")}
+    about = ("onset", "offset_ms", "width")
+    parts = [
+        spans.select("query", pl.lit(name).alias("window"), *about, start_ms=a, end_ms=b)
+        for name, (a, b) in cut.items()
+    ]
+    return pl.concat(parts).select("query", "window", "start_ms", "end_ms", *about).sort("query", "window")
 
 # %% ../../nbs/03_trajectories.ipynb #cb1f940a
 def press_rule(
