@@ -368,11 +368,12 @@ def _killed() -> str:
 
 
 def _running_cell(copy: Path) -> str:
-    if copy.exists():
-        for number, cell in enumerate(json.loads(copy.read_text(encoding="utf-8"))["cells"]):
-            if cell["metadata"].get("papermill", {}).get("status") == "running":
-                return f"cell {number}: "
-    return ""
+    """The last cell that began; what papermill says of its end means nothing when the kernel has died."""
+    if not copy.exists():
+        return ""
+    cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+    begun = [number for number, cell in enumerate(cells) if cell["metadata"].get("papermill", {}).get("start_time")]
+    return f"cell {begun[-1]}: " if begun else ""
 
 # %% ../../nbs/engine/run.ipynb #29173de7
 def execute(run: Path, name: str) -> int:

@@ -343,7 +343,7 @@ def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
 @pytest.mark.parametrize(
     "who, said",
     [
-        ("getpid", r"02_sum, cell 2: its kernel was killed, probably for memory; it had \d+ MB"),
+        ("getpid", r"02_sum, cell 3: its kernel was killed, probably for memory; it had \d+ MB"),
         ("getppid", "02_sum, killed"),
     ],
 )
