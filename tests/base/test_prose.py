@@ -1,0 +1,71 @@
+"""Names in prose: what is one, what it becomes, and what is said of a wrong one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ifllm.base.files import InputError
+from ifllm.base.prose import fill, fill_notebook, named
+
+RECORDS = {
+    "a.gain": {"id": "a.gain", "value": -0.25, "ci_low": -0.5, "ci_high": 0.0},
+    "a.word": {"id": "a.word", "value": "shows", "unit": "word"},
+    "a.yes": {"id": "a.yes", "value": True},
+    "a.zero": {"id": "a.zero", "value": 0},
+}
+
+
+def cell(text, *tags):
+    return {"cell_type": "markdown", "metadata": {"tags": list(tags)}, "source": text}
+
+
+def shown(*cells, simulated=False):
+    return [c["source"] for c in fill_notebook({"cells": list(cells)}, RECORDS, simulated)["cells"]]
+
+
+@given(st.text(alphabet="ab .{}`$\n", max_size=40))
+def test_text_without_names_stays_as_it_is(text):
+    if not named(text):
+        assert fill(text, RECORDS.__getitem__) == text
+
+
+@pytest.mark.parametrize(
+    "text, filled",
+    [
+        ("{a.gain:.1f}", "[\N{MINUS SIGN}0.2](results.html#a.gain)"),
+        ("{a.gain:ci.0%}", "[\N{MINUS SIGN}25% \\[\N{MINUS SIGN}50%, 0%\\]](results.html#a.gain)"),
+        ("It {a.word} it.", "It shows it."),
+        ("`{a.gain}` and ```\n{a.gain}\n``` and $x_{a.gain}$", "`{a.gain}` and ```\n{a.gain}\n``` and $x_{a.gain}$"),
+        ("{gain} {} {1.5} { a.gain }", "{gain} {} {1.5} { a.gain }"),
+        ("costs \\$5, {a.word} \\$6", "costs \\$5, shows \\$6"),
+    ],
+)
+def test_what_is_a_name_and_what_is_not(text, filled):
+    assert fill(text, RECORDS.__getitem__) == filled
+
+
+@pytest.mark.parametrize(
+    "text, said", [("{a.gian}", "cell 1: {a.gian}: no result"), ("{a.word:.2f}", "cell 1: {a.word:.2f}: .*correct")]
+)
+def test_a_wrong_name_or_format_is_told_with_its_cell(text, said):
+    with pytest.raises(InputError, match=said.replace("{", r"\{").replace("}", r"\}")):
+        shown(cell("fine"), cell(text))
+    with pytest.raises(InputError, match="cell 0: tag names 'a.none'"):
+        shown(cell("x", "when:a.none"))
+
+
+def test_tags_keep_and_leave_out():
+    cells = [
+        cell(tag, tag)
+        for tag in ("when:a.yes", "unless:a.yes", "when:a.zero", "unless:a.zero", "when:a.word", "finding")
+    ]
+    assert shown(*cells) == ["when:a.yes", "unless:a.zero", "when:a.word", "finding"]
+    either = cell("made up", "when:simulated"), cell("real", "unless:simulated")
+    assert shown(*either) == ["real"] and shown(*either, simulated=True) == ["made up"]
+    assert shown(cell("both", "when:a.yes", "unless:a.word")) == []
+
+
+def test_code_and_the_given_notebook_are_left_alone():
+    book = {"cells": [{"cell_type": "code", "metadata": {}, "source": "{a.gain}"}, cell("{a.word}")], "nbformat": 4}
+    assert fill_notebook(book, RECORDS, False)["cells"][0]["source"] == "{a.gain}"
+    assert book["cells"][1]["source"] == "{a.word}" and fill_notebook(book, RECORDS, False)["nbformat"] == 4
