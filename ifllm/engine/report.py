@@ -35,17 +35,21 @@ def build_builtin(folder: Path) -> list[str]:
     shutil.copytree(folder / "notebooks", folder / "_site" / "notebooks", dirs_exist_ok=True)
     return [line for line in warnings if not any(option in line for option in _FOR_QUARTO)]
 
-# %% ../../nbs/engine/report.ipynb #509bccf7
+# %% ../../nbs/engine/report.ipynb #c799d46b
+_LOOKED_UP = ("api/", "results.html")  # pages to look things up in, not to read
+
+
 def _searchable(site: Path) -> None:
     file = site / "search.json"
     if not file.exists():
         return
     entries = json.loads(file.read_text(encoding="utf-8"))
     for entry in entries:
-        if entry["href"].startswith("api/"):
+        if entry["href"].startswith(_LOOKED_UP):
             heading = f"{entry['title']} {entry['section']}".strip()
-            entry.update(title="API reference", section="", text=f"{heading} {entry['text']}".strip())
-    entries.sort(key=lambda entry: entry["href"].startswith("api/"))
+            title = "API reference" if entry["href"].startswith("api/") else entry["title"]
+            entry.update(title=title, section="", text=f"{heading} {entry['text']}".strip())
+    entries.sort(key=lambda entry: entry["href"].startswith(_LOOKED_UP))
     text = json.dumps(entries, ensure_ascii=False)
     file.write_text(text, encoding="utf-8")
     (site / "search.js").write_text(f"window.ifllmSearchIndex = {text};\n", encoding="utf-8")

@@ -32,6 +32,8 @@
     const { data, layout, frames } = JSON.parse(json), { text, paper, rule } = ink();
     Object.assign(layout, { autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { ...layout.font, color: text },
       hoverlabel: { ...layout.hoverlabel, bgcolor: paper, bordercolor: rule, font: { color: text } } });
+    // room for the titles and ticks of axes, however narrow the page is
+    Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name)).forEach((name) => { layout[name].automargin ??= true; });
     // words drawn in a plot keep their places when it gets narrower, so they get smaller
     if (layout.width > width) data.filter((trace) => trace.mode === "text").forEach((trace) => { trace.textfont = { ...trace.textfont, size: (trace.textfont || {}).size * width / layout.width }; });
     delete layout.width;
@@ -82,6 +84,15 @@
     }
     return fetchFirst(what, ...more);
   };
+
+  // ---- Quarto gives up on search and on keeping the reader's colours when a page is opened from a folder; here both work
+  if (location.protocol === "file:" && window.quartoToggleColorScheme) {
+    window.shownWarning = true; // of quarto-search.js: it has said already that there is no search
+    const toggle = window.quartoToggleColorScheme, key = "ifllm-color-scheme";
+    const kept = (value) => { try { return value ? localStorage.setItem(key, value) : localStorage.getItem(key); } catch { return null; } };
+    window.quartoToggleColorScheme = () => { toggle(); kept(dark() ? "dark" : "light"); };
+    if (kept() && (kept() === "dark") !== dark()) toggle();
+  }
 
   // ---- results: each word of the filter must occur in a row
   const filter = document.getElementById("ifllm-filter");
