@@ -23,7 +23,7 @@
   // what scrolls sideways shows that it does, and is not cut where there is room
   const scrolls = [...document.querySelectorAll('.ifllm-scroll, .ifllm-wide')].filter((e) => e.scrollWidth > e.clientWidth + 1);
   const name = (e) => (e.getAttribute('aria-label') || e.className).slice(0, 40);
-  const main = document.querySelector('main'), edge = main ? main.getBoundingClientRect().right - parseFloat(getComputedStyle(main).paddingRight) : 0;
+  const edge = Math.max(...[...document.querySelectorAll('main h2')].map((e) => e.getBoundingClientRect().right)); // headings are as wide as the column
   const unhinted = scrolls.filter((e) => !getComputedStyle(e).backgroundImage.includes('gradient')).map(name);
   const early = scrolls.filter((e) => e.getBoundingClientRect().width && e.getBoundingClientRect().right < edge - 4 && !e.closest('details, li, dd')).map(name);
   const images = [...document.images];

@@ -94,6 +94,9 @@
     if (kept() && (kept() === "dark") !== dark()) toggle();
   }
 
+  // ---- Quarto's search box has no name for who cannot see it
+  addEventListener("load", () => document.querySelectorAll(".aa-Autocomplete, .aa-DetachedSearchButton").forEach((box) => box.setAttribute("aria-label", "Search")));
+
   // ---- results: each word of the filter must occur in a row
   const filter = document.getElementById("ifllm-filter");
   if (filter) {
