@@ -40,7 +40,8 @@ class Feature:
     Attributes
     ----------
     name, formula, unit, range : what it is, in words and symbols
-    family : "engagement", "position", "temporal", "phases", "comparison", "cross", "previous" (the study's); "dwell", "map", "reading", "order", "text", "page"
+    family : "engagement", "position", "temporal", "phases", "comparison", "cross", "previous" (the study's); "dwell",
+    "map", "reading", "order", "text", "page"
     modality : "gaze", "mouse", "text" or "cross"
     source : "study" (its formula and name) or "ifllm"
     signed : flips its sign when the two responses trade places
@@ -767,7 +768,8 @@ _PAIR_FILES = np.array([1, 2, 4, 5])  # those of a pairwise task
 
 
 class _Cells:
-    """The table that the features are put into, and numbers for its cells: rows are grouped by one sorted number, ((window, query), modality, side).
+    """The table that the features are put into, and numbers for its cells: rows are grouped by one sorted number,
+    ((window, query), modality, side).
 
     Rows carry `at` (place of their query among all), `file` (3 * modality + side) and `epoch_ms`.
     """
@@ -813,7 +815,8 @@ class _Cells:
         return pl.Series(self.length[rows["at"].to_numpy(), rows["file"].to_numpy() % 3])
 
     def cut(self, rows: pl.DataFrame, uncut: tuple[str, ...] = ()) -> pl.DataFrame:
-        """Rows with the `cell` that they fall in and its start_ms and end_ms, once for each window; sorted by cell and then as they came. `uncut` windows take all rows.
+        """Rows with the `cell` that they fall in and its start_ms and end_ms, once for each window; sorted by cell
+        and then as they came. `uncut` windows take all rows.
 
         `rows` must be sorted by at, file and epoch_ms.
         """
@@ -838,7 +841,9 @@ class _Cells:
     def tally(
         self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()
     ) -> pl.DataFrame:
-        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows for all windows. `uncut` windows take all rows."""
+        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows
+        for all windows. `uncut` windows take all rows.
+        """
         rows = in_runs(rows, "at", "file")
         start = rows.select(changes("run").arg_true()).to_series().to_numpy()
         at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
@@ -894,7 +899,9 @@ def _of_modality(modality: str, side: str, stem: str) -> str:
 
 
 def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
-    """Add `gap`: time since the group's row before, at most `inactivity_ms`; 0 for its first. Rows are sorted by group and t_ms."""
+    """Add `gap`: time since the group's row before, at most `inactivity_ms`; 0 for its first. Rows are sorted by
+    group and t_ms.
+    """
     return rows.with_columns(
         gap=pl.when(~changes(group)).then(pl.col("t_ms").diff().clip(upper_bound=inactivity_ms)).fill_null(0.0)
     )
@@ -997,7 +1004,9 @@ def _study_metrics(rows: pl.DataFrame, cells: _Cells) -> None:
 
 # %% ../../nbs/06_features.ipynb #6ee61cc9
 def _phase_ends(known: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
-    """Looks of each query of a file (a `stream`) by cell: stream, first and last_look, window_end, previous (last look at the query before), before, last."""
+    """Looks of each query of a file (a `stream`) by cell: stream, first and last_look, window_end, previous (last
+    look at the query before), before, last.
+    """
     ordered = (
         known.group_by("stream", "at")
         .agg(begin=pl.col("t_ms").min())
@@ -1029,7 +1038,9 @@ def _phase_ends(known: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
 
 # %% ../../nbs/06_features.ipynb #7d744a94
 def _phase_rows(phases: pl.DataFrame, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First row of composing, first of reviewing, and one past reviewing's last: a file is sorted by time, each phase a stretch of its rows."""
+    """First row of composing, first of reviewing, and one past reviewing's last: a file is sorted by time, each phase
+    a stretch of its rows.
+    """
     bounds = [np.zeros((3, 0), int)]
     for own in phases.partition_by("stream", maintain_order=True):
         start, size = own.select("start", "size").row(0)
@@ -1095,7 +1106,8 @@ def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
 
 # %% ../../nbs/06_features.ipynb #b72f709f
 def _timelines(windows: pl.DataFrame, queries: pl.DataFrame, cells: _Cells) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Timelines of pairwise tasks: each task's whole recording, and each window of its queries; and which `view` each `line` is of.
+    """Timelines of pairwise tasks: each task's whole recording, and each window of its queries; and which `view` each
+    `line` is of.
 
     A whole task's values are those of each of its queries in the window `full`.
     """
@@ -1110,7 +1122,8 @@ def _timelines(windows: pl.DataFrame, queries: pl.DataFrame, cells: _Cells) -> t
 
 # %% ../../nbs/06_features.ipynb #304dd7aa
 def _on_timelines(rows: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
-    """The rows of each timeline and side: `group` (line * _FILES + file), `run` (of a line's two sides' files), in order of time.
+    """The rows of each timeline and side: `group` (line * _FILES + file), `run` (of a line's two sides' files), in
+    order of time.
 
     Both sides' files make one timeline, and nothing is said of one in which no answer was recognised.
     """
@@ -1434,7 +1447,9 @@ _HELPERS = [
 
 @cache
 def _previous() -> tuple[dict[str, str], dict[str, str]]:
-    """The features on the previous query, each with the column that it is made of: those that repeat it, and those that take it off."""
+    """The features on the previous query, each with the column that it is made of: those that repeat it, and those
+    that take it off.
+    """
     names = [f.name for f in registry()]
     return {n: n.removeprefix("prev_") for n in names if n.startswith("prev_")}, {
         n: f"{n.removesuffix('_change')}_1" for n in names if n.endswith("_change")
@@ -1552,7 +1567,8 @@ def extract_features(
     Returns
     -------
     polars.DataFrame
-        query, worker, task, mode, window, and one f64 column an entry of `registry()`; a row for each query and window, sorted by them. Null
+        query, worker, task, mode, window, and one f64 column an entry of `registry()`; a row for each query and
+        window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
     matched, known = numbered(matched)
@@ -1597,7 +1613,8 @@ def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
 
 
 def zscore_within_worker(features: pl.DataFrame) -> pl.DataFrame:
-    """Standardise each feature within each worker, mode and window: what was more or less than this person's usual. No label is used.
+    """Standardise each feature within each worker, mode and window: what was more or less than this person's usual.
+    No label is used.
 
     Parameters
     ----------
@@ -1606,7 +1623,8 @@ def zscore_within_worker(features: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        Same rows and columns; (value - worker's mean) / worker's standard deviation. Null where the worker has fewer than two values or does not vary.
+        Same rows and columns; (value - worker's mean) / worker's standard deviation. Null where the worker has fewer
+        than two values or does not vary.
     """
     names = [f.name for f in registry() if f.name in features.columns]
     by = ["worker", "mode", "window"]
@@ -1623,7 +1641,9 @@ _HEAT = 4  # characters that share one cell of its colour
 
 
 def _lay_out(text: str, columns: int) -> tuple[np.ndarray, np.ndarray, list[tuple[str, float, int]]]:
-    """Wrap `text` between words: (line of each character, column of each character, words as (word, centre column, line))."""
+    """Wrap `text` between words: (line of each character, column of each character, words as (word, centre column,
+    line)).
+    """
     line, column = np.zeros(len(text), int), np.zeros(len(text), int)
     words, row, at = [], 0, 0
     for match in re.finditer(r"\n|[^\S\n]+|\S+", text):
@@ -1857,7 +1877,8 @@ STYLES = {
 
 
 def pick_styles(features: pl.DataFrame, least_s: float = 20.0, longest: int = 1500) -> pl.DataFrame:
-    """Find a query for each of `STYLES`: the one with the largest value in `reading` among those with `least_s` on text and answers up to `longest` characters.
+    """Find a query for each of `STYLES`: the one with the largest value in `reading` among those with `least_s` on
+    text and answers up to `longest` characters.
 
     Returns
     -------
@@ -1899,7 +1920,8 @@ def families(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def listed(table: pl.DataFrame) -> pl.DataFrame:
-    """The registry in few columns, for a page: name, formula, unit (with range), kind (family, modality, source), swapped.
+    """The registry in few columns, for a page: name, formula, unit (with range), kind (family, modality, source),
+    swapped.
 
     Of the 20 temporal windows, and of the features of the previous answer, the first one stands for all.
     """
@@ -1933,7 +1955,9 @@ SHOWN = (
 
 
 def distributions(features: pl.DataFrame, names: tuple[str, ...] = SHOWN) -> pl.DataFrame:
-    """Values of some features in `reading` and `rating`, without the outer 1 % at either end: query, mode, window, feature, value."""
+    """Values of some features in `reading` and `rating`, without the outer 1 % at either end: query, mode, window,
+    feature, value.
+    """
     shown = features.filter(pl.col("window") != "full")
     shown = shown.unpivot(names, index=["query", "mode", "window"], variable_name="feature").drop_nulls()
     ends = shown.group_by("feature").agg(low=pl.col("value").quantile(0.01), high=pl.col("value").quantile(0.99))
@@ -1976,7 +2000,9 @@ def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figu
 
 # %% ../../nbs/06_features.ipynb #892d8ecc
 def completeness(features: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """Share of the queries on which a feature of its mode is defined: mode, window, modality, defined (median over features), least, features."""
+    """Share of the queries on which a feature of its mode is defined: mode, window, modality, defined (median over
+    features), least, features.
+    """
     share = features.unpivot(table["name"].to_list(), index=["mode", "window"], variable_name="name")
     share = share.group_by("mode", "window", "name").agg(share=pl.col("value").is_not_null().mean())
     share = share.join(table.select("name", "modality", "modes"), on="name")

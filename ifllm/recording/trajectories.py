@@ -74,7 +74,8 @@ def answers(queries: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        worker, task, side ("single", "left" or "right"), query, turn, response (1 or 2), text (newlines as spaces), length (characters);
+        worker, task, side ("single", "left" or "right"), query, turn, response (1 or 2), text (newlines as spaces),
+        length (characters);
         in order of turns.
     """
     pairwise = pl.col("mode") == "pairwise"
@@ -107,7 +108,9 @@ def _fits(text: pl.Expr, context: int) -> pl.Expr:
 
 
 def _look_up(snippets: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Search each distinct snippet once: (those, by `key`, with their rows of `snippets`, notice, first (the earliest answer that they fit) and fits (how many), all answers of those that fit several)."""
+    """Search each distinct snippet once: (those, by `key`, with their rows of `snippets`, notice, first (the earliest
+    answer that they fit) and fits (how many), all answers of those that fit several).
+    """
     keys = (
         snippets.with_row_index("rows")
         .group_by(_SNIPPET)
@@ -133,7 +136,9 @@ def _look_up(snippets: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple
 
 
 def _snippets(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows that have a snippet: at (number of the row), run (of rows with the same snippet: the pointer mostly rests), and the snippet."""
+    """The rows that have a snippet: at (number of the row), run (of rows with the same snippet: the pointer mostly
+    rests), and the snippet.
+    """
     said = (
         rows.lazy()
         .with_row_index("at")
@@ -157,8 +162,10 @@ def display_times(seen: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        query, worker, task, turn, shown_ms (epoch; the logged time less the task's offset; where that is missing or off by more than half an hour the
-        first sample on the text), until_ms (shown_ms of the next query), offset_ms (logged clock - samples' clock). In order of display.
+        query, worker, task, turn, shown_ms (epoch; the logged time less the task's offset; where that is missing or
+        off by more than half an hour the
+        first sample on the text), until_ms (shown_ms of the next query), offset_ms (logged clock - samples' clock).
+        In order of display.
     """
     first = seen.group_by("query").agg(first_ms=pl.col("epoch_ms").min())
     timed = (
@@ -192,7 +199,8 @@ def stretches(rows: pl.DataFrame, begin: np.ndarray, end: np.ndarray) -> tuple[p
 def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
     """Sort rows by columns of numbers, the first of which tells groups apart.
 
-    What was recorded mostly is in order, and looking is cheaper than sorting: stretches of one group are put in order as a whole, and only those groups are sorted
+    What was recorded mostly is in order, and looking is cheaper than sorting: stretches of one group are put in order
+    as a whole, and only those groups are sorted
     that still need it.
     """
     if rows.is_empty():
@@ -238,7 +246,8 @@ def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
 def numbered(
     frame: pl.DataFrame, known: pl.DataFrame | None = None, by: tuple[str, ...] = _RECORDING, number: str = "recording"
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Add the number of each row's recording (a worker's task), or other group: (frame, the numbers and what they stand for).
+    """Add the number of each row's recording (a worker's task), or other group: (frame, the numbers and what they
+    stand for).
 
     With numbers that are `known`, rows of others are dropped. A frame that has been numbered keeps its numbers.
     """
@@ -267,7 +276,8 @@ def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
     Raises
     ------
     InputError
-        A time beyond the year 2109, as of a clock that does not count milliseconds; or more than two million groups at once.
+        A time beyond the year 2109, as of a clock that does not count milliseconds; or more than two million groups
+        at once.
     """
     late = ms.max(initial=0) if isinstance(ms, np.ndarray) else ms
     if late > LATEST_MS:
@@ -308,7 +318,8 @@ LOST = pl.max_horizontal(LOST_STEPS * pl.col("step_ms"), pl.lit(float(LOST_MS)))
 def usual_step(rows: pl.DataFrame, group: str) -> pl.DataFrame:
     """Median time from one moment of a recording to the next (ms): `group`, `step_ms`.
 
-    Rows of one moment, as the files of two panels may hold them, count once. `rows` are sorted by `group` and `epoch_ms`.
+    Rows of one moment, as the files of two panels may hold them, count once. `rows` are sorted by `group` and
+    `epoch_ms`.
     """
     steps = rows.lazy().select(group, step_ms=pl.col("epoch_ms").diff(), new=changes(group))
     return (
@@ -317,7 +328,9 @@ def usual_step(rows: pl.DataFrame, group: str) -> pl.DataFrame:
 
 
 def _seen(rows: pl.DataFrame, inactivity_ms: float) -> pl.DataFrame:
-    """Add `dt_ms`, how long each sample stands for, and leave out the moments at which nothing was seen (a position of NaN)."""
+    """Add `dt_ms`, how long each sample stands for, and leave out the moments at which nothing was seen (a position
+    of NaN).
+    """
     rows = rows.join(usual_step(rows, "_file"), on="_file", how="left", maintain_order="left")
     step = pl.when(pl.col("_file") == pl.col("_file").shift(-1)).then(pl.col("epoch_ms").shift(-1) - pl.col("epoch_ms"))
     stands = pl.when(step > LOST).then("step_ms").otherwise(step).fill_null(0).clip(0, inactivity_ms)
@@ -336,7 +349,9 @@ def _placed(values: pl.Series, at: pl.Series, height: int) -> pl.Series:
 
 
 def _as_written(rows: pl.DataFrame) -> tuple[np.ndarray | slice, np.ndarray]:
-    """What puts rows in the order of their files' lines (a clock may have been set back), and file and line as one number."""
+    """What puts rows in the order of their files' lines (a clock may have been set back), and file and line as one
+    number.
+    """
     place = rows["_file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
     order = by_key(place)
     return order, place[order]
@@ -357,7 +372,8 @@ def _refuse_twice(rows: pl.DataFrame) -> None:
 def _study_query(rows: pl.DataFrame) -> pl.Series:
     """The query of each row by the study's assignment; rows have `notice` and `first`, the earliest answer that fits."""
     order, place = _as_written(rows)
-    # on the element with no snippet at all, the study took the empty snippet for the notice; off it, what was last looked at goes on
+    # on the element with no snippet at all, the study took the empty snippet for the notice; off it, what was last
+    # looked at goes on
     study = (
         pl.when(~pl.col("on_element"))
         .then(pl.lit(-3, pl.Int64))
@@ -416,12 +432,14 @@ def match_samples(
 ) -> pl.DataFrame:
     """Tie each text-relative sample to a query and a character of its answer.
 
-    Every distinct snippet is searched once, by vectorised string operations, and joined back; the result does not depend on the order
+    Every distinct snippet is searched once, by vectorised string operations, and joined back; the result does not
+    depend on the order
     of the rows that come in.
 
     Parameters
     ----------
-    samples : rows of the `SamplesRel` schema; the whole files of one worker or more. A position of NaN: nothing was seen at that moment
+    samples : rows of the `SamplesRel` schema; the whole files of one worker or more. A position of NaN: nothing was
+    seen at that moment
     queries : frame of the `Queries` schema
     context : characters on either side of `centre_idx` in which the window must lie
     inactivity_ms : longest time that one sample stands for
@@ -429,13 +447,17 @@ def match_samples(
     Returns
     -------
     polars.DataFrame
-        The samples with a position or off the element, sorted by worker, task, modality, side, time and row, without `window`, and with
+        The samples with a position or off the element, sorted by worker, task, modality, side, time and row, without
+        `window`, and with
 
-        - ``query``, ``response`` (null when not on an answer's element), ``how`` ("exact", "ambiguous", "by_time", "none"),
+        - ``query``, ``response`` (null when not on an answer's element), ``how`` ("exact", "ambiguous", "by_time",
+        "none"),
         - ``char`` (character index in the answer, 0-based) and ``position`` (char / length), null off the text,
-        - ``dt_ms``: time to the next row of the same file, at most `inactivity_ms`; one median step where the eyes were lost
+        - ``dt_ms``: time to the next row of the same file, at most `inactivity_ms`; one median step where the eyes
+        were lost
           (no row for more than three median steps and 100 ms); 0 for a file's last sample,
-        - ``query_study``: the query by the study's assignment (earliest fitting answer; off the element the last one looked at;
+        - ``query_study``: the query by the study's assignment (earliest fitting answer; off the element the last one
+        looked at;
           -1 the notice, 0 no text that fits, -2 nothing seen yet).
 
     Raises
@@ -586,7 +608,8 @@ def rests(
     Returns
     -------
     polars.DataFrame
-        query, mode, x, y (px), start_ms, end_ms (epoch), on_text, share (x as a share of the window's width), in order of time.
+        query, mode, x, y (px), start_ms, end_ms (epoch), on_text, share (x as a share of the window's width), in
+        order of time.
     """
     matched, known = numbered(matched)
     page, _ = numbered(page, known)
@@ -717,8 +740,10 @@ def _last_on_text(matched: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
 def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **rule) -> pl.DataFrame:
     """Cut each query's time into `reading`, `rating` and `full`.
 
-    `full` is the study's window: from the answer's display to the next question, or to the end of the recording. `reading` ends, and
-    `rating` begins, at the onset that `rating_onset` finds; with no visit to the buttons, after the last sample on the answer's text.
+    `full` is the study's window: from the answer's display to the next question, or to the end of the recording.
+    `reading` ends, and
+    `rating` begins, at the onset that `rating_onset` finds; with no visit to the buttons, after the last sample on
+    the answer's text.
 
     Parameters
     ----------
@@ -730,8 +755,10 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
     Returns
     -------
     polars.DataFrame
-        query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button", "text" or "none"),
-        offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`). A query whose time on display was not recorded has no row.
+        query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button",
+        "text" or "none"),
+        offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`). A query whose time
+        on display was not recorded has no row.
     """
     matched, known = numbered(matched)
     page, _ = numbered(page, known)
@@ -775,7 +802,8 @@ def press_rule(
     Returns
     -------
     polars.DataFrame
-        query, worker, mode, window, right (the guess is the verdict; null where no rest was near). Pairwise: which preference button. Pointwise: the
+        query, worker, mode, window, right (the guess is the verdict; null where no rest was near). Pairwise: which
+        preference button. Pointwise: the
         fourth or the fifth satisfaction button, for ratings of 4 or 5.
     """
     pairwise = pl.col("mode") == "pairwise"
@@ -821,13 +849,15 @@ def press_rule(
     )
 
 # %% ../../nbs/03_trajectories.ipynb #3e30bf8c
-FINEST_MS = 50  # finest grid: faster samples are averaged, since a webcam's error is larger than the eye's movement between them
+FINEST_MS = 50  # finest grid: a webcam's error is larger than the eye's movement in less time
 SLOWEST_MS = 250  # slowest recording in which fixations are sought (median step)
 NEAR_MS = 500  # fixations are sought on and around the text
 
 
 def _gaze(page: pl.DataFrame, known: pl.DataFrame | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Gaze on the page where it has a position: recording, epoch_ms, x, y, step_ms, in order; and the recordings' numbers."""
+    """Gaze on the page where it has a position: recording, epoch_ms, x, y, step_ms, in order; and the recordings'
+    numbers.
+    """
     rows = page.lazy().filter(pl.col("modality") == "gaze").select(*_RECORDING, "epoch_ms", "x", "y").collect()
     rows, known = numbered(rows, known)
     rows = rows.sort("recording", "epoch_ms", maintain_order=True)
@@ -845,7 +875,8 @@ def pace(page: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        worker, task, step_ms (median step; null with fewer than two moments), samples (with a position), too_slow (no fixations are sought).
+        worker, task, step_ms (median step; null with fewer than two moments), samples (with a position), too_slow (no
+        fixations are sought).
     """
     gaze, known = _gaze(page)
     counted = gaze.group_by("recording").agg(pl.col("step_ms").first(), samples=pl.len())
@@ -857,7 +888,9 @@ def pace(page: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/03_trajectories.ipynb #c6ee1950
 def _filled(cell: np.ndarray, xy: np.ndarray, cells: int, reach: np.ndarray | float) -> np.ndarray:
-    """Mean position in each cell; an empty one takes the nearest cell's if the two around it are at most `reach` apart, else NaN."""
+    """Mean position in each cell; an empty one takes the nearest cell's if the two around it are at most `reach`
+    apart, else NaN.
+    """
     count = np.bincount(cell, minlength=cells)
     mean = np.stack([np.bincount(cell, values, cells) for values in xy.T], axis=1) / np.maximum(count, 1)[:, None]
     full, at = np.flatnonzero(count), np.arange(cells)
@@ -880,7 +913,8 @@ def to_pymovements(page: pl.DataFrame, width_px: float = 1536.0, height_px: floa
     Returns
     -------
     pymovements.Gaze
-        Gaze samples with `time` (ms since the epoch), `pixel` [x, y] and the trial columns `worker` and `task`. Each trial has one row for each step of the
+        Gaze samples with `time` (ms since the epoch), `pixel` [x, y] and the trial columns `worker` and `task`. Each
+        trial has one row for each step of the
         grid, NaN where the eyes were lost. The sampling rate is that of the recordings' median step.
     """
     import pymovements
@@ -954,7 +988,8 @@ def _lay(gaze: pl.DataFrame, min_ms: float) -> tuple[pl.DataFrame, np.ndarray]:
     Returns
     -------
     tuple
-        The stretches (stretch, part, first (ms), grid (ms), need (cells of the shortest fixation), start and size (cells)), and the position in
+        The stretches (stretch, part, first (ms), grid (ms), need (cells of the shortest fixation), start and size
+        (cells)), and the position in
         each cell: NaN in the one after each stretch.
     """
     gaze = gaze.with_columns(grid=pl.max_horizontal("step_ms", pl.lit(float(FINEST_MS))))
@@ -979,7 +1014,9 @@ def _lay(gaze: pl.DataFrame, min_ms: float) -> tuple[pl.DataFrame, np.ndarray]:
 
 # %% ../../nbs/03_trajectories.ipynb #f255911c
 def _still(laid: pl.DataFrame, xy: np.ndarray, px_s: float) -> np.ndarray:
-    """I-VT: first cell, and one past the last, of each stretch of cells in which the gaze is slow over a shortest fixation."""
+    """I-VT: first cell, and one past the last, of each stretch of cells in which the gaze is slow over a shortest
+    fixation.
+    """
     from pymovements.events import ivt
 
     length = (laid["size"] + 1).to_numpy()
@@ -994,7 +1031,8 @@ def _still(laid: pl.DataFrame, xy: np.ndarray, px_s: float) -> np.ndarray:
     slow = ivt(speed, minimum_duration=0, velocity_threshold=px_s).frame
     begin, stop = slow["onset"].to_numpy(), slow["offset"].to_numpy()
     stop = stop + span[stop] + 1
-    # a jump is fast in each span that holds it; fewer fast spans are the tracker's error, and the cells around them overlap
+    # a jump is fast in each span that holds it; fewer fast spans are the tracker's error, and the cells around them
+    # overlap
     new = np.append(True, begin[1:] >= stop[:-1])[: begin.size]
     return np.stack([begin[new], stop[np.append(new[1:], True)[: begin.size]]], axis=1)
 
@@ -1028,7 +1066,8 @@ def detect(
 
     Parameters
     ----------
-    gaze : recording, part (number; no fixation reaches from one part into the next), epoch_ms, x, y (px), step_ms (the recording's median
+    gaze : recording, part (number; no fixation reaches from one part into the next), epoch_ms, x, y (px), step_ms
+    (the recording's median
         step), sorted by recording and time, without samples that have no position
     method : "ivt" (velocity) or "idt" (dispersion)
     min_ms : shortest fixation, ms; of two samples at least
@@ -1038,7 +1077,8 @@ def detect(
     Returns
     -------
     polars.DataFrame
-        part, stretch (number; between stretches the eyes were lost), onset, end (epoch ms): half a grid step before the first sample, and after the
+        part, stretch (number; between stretches the eyes were lost), onset, end (epoch ms): half a grid step before
+        the first sample, and after the
         last. Recordings with a median step above `SLOWEST_MS` have none.
 
     Raises
@@ -1089,7 +1129,8 @@ def plant_gaze(
     Returns
     -------
     tuple of polars.DataFrame
-        Gaze (recording, part, epoch_ms, x, y, step_ms), and the truth: onset and end (ms) of each fixation. Fixations last 200 to 1200 ms
+        Gaze (recording, part, epoch_ms, x, y, step_ms), and the truth: onset and end (ms) of each fixation. Fixations
+        last 200 to 1200 ms
         (gamma, mean 500 ms), jumps 30 ms and 150 to 500 px.
     """
     rng = np.random.default_rng(seed)
@@ -1134,7 +1175,8 @@ def hits(found: pl.DataFrame, truth: pl.DataFrame, least: float = 0.5) -> dict[s
     Returns
     -------
     dict
-        recall (share of the planted that are found), precision (share of the found that are a planted one), bias_ms (mean of found less planted
+        recall (share of the planted that are found), precision (share of the found that are a planted one), bias_ms
+        (mean of found less planted
         duration, over the pairs; NaN without any).
     """
     a, b = (frame.select("onset", "end").to_numpy().astype(float) for frame in (found, truth))
@@ -1152,7 +1194,9 @@ def hits(found: pl.DataFrame, truth: pl.DataFrame, least: float = 0.5) -> dict[s
 
 # %% ../../nbs/03_trajectories.ipynb #26cc4414
 def _near_text(gaze: pl.DataFrame, spans: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
-    """Gaze within a query's span and half a second of a sample on its text (`seen`); `part` numbers what is left in one piece."""
+    """Gaze within a query's span and half a second of a sample on its text (`seen`); `part` numbers what is left in
+    one piece.
+    """
     gaze = locate(gaze, spans, "query", "end_ms").with_columns(
         query=pl.when(pl.col("epoch_ms") < pl.col("end_ms")).then("query")
     )
@@ -1170,7 +1214,9 @@ def _near_text(gaze: pl.DataFrame, spans: pl.DataFrame, seen: pl.DataFrame) -> p
 
 # %% ../../nbs/03_trajectories.ipynb #2d8fac90
 def _on_sentences(fix: pl.DataFrame, gaze: pl.DataFrame, seen: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
-    """Add to fixations (query, onset, end) their mean position x and y, and response, char and sentence of those on text."""
+    """Add to fixations (query, onset, end) their mean position x and y, and response, char and sentence of those on
+    text.
+    """
     fix = fix.sort("query", "onset").with_row_index("fixation")
 
     def within(samples: pl.DataFrame):
@@ -1246,7 +1292,8 @@ def fixations(
     dispersion_px: float = 120.0,
     velocity_px_s: float = 800.0,
 ) -> pl.DataFrame:
-    """Detect fixations and saccades on and around the text in each query's reading window, and say on which sentence they fell.
+    """Detect fixations and saccades on and around the text in each query's reading window, and say on which sentence
+    they fell.
 
     Parameters
     ----------
@@ -1256,8 +1303,10 @@ def fixations(
     Returns
     -------
     polars.DataFrame
-        query, name ("fixation_idt", "saccade_idt", ...), onset_ms, offset_ms (epoch), duration_ms, x, y (px; a saccade: its end), amplitude_px (saccades),
-        response, char, sentence (of fixations on text). A saccade joins two fixations less than a second apart with no loss between; it lasts 0 ms where no
+        query, name ("fixation_idt", "saccade_idt", ...), onset_ms, offset_ms (epoch), duration_ms, x, y (px; a
+        saccade: its end), amplitude_px (saccades),
+        response, char, sentence (of fixations on text). A saccade joins two fixations less than a second apart with
+        no loss between; it lasts 0 ms where no
         sample fell into it. Recordings that are too slow (`pace`) have no events.
 
     Raises
@@ -1290,7 +1339,8 @@ def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = 
     Returns
     -------
     polars.DataFrame
-        query, response, sentence, and per sentence: dwell_ms, first_pass_ms, reread_ms, fixations, regressions_in, regressions_out, skipped (all of
+        query, response, sentence, and per sentence: dwell_ms, first_pass_ms, reread_ms, fixations, regressions_in,
+        regressions_out, skipped (all of
         the answers on which at least one fixation fell).
     """
     from pymovements.measure.reading import compute_reading_measures
@@ -1341,14 +1391,18 @@ _WHERE = (
 
 
 def count_ties(matched: pl.DataFrame) -> pl.DataFrame:
-    """Count samples by worker, task, modality, how they were tied and why: samples, flagged (with the camera's flag), first_ms (epoch)."""
+    """Count samples by worker, task, modality, how they were tied and why: samples, flagged (with the camera's flag),
+    first_ms (epoch).
+    """
     return matched.group_by("worker", "task", "modality", "how", why=_WHERE).agg(
         samples=pl.len(), flagged=pl.col("flag").is_not_null().sum(), first_ms=pl.col("epoch_ms").min()
     )
 
 
 def snippet_fits(samples: pl.DataFrame, queries: pl.DataFrame, context: int = 15) -> pl.DataFrame:
-    """How many answers of its recording each distinct snippet fits: fits, notice (the snippet is of the waiting notice)."""
+    """How many answers of its recording each distinct snippet fits: fits, notice (the snippet is of the waiting
+    notice).
+    """
     samples, known = numbered(samples)
     texts = answers(queries).join(known, on=_RECORDING)
     return _look_up(_snippets(samples), texts, context)[0].select(pl.col("fits").fill_null(0), "notice")
@@ -1368,7 +1422,9 @@ def by_month(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_person(counts: pl.DataFrame) -> pl.DataFrame:
-    """Share of each participant's samples that lie on an answer's text, by modality: worker, modality, share, samples."""
+    """Share of each participant's samples that lie on an answer's text, by modality: worker, modality, share,
+    samples.
+    """
     on_text = pl.col("samples").filter(pl.col("how").is_in(TIED)).sum()
     people = counts.group_by("worker", "modality").agg(
         share=on_text / pl.col("samples").sum(), samples=pl.col("samples").sum()
@@ -1432,7 +1488,8 @@ def press_shares(rule: pl.DataFrame, n_bootstrap: int, seed) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        mode, window, verdicts, named, right (share of those named), low, high (95 %). None where fewer than five of three workers are named.
+        mode, window, verdicts, named, right (share of those named), low, high (95 %). None where fewer than five of
+        three workers are named.
     """
     out = []
     for (mode, window), part in rule.sort("query").partition_by(["mode", "window"], as_dict=True).items():
@@ -1570,7 +1627,8 @@ def planted_hits(rates, methods, recordings: int, seed: int, **thresholds) -> pl
     Returns
     -------
     polars.DataFrame
-        condition, method, rate_hz, measure ("recall", "precision", "bias_ms"), value (mean over recordings), low, high (95 %, normal).
+        condition, method, rate_hz, measure ("recall", "precision", "bias_ms"), value (mean over recordings), low,
+        high (95 %, normal).
     """
     out = []
     for condition, about in CONDITIONS.items():
@@ -1584,16 +1642,21 @@ def planted_hits(rates, methods, recordings: int, seed: int, **thresholds) -> pl
     )
     value = pl.col("value").drop_nans()
     error = 1.96 * value.std() / value.len().sqrt()
-    return long.group_by("condition", "method", "rate_hz", "measure", maintain_order=True).agg(
+    found = long.group_by("condition", "method", "rate_hz", "measure", maintain_order=True).agg(
         value=value.mean(), low=value.mean() - error, high=value.mean() + error
     )
+    share = pl.col("measure") != "bias_ms"
+    ends = pl.col("low", "high")
+    return found.with_columns(pl.when(share).then(ends.clip(0, 1)).otherwise(ends))
 
 # %% ../../nbs/03_trajectories.ipynb #023e56c8
 METHOD_NAMES = {"ivt": "I-VT", "idt": "I-DT"}
 
 
 def planted_figure(found: pl.DataFrame) -> go.Figure:
-    """Lines of `planted_hits` over the rate: a row for each measure, a column for each method, a colour for each condition."""
+    """Lines of `planted_hits` over the rate: a row for each measure, a column for each method, a colour for each
+    condition.
+    """
     titles = {"recall": "planted that are found", "precision": "found that are planted", "bias_ms": "too long by, ms"}
     methods = found["method"].unique(maintain_order=True).to_list()
     fig = make_subplots(
@@ -1632,7 +1695,9 @@ def planted_figure(found: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/03_trajectories.ipynb #1aa094d0
 def event_table(events: pl.DataFrame) -> pl.DataFrame:
-    """Sum up fixations and saccades: name, events, median_ms, total_s, on_sentence (share, of fixations), median_px (amplitude, of saccades)."""
+    """Sum up fixations and saccades: name, events, median_ms, total_s, on_sentence (share, of fixations), median_px
+    (amplitude, of saccades).
+    """
     fixation = pl.col("name").str.starts_with("fixation")
     table = events.group_by("name").agg(
         events=pl.len(),
