@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'ifllm.engine.architecture.read_modules': ( 'engine/architecture.html#read_modules',
                                                                                        'ifllm/engine/architecture.py')},
             'ifllm.engine.cli': { 'ifllm.engine.cli._options': ('engine/cli.html#_options', 'ifllm/engine/cli.py'),
+                                  'ifllm.engine.cli._power_table': ('engine/cli.html#_power_table', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli._refresh': ('engine/cli.html#_refresh', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli._study_of': ('engine/cli.html#_study_of', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli._version': ('engine/cli.html#_version', 'ifllm/engine/cli.py'),

@@ -20,6 +20,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,9 +167,14 @@ def outcome(folder: Path, source: Path, tests: list[str], seconds: float, record
     words = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
     words += ["-p", "mutants_plugin"] if record else []
     with open(folder / "output.log", "w") as log:
-        process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        # the limit is one of CPU time: a busy machine kills no mutant. What waits for ever ends by the clock
+        spare = lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+        process = subprocess.Popen(
+            words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True, preexec_fn=spare
+        )
     try:
-        return "killed" if process.wait(seconds) else "survived"
+        status = process.wait(30 * seconds)
+        return "timeout" if -status in (signal.SIGXCPU, signal.SIGKILL) else "killed" if status else "survived"
     except subprocess.TimeoutExpired:
         return "timeout"
     finally:

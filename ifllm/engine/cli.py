@@ -313,6 +313,24 @@ def simulate(
     )
     print(f"{out}: {made['workers']} workers, {made['queries']} questions, {made['rows']} behaviour rows")
 
+# %% ../../nbs/engine/cli.ipynb #ac1f9100
+def _power_table(curve, needed, target: float, sizes: list[int]):
+    """Workers needed for each gain and number of pairs, and the power of each size of study."""
+    from rich.table import Table
+
+    table = Table(title=f"workers for {target:.0%} power, and power by number of workers")
+    for name in ("gain, points", "pairs each", "workers", *map(str, sizes)):
+        table.add_column(name, justify="right")
+    for row in needed.iter_rows(named=True):
+        part = curve.filter(gain=row["gain"], pairs=row["pairs"]).sort("workers")
+        table.add_row(
+            f"{100 * row['gain']:g}",
+            str(row["pairs"]),
+            str(row["workers"] or f"> {sizes[-1]}"),
+            *(f"{p:.0%}" for p in part["power"]),
+        )
+    return table
+
 # %% ../../nbs/engine/cli.ipynb #dc406591
 @app.command()
 def power(
@@ -362,20 +380,8 @@ def power(
         gains, sizes, asked, Design(discordance, worker_sd / 100, uneven), n_simulations=simulations, seed=seed
     )
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"workers for {target:.0%} power, and power by number of workers")
-    for name in ("gain, points", "pairs each", "workers", *map(str, sizes)):
-        table.add_column(name, justify="right")
-    for row in workers_needed(curve, target).iter_rows(named=True):
-        part = curve.filter(gain=row["gain"], pairs=row["pairs"]).sort("workers")
-        table.add_row(
-            f"{100 * row['gain']:g}",
-            str(row["pairs"]),
-            str(row["workers"] or f"> {sizes[-1]}"),
-            *(f"{p:.0%}" for p in part["power"]),
-        )
-    Console().print(table)
+    Console().print(_power_table(curve, workers_needed(curve, target), target, sizes))
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
         power_figure(curve, target).write_html(plot, include_plotlyjs=True)
