@@ -621,6 +621,8 @@ def _command(root: Path, run: Path, cores: int, executor: tuple[str, ...], targe
     """Snakemake's command line: content decides what is redone; files that a cluster shows late are waited for."""
     words = f"--cores {cores} --keep-going --rerun-incomplete --rerun-triggers mtime input"
     words += " --max-checksum-file-size 1000000000 --nolock --latency-wait 20"
+    if "--executor" in executor and {"--jobs", "-j", "--profile"}.isdisjoint(executor):
+        words += f" --jobs {cores}"  # without it a cluster's executor ends at once
     places = ["--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(run)]
     return [sys.executable, "-m", "snakemake", *places, *words.split(), *executor, "--", *targets]
 
