@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from browse import AXE, BROWSER, VIEWS, Visit, examine
+from browse import AXE, BROWSER, CHECK, VIEWS, Visit, examine
 from report_run import ROOT, make_run
 
 from ifllm.engine import report
@@ -45,6 +45,26 @@ def test_pages_of_the_fixture(fixture_site, chromium, width, scheme):
         for page in pages
         for wrong in examine(chromium, page, width, scheme, axe=(width < 600) == (scheme == "dark"))
     ] == []
+
+
+FAULTS = """<!doctype html><html lang="en"><title>x</title><main><h2>Wide</h2><div style="width: 3000px; height: 9px"></div><img src="none.png">
+<div style="width: 200px"><div class="ifllm-scroll" style="overflow-x: auto" aria-label="T"><table><td style="min-width: 900px">x</table></div></div>
+<div class="ifllm-plot is-drawn" data-figure="fig-a"><div><svg class="main-svg" width="100" height="50">
+<text x="80" y="20">a title that goes on</text><text x="5" y="40">one tick</text><text x="9" y="41">two ticks</text></svg></div></div></main>"""
+
+
+def test_the_checks_find_what_they_look_for(chromium, tmp_path):
+    (tmp_path / "faults.html").write_text(FAULTS)
+    with Visit(chromium, tmp_path / "faults.html", 1440, "light") as visit:
+        found = {what for what, seen in visit.page.evaluate(CHECK).items() if seen}
+    assert found >= {
+        "too wide",
+        "images without alt text",
+        "scrolls without a hint",
+        "cut beside free room",
+        "words cut in a plot",
+        "words over words in a plot",
+    }
 
 
 def test_every_page_of_the_demo_report(chromium):
