@@ -478,6 +478,15 @@ class Workers(pa.DataFrameModel):
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #90c8a561
+def _in_reach(cls, data) -> pl.LazyFrame:
+    """A position on a screen or near it; NaN stands for a moment without a face."""
+    at = pl.col(data.key)
+    return data.lazyframe.select((at.is_nan() | at.is_between(-PX_LIMIT, PX_LIMIT)).fill_null(True))
+
+
+_POSITION = pa.check("x", "y", error="within a million px, or NaN")
+
+
 class SamplesAbs(pa.DataFrameModel):
     """One row a sample in page coordinates, of one participant."""
 
@@ -485,16 +494,16 @@ class SamplesAbs(pa.DataFrameModel):
     modality: pl.String = pa.Field(isin=["gaze", "mouse"])
     x: pl.Float64 = pa.Field(
         nullable=True,
-        ge=-PX_LIMIT,
-        le=PX_LIMIT,
-        description="px in the viewport; null: no position known; gaze may lie outside the screen",
+        description="px in the viewport; null: no position known; gaze may lie outside the screen; NaN: no face was seen",
     )
-    y: pl.Float64 = pa.Field(nullable=True, ge=-PX_LIMIT, le=PX_LIMIT)
+    y: pl.Float64 = pa.Field(nullable=True)
     t_ms: pl.Float64 = pa.Field(
         ge=0, le=T_LIMIT, description="page timer, ms since the page was loaded, hidden time left out"
     )
     epoch_ms: pl.Int64 = pa.Field(ge=EPOCH_MS[0], le=EPOCH_MS[1], description="epoch ms")
     row: pl.UInt32 = pa.Field(ge=1, description="line in the raw file")
+
+    in_reach = _POSITION(_in_reach)
 
     class Config:
         strict = ordered = True
@@ -528,11 +537,7 @@ class SamplesRel(pa.DataFrameModel):
     epoch_ms: pl.Int64 = pa.Field(ge=EPOCH_MS[0], le=EPOCH_MS[1])
     row: pl.UInt32 = pa.Field(ge=1, description="line in the raw file")
 
-    @pa.check("x", "y", error="within a million px, or NaN")
-    def in_reach(cls, data) -> pl.LazyFrame:
-        """A position on a screen or near it."""
-        at = pl.col(data.key)
-        return data.lazyframe.select((at.is_nan() | at.is_between(-PX_LIMIT, PX_LIMIT)).fill_null(True))
+    in_reach = _POSITION(_in_reach)
 
     class Config:
         strict = ordered = True
@@ -585,7 +590,7 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
     Returns
     -------
     polars.DataFrame
-        Declared columns have their types. Participants may have any name.
+        Declared columns have their types. Participants may have any name, and a clock may start with the recording.
 
     Raises
     ------
@@ -605,7 +610,9 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
     declared = {column: fields[column] for column in frame.columns if column in fields and column != "worker"}
     frame = frame.with_columns(_cast(frame[column], field.dtype.type, name) for column, field in declared.items())
     for column, field in declared.items():
-        _check_values(frame[column], field, name)
+        relative = column == "epoch_ms" and frame.height and 0 <= frame[column].min() <= frame[column].max() <= T_LIMIT
+        if not relative:
+            _check_values(frame[column], field, name)
     return frame
 
 # %% ../../nbs/01_data.ipynb #78a6f14d

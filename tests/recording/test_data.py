@@ -825,8 +825,9 @@ def test_nan_is_a_lost_face_where_a_position_is_and_nowhere_else():
     assert data.as_frame(frame, data.SamplesRel)["x"].is_nan().to_list() == [False, True, False, False, False]
     with pytest.raises(InputError, match="SamplesRel: t_ms, row 1: nan; must be"):
         data.as_frame(frame.with_columns(t_ms=pl.lit(math.nan)), data.SamplesRel)
-    with pytest.raises(InputError, match="SamplesAbs: x, row 2: nan; must be"):
-        data.as_frame(frame, data.SamplesAbs)
+    assert data.as_frame(frame, data.SamplesAbs)["x"].is_nan().sum() == 1
+    with pytest.raises(InputError, match="SamplesAbs: x, row 2: 9000000.0; must be within a million px, or NaN"):
+        data.as_frame(frame.with_columns(x=pl.Series([1.0, 9e6, 3, 4, 5])), data.SamplesAbs)
 
 
 # ---------------------------------------------------------------- rule and list

@@ -316,8 +316,37 @@ def test_a_row_given_twice_is_caught():
 
 def test_a_clock_of_microseconds_is_refused():
     samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60)])
-    with pytest.raises(InputError, match="give times in milliseconds"):
+    with pytest.raises(InputError, match="SamplesRel: epoch_ms, row 1: 1763404778204000; must be"):
         match_samples(samples.with_columns(epoch_ms=pl.lit(1_763_404_778_204_000)), make_queries([(A, None)]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda s, q: (s.with_columns(epoch_ms=pl.lit(1_763_404_778)), q),
+            "SamplesRel: epoch_ms, row 1: 1763404778; must",
+        ),
+        (lambda s, q: (s.drop("on_element"), q), "SamplesRel: no column on_element"),
+        (lambda s, q: (s.with_columns(side=pl.lit("middle")), q), "SamplesRel: side, row 1: 'middle'; must be isin"),
+        (lambda s, q: (s.with_columns(task=pl.lit(7.5)), q), "SamplesRel: task, row 1: 7.5 is no Int64"),
+        (lambda s, q: (s.to_dicts(), q), "SamplesRel: a list was given; give a polars or pandas frame"),
+        (lambda s, q: (s, None), "Queries: a NoneType was given; give a polars or pandas frame"),
+        (lambda s, q: (s, q.drop("asked_ms")), "Queries: no column asked_ms"),
+    ],
+)
+def test_frames_from_python_pass_the_checks_of_files(change, says):
+    samples = make_samples([("gaze", "single", 12, snippet(A, 60), 60)])
+    with pytest.raises(InputError) as fault:
+        match_samples(*change(samples, make_queries([(A, None)])))
+    assert str(fault.value).startswith(says) and "\n" not in str(fault.value)
+
+
+def test_lazy_and_pandas_frames_are_taken():
+    samples, queries = make_samples([("gaze", "single", 12, snippet(A, 60), 60)]), make_queries([(A, None)])
+    plain = match_samples(samples, queries)
+    assert_frame_equal(match_samples(samples.lazy(), queries.lazy()), plain)
+    assert_frame_equal(match_samples(samples.to_pandas(), queries.to_pandas()), plain)
 
 
 def test_workers_together_are_workers_alone(study):
