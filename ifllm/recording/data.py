@@ -494,7 +494,7 @@ class SamplesAbs(pa.DataFrameModel):
     modality: pl.String = pa.Field(isin=["gaze", "mouse"])
     x: pl.Float64 = pa.Field(
         nullable=True,
-        description="px in the viewport; null: no position known; gaze may lie outside the screen; NaN: no face was seen",
+        description="px in the viewport, or outside the screen; null: no position known; NaN: no face was seen",
     )
     y: pl.Float64 = pa.Field(nullable=True)
     t_ms: pl.Float64 = pa.Field(
@@ -774,7 +774,8 @@ def parse_rel(lines: pl.LazyFrame) -> pl.LazyFrame:
     Returns
     -------
     polars.LazyFrame
-        x, y (px; null off the element, NaN while no face was seen), on_element, window, centre_idx (character index), t_ms (page timer), flag
+        x, y (px; null off the element, NaN while no face was seen), on_element, window, centre_idx (character index),
+        t_ms (page timer), flag
         (head in the validation box, null where not recorded), epoch_ms; `reason` says why a line is quarantined and
         is null where it is parsed. `middle` (the snippet as written), `tail` (a quote at the end of the line),
         `lost_face` and `clock_unit` are what the ledger's notes look at.
@@ -807,7 +808,7 @@ REASONS = {  # reason -> the rule; the first group loses rows, the second loses 
     "unknown_file": "a file that the layout does not know",
     "off_element": "\N{MINUS SIGN}1,\N{MINUS SIGN}1: the point is off the answer; position null",
     "no_position": "\N{MINUS SIGN}1,\N{MINUS SIGN}1 on the page: no position known; position null",
-    "lost_face": "NaN or nothing in place of both coordinates: no face was seen; the moment is kept, without a position",
+    "lost_face": "NaN or nothing in place of both coordinates: no face was seen; the moment is kept",
     "no_question": "a recording of a task that no question belongs to; kept, but it cannot be matched",
     "six_columns": "an early line without the camera flag; flag null",
     "no_snippet": "on the answer, but the browser found no text under the point; snippet null",

@@ -20,6 +20,7 @@ from plotly.subplots import make_subplots
 
 from ..base.files import InputError
 from ..base.plots import COLOURS
+from .data import Queries, SamplesAbs, SamplesRel, as_frame
 from ifllm.recording.trajectories import (
     LATEST_MS,
     by_key,
@@ -1571,6 +1572,8 @@ def extract_features(
         window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
+    matched, queries = as_frame(matched, SamplesRel, ["query", "char", "dt_ms"]), as_frame(queries, Queries, ["query"])
+    page = page if page is None else as_frame(page, SamplesAbs, ["worker", "task", "modality", "x", "y", "epoch_ms"])
     matched, known = numbered(matched)
     own = queries.join(known, on=["worker", "task"], how="left")
     own = own.filter(pl.col("worker").is_in(known["worker"].implode()))

@@ -22,7 +22,7 @@ from plotly.subplots import make_subplots
 from ..base.bootstrap import interval, worker_counts
 from ..base.files import InputError
 from ..base.plots import COLOURS, SEQUENCE, forest
-from .data import NOTICE
+from .data import NOTICE, Queries, SamplesRel, as_frame
 
 # %% ../../nbs/03_trajectories.ipynb #2bf310f8
 _FILE = ("worker", "task", "modality", "side")
@@ -463,8 +463,11 @@ def match_samples(
     Raises
     ------
     InputError
-        A row occurs twice (same worker, task, modality, side and row number).
+        A row occurs twice (same worker, task, modality, side and row number), a frame is none, or a value is not what
+        `SamplesRel` and `Queries` declare.
     """
+    samples = as_frame(samples, SamplesRel, [*_FILE, "x", "y", "on_element", "window", "centre_idx", "epoch_ms", "row"])
+    queries = as_frame(queries, Queries, ["query", *_RECORDING, "response_1", "response_2", "asked_ms"])
     rows, files = numbered(samples, by=_FILE, number="_file")
     rows = in_order(rows, "_file", "epoch_ms", "row")
     _refuse_twice(rows)
