@@ -42,6 +42,7 @@ from ifllm.people.diversity import (
     reading_maps,
     reading_style,
     readings,
+    recognised_more,
     recognition,
     recorder_clock,
     reidentify,
@@ -635,6 +636,14 @@ def test_the_rank_is_that_of_the_forests_sorted_guesses():
             right = chances[list(forest.classes_).index(name)]
             others = [chance for other, chance in zip(forest.classes_, chances) if other != name]
             assert found == sum(c > right for c in others) + sum(c == right for c in others) / 2
+
+
+def test_who_recognises_more_is_told_worker_by_worker():
+    worker = np.array([*"xabab"])  # x is not among the rows used
+    one = {"rank": np.array([0, 0.5, 3, 1]), "rows": np.array([1, 2, 3, 4])}
+    other = {"rank": np.array([2, 0, 0, 1]), "rows": one["rows"]}
+    assert recognised_more(one, other, worker).rows() == [("a", 0.0), ("b", 0.0)]
+    assert recognised_more(one, {**other, "rank": np.full(4, 9.0)}, worker).rows() == [("a", 0.5), ("b", 0.5)]
 
 
 def test_a_worker_whom_no_fold_could_learn_counts_as_not_recognised():
