@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'targets', 'group_folds', 'make_folds', 'training_rows',
            'iter_splits', 'inner_folds', 'fit_nested', 'predict', 'log_loss', 'out_of_fold', 'oof_frame', 'toy',
            'metric_draws', 'score', 'score_all', 'compare', 'calibration_curve', 'shuffle_within', 'permutation_null',
-           'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory', 'coverage_study', 'coverage',
-           'simulate_differences', 'few_workers', 'fold_sizes', 'memory_figure']
+           'null_mean', 'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory', 'coverage_study',
+           'coverage', 'simulate_differences', 'few_workers', 'fold_sizes', 'memory_figure']
 
 # %% ../../nbs/07_evaluation.ipynb #fd27806d
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,7 +238,7 @@ def out_of_fold(
         `query`, `worker`, `target`, `model`, `window`, `split`, `repeat`, `fold`, `p` (probability of `y` = 1, or the
         predicted rating) and `y`. In the pairwise target `y` = 1 means that the left response was preferred.
     """
-    x, y, parts = data.select(features).to_numpy().astype(float), data["y"].to_numpy(), []
+    x, parts = data.select(features).to_numpy().astype(float), []
     for repeat, fold, train, test in iter_splits(data, folds, split):
         fitted = fit_nested(model, x[train], data[train], split, grid, seed + repeat)
         parts.append(oof_frame(data, test, predict(fitted, x[test]), repeat, fold))
@@ -491,6 +491,12 @@ def permutation_null(
         [evaluate(data.with_columns(pl.Series("y", shuffle_within(y, worker, rng)))) for _ in range(n_permutations)]
     )
     return observed, null, float((1 + np.sum(null >= observed - 1e-12)) / (1 + n_permutations))
+
+# %% ../../nbs/07_evaluation.ipynb #09f13c95
+def null_mean(null: np.ndarray, level: float = 0.95) -> tuple[float, tuple[float, float]]:
+    """Mean of a null's values and Student's interval of this mean, which says how far more shuffles could move it."""
+    half = stats.t.ppf((1 + level) / 2, len(null) - 1) * np.std(null, ddof=1) / np.sqrt(len(null))
+    return float(np.mean(null)), (float(np.mean(null) - half), float(np.mean(null) + half))
 
 # %% ../../nbs/07_evaluation.ipynb #da64f67e
 def learning_curve(
