@@ -101,7 +101,7 @@ class Built:
 
     def __init__(self, run: Path, folder: Path, program: str):
         prepared = prepare.prepare(run, BROWSER)
-        self.prepared_problems, self.warnings, self.site = prepared.problems, {}, {}
+        self.warnings, self.site = {}, {}
         for engine, path in (("quarto", program), ("builtin", None)):
             pages = folder / engine
             shutil.copytree(prepared.folder, pages)
