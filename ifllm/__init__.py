@@ -7,6 +7,8 @@ The names that most projects need are at hand here, each loaded when first used:
 >>> matched = ifllm.match_samples(study.samples_rel, study.queries)  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -22,6 +24,18 @@ _HOME = {
     "windows": "recording.trajectories",
 }  # public name -> the module that defines it
 __all__ = sorted(_HOME)
+
+if TYPE_CHECKING:  # what a type checker sees
+    from .base.files import InputError as InputError
+    from .base.study import Study as Study
+    from .recording.data import fetch as fetch
+    from .recording.data import load as load
+    from .recording.features import extract_features as extract_features
+    from .recording.features import registry_frame as registry_frame
+    from .recording.trajectories import add_phases as add_phases
+    from .recording.trajectories import match_samples as match_samples
+    from .recording.trajectories import windows as windows
+    from .reward.text import RewardModel as RewardModel
 
 
 def __getattr__(name):

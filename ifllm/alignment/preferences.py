@@ -9,17 +9,16 @@ __all__ = ['SOURCES', 'DROPPED', 'FOLDS', 'TEMPLATES', 'RECEIPT', 'LABELLERS', '
            'source_summary', 'agreement_matrix', 'trap_summary', 'agreement_figure', 'matrix_figure', 'noise_figure',
            'noise_bins', 'trap_figure']
 
-# %% ../../nbs/10_preferences.ipynb #9c496961
+# %% ../../nbs/10_preferences.ipynb #7a4740b5
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from ..base.bootstrap import interval, mean_draws, worker_counts
+from ..base.bootstrap import worker_mean
 from ..base.enough import need
 from ..base.files import InputError, atomic_path, write_json
 from ..base.plots import COLOURS, GREY, forest
@@ -420,17 +419,15 @@ def trap_labels(pairs: pl.DataFrame, confidence: pl.DataFrame, maximum: float = 
         trap_noise=released_noise(p_right, maximum),
     )
 
-# %% ../../nbs/10_preferences.ipynb #52bcca1a
+# %% ../../nbs/10_preferences.ipynb #53d485f3
 def mean_over_workers(
     frame: pl.DataFrame, values: Mapping[str, pl.Expr], n_bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """Mean of each of `values` over the rows, `NAME`, and its 95 % interval over workers, `NAME_low`, `NAME_high`."""
-    workers, worker = np.unique(frame["worker"].to_numpy(), return_inverse=True)
-    counts, means = worker_counts(len(workers), n_bootstrap, seed), {}
+    worker, means = frame["worker"].to_numpy(), {}
     for name, expression in values.items():
-        draws = mean_draws(counts, worker, frame.select(expression.cast(pl.Float64)).to_series().to_numpy())
-        low, high = interval(draws[1:], len(workers))
-        means |= {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
+        column = frame.select(expression.cast(pl.Float64)).to_series().to_numpy()
+        means[name], means[f"{name}_low"], means[f"{name}_high"] = worker_mean(worker, column, n_bootstrap, seed)
     return means
 
 # %% ../../nbs/10_preferences.ipynb #ae28011e

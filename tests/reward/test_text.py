@@ -1,6 +1,9 @@
-"""Laws of text and fusion reward models: swapping flips, nothing leaks into a fold, calibration calibrates, a stopped training goes on, a saved model is the same."""
+"""Laws of text and fusion models: swapping flips, nothing leaks, calibration calibrates, what stopped goes on."""
 
 import json
+import os
+import stat
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ifllm.base.enough import NotEnough
 from ifllm.base.files import InputError
 from ifllm.reward import text as tr
 from ifllm.reward.evaluation import iter_splits, make_folds, score, toy
@@ -149,6 +153,82 @@ def test_stopped_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
         assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
 
 
+def stopped_training(tmp_path, monkeypatch):
+    """A training of eight steps with a checkpoint each second one, killed at the seventh; and the same one, whole."""
+    from transformers import Trainer
+
+    data, recipe = make_choices(32), replace(tr.encoder_settings("tiny-bert"), epochs=2, learning_rate=5e-3)
+    train = lambda folder: tr.train_reward(
+        *tr.load_encoder("tiny-bert", TEXTS, seed=3), data, recipe, tmp_path / folder, save_steps=2
+    )
+    step, count = Trainer.training_step, []
+
+    def stop(self, *args, **kwargs):
+        count.append(1)
+        if len(count) == 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    whole = train("whole")
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("stopped")
+    monkeypatch.setattr(Trainer, "training_step", step)
+    return whole, train
+
+
+@pytest.mark.parametrize("torn", ["model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
+def test_a_torn_checkpoint_is_seen_and_removed(tmp_path, monkeypatch, torn):
+    """A kill while a checkpoint is written must not fail every rerun until somebody deletes it by hand."""
+    whole, train = stopped_training(tmp_path, monkeypatch)
+    (checkpoint,) = (tmp_path / "stopped").glob("checkpoint-*")
+    assert tr.last_checkpoint(tmp_path / "stopped") == str(checkpoint) and checkpoint.name == "checkpoint-6"
+    content = (checkpoint / torn).read_bytes()
+    (checkpoint / torn).write_bytes(content[: len(content) // 2])
+    assert tr.last_checkpoint(tmp_path / "stopped") is None and not checkpoint.exists()
+    resumed = train("stopped")
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, resumed.state_dict()[name], atol=1e-6), name
+
+
+def test_frozen_layers_are_run_once_and_change_nothing():
+    """Remembered states give the same pooled vectors and the same gradients as the whole encoder."""
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, seed=2)
+    ids = tr.tokenise(tokenizer, ["q"] * 5, TEXTS[:5], 24)
+    batch = tr._batch(ids, tokenizer.pad_token_id)
+    results = []
+    for n in (0, 1):
+        model.config.n_frozen = n
+        for _ in range(2):
+            model.zero_grad()
+            pooled = model.pool(**batch)
+            (pooled**2).sum().backward()
+            top = model.backbone.encoder.layer[1]
+            results.append((pooled.detach(), *(p.grad.clone() for p in top.parameters())))
+    for other in results[1:]:
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(results[0], other))
+    assert set(model.kept) == set(map(tuple, ids))
+    assert [len(states) for states in model.kept.values()] == [len(row) for row in model.kept]
+    poisoned = {row: states + 1 for row, states in model.kept.items()}
+    model.kept = poisoned  # what is kept is what is used
+    assert not torch.allclose(model.pool(**batch), results[0][0], atol=1e-2)
+
+
+def test_early_fusion_above_frozen_layers_learns_and_flips(tmp_path):
+    data = make_choices(16)
+    behaviour = tr.Behaviour.fit(data, FEATURES)
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, n_features=2, seed=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = replace(tr.encoder_settings("tiny-bert"), epochs=3, learning_rate=5e-3, frozen_layers=1)
+    model = tr.train_reward(model, tokenizer, data, recipe, tmp_path, behaviour)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert "project.weight" in moved and any("layer.1" in name for name in moved)
+    assert not any("layer.0" in name or "embeddings" in name for name in moved)
+    logits = tr.pair_logits(model, tokenizer, data, 64, behaviour)
+    swapped = data.rename({"response_1": "response_2", "response_2": "response_1", "left": "right", "right": "left"})
+    assert np.allclose(logits, -tr.pair_logits(model, tokenizer, swapped, 64, behaviour), atol=1e-4)
+
+
 # -- behaviour
 
 
@@ -225,6 +305,52 @@ def test_symmetric_maps_flip_and_rise(points):
 def test_unknown_calibration_is_named():
     with pytest.raises(ValueError, match="temperature"):
         tr.Calibrator.fit("magic", np.zeros(2), np.ones(2))
+
+
+def test_temperature_is_that_of_a_regression_with_platts_targets(overconfident):
+    """The minimum found is statsmodels' binomial regression without intercept on the same fractional outcomes."""
+    import statsmodels.api as sm
+
+    logits, y, _ = (values[:300] for values in overconfident)
+    target = np.where(y == 1, (len(y) + 1) / (len(y) + 2), 1 / (len(y) + 2))
+    other = sm.GLM(target, logits[:, None], family=sm.families.Binomial()).fit()
+    assert np.isclose(tr.Calibrator.fit("temperature", logits, y).slope, other.params[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method, ours", [("sigmoid", "platt"), ("temperature", "temperature"), ("isotonic", "isotonic")]
+)
+def test_maps_are_those_of_scikit_learn(overconfident, method, ours):
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Given(ClassifierMixin, BaseEstimator):
+        def fit(self, x, y):
+            self.classes_ = np.array([0, 1])
+            return self
+
+        def decision_function(self, x):
+            return x[:, 0]
+
+        def predict(self, x):
+            return (x[:, 0] > 0).astype(int)
+
+    logits, y, _ = overconfident
+    if ours == "isotonic":  # fitted on each pair both ways round
+        logits, y = np.concatenate([logits, -logits]), np.concatenate([y, 1 - y])
+    given = FrozenEstimator(Given().fit(None, None))
+    other = CalibratedClassifierCV(given, method=method).fit(logits[:, None], y.astype(int))
+    grid = np.linspace(-8, 8, 33)
+    mine = tr.Calibrator.fit(ours, logits, y)(grid)
+    inside = slice(None) if ours != "isotonic" else np.abs(grid) < 5  # ours stays within 0.01 to 0.99
+    assert np.allclose(mine[inside], other.predict_proba(grid[:, None])[:, 1][inside], atol=2e-3)
+
+
+@pytest.mark.parametrize("method", tr.CALIBRATIONS)
+def test_one_sided_outcomes_still_give_probabilities(method):
+    fitted = tr.Calibrator.fit(method, np.array([0.5, 1.0, -0.2]), np.ones(3))
+    assert (fitted(np.linspace(-3, 3, 7)) >= 0).all() and (fitted(np.linspace(-3, 3, 7)) <= 1).all()
 
 
 # -- nested predictions
@@ -316,6 +442,179 @@ def test_fine_tuned_folds_are_kept_and_learn(tmp_path, monkeypatch):
     assert run().equals(first)
 
 
+def test_inner_logits_do_not_know_their_own_labels(world):
+    """Stacks and maps learn from logits made without the row's label: turning a fold's labels leaves its logits."""
+    data, folds = world
+    single = {"good": tr.Source(("x0",), grid=None)}
+    seed = 3
+    first = tr.nested_logits(data, folds, "unseen_worker", single, seed)[0]
+    inside = tr.inner_folds(data[first.train], "unseen_worker", seed=seed + first.repeat)
+    for _, held in inside:
+        wrong = data["y"].to_numpy().copy()
+        wrong[first.train[held]] = 1 - wrong[first.train[held]]
+        again = tr.nested_logits(data.with_columns(y=pl.Series(wrong)), folds, "unseen_worker", single, seed)[0]
+        assert np.allclose(first.inner[held], again.inner[held])
+        others = np.setdiff1d(np.arange(len(first.train)), held)
+        assert not np.allclose(first.inner[others], again.inner[others])
+
+
+def test_nested_and_calibrated_are_those_of_a_loop_written_apart(world):
+    from sklearn.linear_model import LogisticRegression
+
+    data, folds = world
+    plain = {"a": tr.Source(("x0",), grid=None), "b": tr.Source(("x1", "x2"), grid=None)}
+    nested = tr.nested_logits(data, folds, "unseen_worker", plain)
+    made = tr.calibrated(data, nested, [0, 1], name="m", window="w", split="unseen_worker", method="platt")
+    y, fit = data["y"].to_numpy(), lambda x, y: LogisticRegression(fit_intercept=False, max_iter=1000).fit(x, y)
+    for repeat, number, train, test in iter_splits(data, folds, "unseen_worker"):
+        inner, outer = np.zeros((len(train), 2)), np.zeros((len(test), 2))
+        for column, names in enumerate((["x0"], ["x1", "x2"])):
+            x = data.select(names).to_numpy()
+            outer[:, column] = x[test] @ fit(x[train], y[train]).coef_[0]
+            for a, b in tr.inner_folds(data[train], "unseen_worker", seed=repeat):
+                inner[b, column] = x[train][b] @ fit(x[train][a], y[train][a]).coef_[0]
+        weights = fit(inner, y[train]).coef_[0]
+        p = tr.Calibrator.fit("platt", inner @ weights, y[train])(outer @ weights)
+        part = made.filter((pl.col("repeat") == repeat) & (pl.col("fold") == number))
+        assert part["query"].to_list() == data["query"][test].to_list()
+        assert np.allclose(part["p_cal"], p, atol=1e-6)
+        assert np.allclose(part["p"], 1 / (1 + np.exp(-outer.mean(axis=1))))
+
+
+def test_fusion_finds_the_planted_weights():
+    """Two sources that each know a part: the stack weighs them as planted, and its probability is the true one."""
+    rng = np.random.default_rng(4)
+    n = 6000
+    a, b = rng.normal(size=(2, n))
+    truth = tr.sigmoid(0.5 * a + 1.5 * b)
+    data = pl.DataFrame({"query": np.arange(n), "worker": [f"P{i % 30}" for i in range(n)], "task": np.arange(n)})
+    data = data.with_columns(y=pl.Series((rng.random(n) < truth).astype(float)))
+    half = np.arange(n) < n // 2
+    logits = np.column_stack([a, b])
+    fold = tr.Fold(0, 0, np.flatnonzero(half), np.flatnonzero(~half), logits[half], logits[~half])
+    made = tr.calibrated(data, [fold], [0, 1], name="m", window="w", split="random")
+    assert np.abs(made["p_cal"].to_numpy() - truth[~half]).mean() < 0.02
+    assert np.abs(made["p"].to_numpy() - truth[~half]).mean() > 0.1
+    alone = tr.calibrated(data, [fold], [1], name="m", window="w", split="random")
+    assert np.abs(alone["p_cal"].to_numpy() - truth[~half]).mean() > 0.05
+
+
+def test_joined_folds_are_those_of_both_sources_fitted_together(world):
+    data, folds = world
+    plain = {"a": tr.Source(("x0",), grid=None), "b": tr.Source(("x1",), grid=None)}
+    both = tr.nested_logits(data, folds, "random", plain)
+    joined = tr.with_text(both, tr.nested_logits(data, folds, "random", {"b": plain["b"]}))
+    for one, other in zip(both, joined):
+        assert np.array_equal(one.inner, other.inner) and np.array_equal(one.outer, other.outer)
+    with pytest.raises(ValueError, match="not of the same rows"):
+        tr.with_text(both, both[::-1])
+
+
+@pytest.mark.parametrize("workers, left", [(1, 0.5), (12, 1.0), (12, 0.0)])
+def test_too_few_workers_or_one_side_alone_is_not_enough(workers, left):
+    data = toy(n_workers=workers, n_tasks=4, seed=1)
+    if left != 0.5:
+        data = data.with_columns(y=pl.lit(left))
+    folds = make_folds(data, 2, 1, splits=["random"])
+    folds = pl.concat([folds, folds.with_columns(split=pl.lit("unseen_worker"))]) if workers == 1 else folds
+    if workers > 1:
+        folds = make_folds(data, 2, 1)
+    with pytest.raises(NotEnough) as lack:
+        tr.need_choices(data, folds, "unseen_worker")
+    assert "\n" not in str(lack.value)
+
+
+def test_enough_is_enough(world):
+    for split in ("random", "unseen_worker"):
+        tr.need_choices(*world, split)
+    with pytest.raises(NotEnough, match="there are no folds"):
+        tr.need_choices(world[0], world[1].clear(), "random")
+
+
+# -- what is kept
+
+
+def kept_file(tmp_path):
+    data = make_choices(6)
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS)
+    run = lambda: tr.text_differences(model, tokenizer, data, 32, tmp_path)
+    return run, run(), next(tmp_path.glob("embedded-*.npy"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-40]),
+        lambda file: file.write_bytes(b""),
+        lambda file: np.save(file, np.zeros((6, 4))),
+        lambda file: np.save(file, np.full((6, 33), np.nan)),
+    ],
+)
+def test_a_spoilt_embedding_is_made_again(tmp_path, spoil):
+    run, first, file = kept_file(tmp_path)
+    spoil(file)
+    assert np.array_equal(run(), first) and np.array_equal(np.load(file), first)
+
+
+def test_a_kept_embedding_is_read(tmp_path):
+    run, first, file = kept_file(tmp_path)
+    np.save(file, first + 1)
+    assert np.array_equal(run(), first + 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"hold": [1.0], "test": [NaN, 1.0]}', '{"hold": [1.0]}'])
+def test_spoilt_logits_are_made_again(tmp_path, content):
+    file = tmp_path / "tuned-abc.json"
+    made = []
+    make = lambda folder: made.append(folder) or {"hold": [0.5], "test": [1.0, 2.0]}
+    sizes = {"hold": 1, "test": 2}
+    for spoilt in (True, False):
+        file.write_text(content) if spoilt else None
+        logits = tr._kept_logits(file, sizes, make)
+        assert logits["test"].tolist() == [1.0, 2.0] and logits["hold"].tolist() == [0.5]
+    assert made == [tmp_path / "training-tuned-abc"]
+
+
+def test_all_that_decides_is_in_the_name(monkeypatch):
+    data = make_choices(20)
+    start = np.random.default_rng(0).normal(size=(20, 33))
+    rows = {"fit": np.arange(10), "hold": np.arange(10, 14), "test": np.arange(14, 20)}
+    tuning = tr._Tuning("tiny-bert", tr.encoder_settings("tiny-bert"), "random", FEATURES, 1, TEXTS)
+    plain = tuning.key(data, start, rows)
+    assert plain == tuning.key(data.with_columns(other=pl.lit(1)), start.copy(), rows)
+    moved = start.copy()
+    moved[3, 5] += 1e-9
+    keys = [
+        replace(tuning, encoder="tiny-distilbert").key(data, start, rows),
+        replace(tuning, settings=replace(tuning.settings, learning_rate=2e-3)).key(data, start, rows),
+        replace(tuning, split="unseen_worker").key(data, start, rows),
+        replace(tuning, features={"left": "right"}).key(data, start, rows),
+        replace(tuning, seed=2).key(data, start, rows),
+        replace(tuning, texts=TEXTS[:5]).key(data, start, rows),
+        tuning.key(data, moved, rows),
+        tuning.key(data.with_columns(y=1 - pl.col("y")), start, rows),
+        tuning.key(data.with_columns(total=pl.col("total") + 1), start, rows),
+        tuning.key(data, start, rows | {"hold": np.arange(10, 13)}),
+    ]
+    monkeypatch.setattr(tr, "PACKAGES", tr.PACKAGES[:-1])
+    keys.append(tuning.key(data, start, rows))
+    monkeypatch.undo()
+    monkeypatch.setattr(tr, "content_key", lambda *parts, **_: json.dumps([str(part) for part in parts[1:5]]))
+    assert len(set(keys)) == len(keys) and plain not in keys
+
+
+def test_weights_tokenizer_and_architecture_name_an_encoder():
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, seed=1)
+    again = tr.encoder_key(*tr.load_encoder("tiny-bert", TEXTS, seed=1))
+    assert tr.encoder_key(model, tokenizer) == again
+    others = [
+        tr.encoder_key(*tr.load_encoder("tiny-bert", TEXTS, seed=2)),
+        tr.encoder_key(model, tr.load_encoder("tiny-bert", TEXTS[:3], seed=1)[1]),
+    ]
+    model.config.backbone["layer_norm_eps"] = 1e-5
+    assert len({again, *others, tr.encoder_key(model, tokenizer)}) == 4
+
+
 def test_embedding_is_kept_by_content(tmp_path, monkeypatch):
     data = make_choices(6)
     model, tokenizer = tr.load_encoder("tiny-bert", TEXTS)
@@ -359,6 +658,46 @@ def test_share_of_test_prompts_is_near():
         {"query": np.arange(300), "task": np.arange(300) // 3, "question": [f"q{i}" for i in range(300)]}
     )
     assert abs((tr.prompt_folds(queries, 0.2)["fold"] == "test").mean() - 0.2) < 0.02
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.5, 1 - 1e-6])
+def test_both_sides_get_a_topic(share):
+    queries = pl.DataFrame({"query": [1, 2, 3], "task": [1, 1, 2], "question": ["a", "b", "c"]})
+    assert set(tr.prompt_folds(queries, share)["fold"]) == {"train", "test"}
+    one = queries.with_columns(question=pl.lit("same"))
+    with pytest.raises(NotEnough, match="at least 2 topics without a question in common; there are 1"):
+        tr.prompt_folds(one, share)
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("n_bootstrap", 0),
+        ("n_bootstrap", None),
+        ("text_max_length", 2),
+        ("text_epochs", 0),
+        ("text_epochs", float("nan")),
+        ("text_tuned_splits", ["unseen_word"]),
+        ("text_calibration", "temprature"),
+        ("prompt_test_share", 0.0),
+        ("prompt_test_share", 1.0),
+        ("prompt_test_share", float("nan")),
+    ],
+)
+def test_settings_are_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"^{name} = ") as fault:
+        tr.check_settings({name: value})
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("profile", ["demo", "quick", "paper"])
+def test_the_profiles_settings_pass(root, profile):
+    from ifllm.base.study import load_settings
+
+    tr.check_settings(load_settings(root / "settings.ini", profile))
 
 
 # -- the saved model
@@ -418,6 +757,8 @@ def test_score_flips_and_needs_no_behaviour(saved):
     assert np.allclose(fitted.score(q, a, b, data), 1 - fitted.score(q, b, a, swapped), atol=1e-5)
     one = fitted.score(q[0], a[0], b[0])
     assert isinstance(one, float) and 0 < one < 1
+    three = fitted.score(q[:3], a[:3], b[:3])  # as many pairs as columns
+    assert np.allclose(three, [fitted.score(*row) for row in zip(q[:3], a[:3], b[:3])], atol=1e-5)
 
 
 def test_score_says_what_is_wrong(saved, tmp_path):
@@ -432,6 +773,70 @@ def test_score_says_what_is_wrong(saved, tmp_path):
         replace(fitted, behaviour=None).score("q", "a", "b", data.head(1))
     with pytest.raises(InputError, match="no reward.json here"):
         tr.RewardModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (("q", None, "x"), "response_a is None; give a text"),
+        ((None, "a", "b"), "prompt is None"),
+        (("q", "a", 3), "response_b is 3"),
+        ((["q", "q"], ["a", None], ["b", "c"]), r"response_a\[1\] is None; give a text"),
+        (("q", "a", "b", {"left": [1.0]}), "samples is a builtins.dict; give a polars frame"),
+    ],
+)
+def test_what_is_no_text_and_no_frame_is_refused_in_a_line(saved, given, said):
+    with pytest.raises(InputError, match=said) as fault:
+        saved[0].score(*given)
+    assert "\n" not in str(fault.value)
+
+
+def test_frames_of_others_are_taken_or_refused(saved):
+    fitted, _, data = saved
+    pandas = pytest.importorskip("pandas")
+    texts = data["question"], data["response_1"].to_numpy(), tuple(data["response_2"])
+    assert np.array_equal(fitted.score(*texts, data.lazy()), fitted.score(*texts, data))
+    with pytest.raises(InputError, match="samples is a pandas.DataFrame; give a polars frame"):
+        fitted.score("q", "a", "b", pandas.DataFrame({"left": [1.0], "right": [0.0]}))
+
+
+def test_anybody_may_read_a_saved_model(saved, tmp_path):
+    """Weights are written with the modes of other files, not for the owner alone."""
+    (tmp_path / "file").write_text("")
+    usual = stat.S_IMODE((tmp_path / "file").stat().st_mode)
+    umask = os.umask(0o027)
+    try:
+        saved[0].save(tmp_path / "model")
+    finally:
+        os.umask(umask)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in saved[1].iterdir()} == {usual}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "model").iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("torn", ["reward.json", "model.safetensors", "config.json", "tokenizer.json"])
+def test_a_torn_model_is_told_in_a_line(saved, tmp_path, torn):
+    import shutil
+
+    shutil.copytree(saved[1], tmp_path / "model")
+    content = (tmp_path / "model" / torn).read_bytes()
+    (tmp_path / "model" / torn).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cannot be read") as fault:
+        tr.RewardModel.load(tmp_path / "model")
+    assert "\n" not in str(fault.value)
+
+
+def test_a_checker_sees_types(root):
+    """`ifllm.RewardModel` and its kin are imported for type checkers, and `score` tells one text from many."""
+    import ast
+
+    import ifllm
+
+    tree = ast.parse((root / "ifllm" / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING"]
+    named = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert named == ifllm._HOME and (root / "ifllm" / "py.typed").exists()
+    returns = [typing.get_type_hints(one)["return"] for one in typing.get_overloads(tr.RewardModel.score)]
+    assert returns == [float, np.ndarray]
 
 
 def test_auto_model_knows_the_class(saved):
@@ -462,7 +867,7 @@ def test_confidence_is_of_the_predicted_side(values):
 
 
 def read_side(text, side, worker="P001", start_ms=1_700_000_000_000):
-    """Gaze that goes through the first 60 characters of one answer; as recorded, there are rows off the other one too."""
+    """Gaze that goes through the first 60 characters of an answer; as recorded, with rows off the other one."""
     chars = list(range(10, 60, 2))
     n = len(chars)
     on = pl.DataFrame(
@@ -547,3 +952,101 @@ def test_a_gain_is_taken_on_the_repeats_that_both_models_have():
     )
     found = tr.gains_over(frame((0, 1, 2), True), frame((0,), False), [("m", "reading")], 20)
     assert found["value"].item() == 1.0 and found["n"].item() == 12
+
+
+# -- tables and figures
+
+
+def made_oof(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.1, 0.9, n)
+    return pl.DataFrame(
+        {
+            "query": np.arange(n),
+            "worker": [f"P{i % 20:03d}" for i in range(n)],
+            "target": "pairwise",
+            "model": "fusion_late",
+            "window": "reading",
+            "split": "unseen_worker",
+            "repeat": 0,
+            "fold": np.arange(n) % 5,
+            "p": tr.sigmoid(3 * np.log(p / (1 - p))),
+            "y": (rng.random(n) < p).astype(float),
+            "p_cal": p,
+        }
+    )
+
+
+def test_calibration_table_is_that_of_scikit_learn_and_a_loop():
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    oof = made_oof()
+    both = pl.concat([oof.with_columns(method=pl.lit(method)) for method in ("none", "temperature")])
+    table = tr.calibration_table(both, n_bootstrap=200)
+    assert table["method"].to_list() == ["raw", "temperature"]
+    y = oof["y"].to_numpy()
+    for row, p in zip(table.iter_rows(named=True), (oof["p"].to_numpy(), oof["p_cal"].to_numpy())):
+        assert np.isclose(row["brier"], brier_score_loss(y, p)) and np.isclose(row["log_loss"], log_loss(y, p))
+        order, error = np.argsort(p), 0.0
+        for inside in np.array_split(order, 10):
+            error += len(inside) / len(p) * abs(y[inside].mean() - p[inside].mean())
+        assert np.isclose(row["ece"], error, atol=0.01) and row["ece_low"] <= row["ece"] <= row["ece_high"]
+        assert 0.01 < row["ece_by_chance"] < 0.08 and row["n"] == 400
+    raw, after = table["ece"]
+    assert raw > 0.1 > after
+
+
+def test_tables_for_readers_say_what_the_frames_say():
+    both = made_oof().with_columns(method=pl.lit("temperature"))
+    table = tr.calibration_table(both, n_bootstrap=100)
+    (shown,), (row,) = tr.errors_table(table).to_dicts(), table.to_dicts()
+    assert shown["Calibration error [95 % interval]"].startswith(f"{row['ece']:.3f} [{row['ece_low']:.3f}")
+    assert shown["Split"] == "unseen worker" and shown["by chance"] == f"{row['ece_by_chance']:.3f}"
+    gains = tr.gains_over(made_oof(), made_oof(seed=1).with_columns(p=0.4), [("fusion_late", "reading")], 100)
+    (shown,), (row,) = tr.gains_table(gains).to_dicts(), gains.to_dicts()
+    assert shown["Gain [95 % interval]"].startswith(f"{row['value']:+.3f}".replace("-", "\N{MINUS SIGN}"))
+    assert shown["Choices"] == 400
+
+
+def test_reliability_figure_draws_the_curves():
+    curves = tr.reliability_curves(made_oof(), "fusion_late", 100)
+    fig = tr.reliability_figure(curves)
+    drawn = {trace.name: trace for trace in fig.data if trace.name}
+    for stage in ("before", "after"):
+        part = curves.filter(pl.col("stage") == stage)
+        trace = drawn[f"{stage} calibration"]
+        assert list(trace.x) == part["p"].to_list() and list(trace.y) == part["share"].to_list()
+    assert np.allclose(np.add(drawn["after calibration"].y, drawn["after calibration"].error_y.array), part["ci_high"])
+    assert drawn["before calibration"].error_y.array is None
+    titles = [note.text for note in fig.layout.annotations]
+    assert titles == ["unseen worker", "reading"] and fig.layout.legend.y == 0 and fig.layout.margin.t >= 60
+
+
+def test_accuracy_figure_draws_each_row():
+    rows = pl.DataFrame(
+        {
+            "model": ["text_head", "fusion_late"],
+            "window": ["reading", "full"],
+            "split": ["random", "unseen_worker"],
+            "value": [0.6, 0.55],
+            "ci_low": [0.5, 0.5],
+            "ci_high": [0.7, 0.6],
+        }
+    )
+    trace = tr.accuracy_figure(rows).data[0]
+    assert list(trace.x) == [0.6, 0.55] and list(trace.y) == [
+        "text_head (reading), random",
+        "fusion_late (full), unseen worker",
+    ]
+    assert len(set(trace.marker.color)) == 2 and np.allclose(trace.error_x.array, [0.1, 0.05])
+
+
+def test_empty_frames_have_the_columns_of_full_ones():
+    data = make_choices(12)
+    made = tr.study_text(data)
+    assert len(made[0]) == 12
+    oof = tr._labelled([tr.oof_frame(data, np.arange(3), np.full(3, 0.5), 0, 0).with_columns(p_cal="p")], "m", "w", "s")
+    assert tr.no_predictions().schema == oof.schema
+    from ifllm.alignment.preferences import check_confidence
+
+    check_confidence(tr.no_labels())
