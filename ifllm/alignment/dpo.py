@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -19,21 +18,26 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import polars as pl
 import torch
 import torch.nn.functional as F
 import transformers
+from plotly.subplots import make_subplots
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
-from ..base.files import InputError
+from ..base.cache import content_key
+from ..base.files import InputError, write_json
+from ..base.plots import COLOURS, GREY
 
 # %% auto #0
 __all__ = ['CHAT_ML', 'LOG_SCHEMA', 'HELDOUT_SCHEMA', 'ANSWER_SCHEMA', 'robust_dpo_loss', 'NoisyPairCollator', 'RobustDPOTrainer',
-           'as_prompt', 'train_tokenizer', 'tokenise_pairs', 'example_pairs', 'Recipe', 'check_available',
-           'available_gib', 'check_fits', 'memory_errors', 'load_model', 'quietly', 'train_sft', 'train_dpo',
-           'answer_logprobs', 'sample_answers', 'Outcome', 'content_hash', 'sft_texts', 'draw_prompts', 'cached_folder',
-           'fine_tuned', 'run_job', 'curves_figure', 'shorten', 'answers_table', 'job_summary']
+           'as_prompt', 'train_tokenizer', 'encode_prompts', 'tokenise_pairs', 'example_pairs', 'Recipe',
+           'check_available', 'available_gib', 'check_fits', 'memory_errors', 'load_model', 'quietly',
+           'whole_checkpoint', 'train_sft', 'train_dpo', 'answer_logprobs', 'sample_answers', 'Outcome', 'sft_texts',
+           'draw_prompts', 'job_key', 'cached_folder', 'fine_tuned', 'job_pairs', 'run_job', 'curves_figure', 'shorten',
+           'answers_table', 'job_table']
 
 # %% ../../nbs/11_dpo.ipynb #ee7227c9
 def robust_dpo_loss(
@@ -160,14 +164,40 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = TWIN_VOCABULARY) -> 
         tokenizer_object=bpe, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|pad|>", chat_template=CHAT_ML
     )
 
+# %% ../../nbs/11_dpo.ipynb #a8383b05
+def encode_prompts(
+    questions: Sequence[str], tokenizer, follow: Sequence[int], max_length: int, max_prompt_length: int, template: str
+) -> list[list[int]]:
+    """Token ids of prompts, each with room for an answer.
+
+    A prompt that exceeds `max_length` together with the `follow` tokens after it is cut to `max_prompt_length`: the end
+    of its question goes, the cue to answer stays.
+
+    Raises
+    ------
+    InputError
+        `max_prompt_length` leaves no room for a question before the cue.
+    """
+    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = [as_prompt(question, tokenizer, template) for question in questions]
+    cue = encode([as_prompt("\x00", tokenizer, template).rpartition("\x00")[2]])[0]
+    if len(cue) >= max_prompt_length:
+        raise InputError(
+            f"setting dpo_max_prompt_length = {max_prompt_length} leaves no room for a question: the cue to answer alone "
+            f"has {len(cue)} tokens"
+        )
+    fits = lambda ids, after: len(ids) + after <= max_length or len(ids) <= max_prompt_length
+    cut = lambda ids: ids[: max_prompt_length - len(cue)] + cue
+    return [ids if fits(ids, after) else cut(ids) for ids, after in zip(encode(prompts), follow)] if prompts else []
+
 # %% ../../nbs/11_dpo.ipynb #8b3149a1
 def tokenise_pairs(
     pairs: pl.DataFrame, tokenizer, max_length: int = 512, max_prompt_length: int = 256, template: str = "plain"
 ) -> list[dict[str, Any]]:
-    """Token ids of prompts and answers, cut as the study cut them.
+    """Token ids of prompts and answers, cut to `max_length`.
 
-    The end-of-text token ends each answer. If prompt and longer answer together exceed `max_length` tokens, the prompt keeps its first
-    `max_prompt_length`; if that is not enough, both answers keep their first `max_length - max_prompt_length`.
+    The end-of-text token ends each answer. If prompt and longer answer together are too long, the prompt is cut as
+    `encode_prompts` says; if that is not enough, both answers keep their first `max_length - max_prompt_length` tokens.
 
     Parameters
     ----------
@@ -178,20 +208,16 @@ def tokenise_pairs(
     -------
     One dict a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, `noise_rate`.
     """
-    prompts = [as_prompt(question, tokenizer, template) for question in pairs["prompt"]]
-    gap = "" if template == "chat" else " "
-    encode = lambda texts: tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    prompt_ids = encode(prompts)
-    chosen_ids, rejected_ids = (encode(gap + text for text in pairs[side]) for side in ("chosen", "rejected"))
+    gap, end = "" if template == "chat" else " ", [tokenizer.eos_token_id]
+    encode = lambda texts: [ids + end for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    chosen, rejected = (encode(gap + text for text in pairs[side]) for side in ("chosen", "rejected"))
+    longest = [max(len(a), len(b)) for a, b in zip(chosen, rejected)]
+    prompts = encode_prompts(pairs["prompt"], tokenizer, longest, max_length, max_prompt_length, template)
     rows = []
-    for prompt, chosen, rejected, noise in zip(prompt_ids, chosen_ids, rejected_ids, pairs["noise_rate"]):
-        chosen, rejected = chosen + [tokenizer.eos_token_id], rejected + [tokenizer.eos_token_id]
-        longest = max(len(chosen), len(rejected))
-        if len(prompt) + longest > max_length:
-            prompt = prompt[:max_prompt_length]
-        if len(prompt) + longest > max_length:
-            chosen, rejected = chosen[: max_length - max_prompt_length], rejected[: max_length - max_prompt_length]
-        rows.append(dict(prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected, noise_rate=float(noise)))
+    for prompt, a, b, noise in zip(prompts, chosen, rejected, pairs["noise_rate"]):
+        if len(prompt) + max(len(a), len(b)) > max_length:
+            a, b = a[: max_length - max_prompt_length], b[: max_length - max_prompt_length]
+        rows.append(dict(prompt_ids=prompt, chosen_ids=a, rejected_ids=b, noise_rate=float(noise)))
     return rows
 
 # %% ../../nbs/11_dpo.ipynb #662ce6a1
@@ -214,6 +240,27 @@ def example_pairs(n: int = 8) -> pl.DataFrame:
         ],
         schema_overrides={"query": pl.Int64},
     )
+
+# %% ../../nbs/11_dpo.ipynb #c0320955
+_CHOICES = dict(
+    method=("full", "lora"),
+    precision=("fp32", "bf16"),
+    nll=("sum", "mean"),
+    sft_targets=("both", "chosen"),
+    template=("plain", "chat"),
+)
+_INFINITE = float("inf")
+_RANGES = {  # name -> kind, bounds that a value lies between, and values allowed besides
+    "beta": (int | float, 0, _INFINITE, ()),
+    "alpha": (int | float, 0, _INFINITE, (0,)),
+    "max_noise": (int | float, 0, 0.5, (0,)),
+    "temperature": (int | float, 0, _INFINITE, ()),
+    "top_p": (int | float, 0, 1, (1,)),
+    **dict.fromkeys(("learning_rate", "sft_learning_rate", "epochs", "sft_epochs"), (int | float, 0, _INFINITE, ())),
+    **dict.fromkeys(("batch_size", "sft_batch_size", "lora_rank", "new_tokens"), (int, 0, _INFINITE, ())),
+    **dict.fromkeys(("max_length", "max_prompt_length"), (int, 0, _INFINITE, ())),
+    **dict.fromkeys(("warmup_steps", "save_steps", "pairs", "prompts"), (int, 0, _INFINITE, (0,))),
+}
 
 # %% ../../nbs/11_dpo.ipynb #9489ccf5
 @dataclass(frozen=True)
@@ -254,32 +301,26 @@ class Recipe:
     top_p: float = 0.95
 
     def __post_init__(self):
-        allowed = dict(
-            method=("full", "lora"),
-            precision=("fp32", "bf16"),
-            nll=("sum", "mean"),
-            sft_targets=("both", "chosen"),
-            template=("plain", "chat"),
-        )
-        for name, values in allowed.items():
+        for name, values in _CHOICES.items():
             if getattr(self, name) not in values:
                 raise InputError(f"setting dpo_{name} = {getattr(self, name)!r} is not one of {', '.join(values)}")
-        if not 0 <= self.max_noise < 0.5:
-            raise InputError(
-                f"setting dpo_max_noise = {self.max_noise} is not in [0, 0.5), where the robust loss is defined"
-            )
+        for name, (kind, low, high, inside) in _RANGES.items():
+            value = getattr(self, name)
+            good = isinstance(value, kind) and not isinstance(value, bool) and (low < value < high or value in inside)
+            if not good:
+                what = "a whole number" if kind is int else "a number"
+                also = f" (or {inside[0]})" if inside else ""
+                raise InputError(f"setting dpo_{name} = {value!r} is not {what} above {low} and below {high}{also}")
         if self.max_prompt_length >= self.max_length:
             raise InputError(
-                f"setting dpo_max_prompt_length = {self.max_prompt_length} leaves no room in dpo_max_length = {self.max_length}"
+                f"setting dpo_max_prompt_length = {self.max_prompt_length} leaves no room in "
+                f"dpo_max_length = {self.max_length}"
             )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Recipe":
         """The recipe among settings (or the variables of a notebook), whose names begin with `dpo_`."""
         return cls(**{f.name: values[f"dpo_{f.name}"] for f in fields(cls) if f"dpo_{f.name}" in values})
-
-# %% ../../nbs/11_dpo.ipynb #bcd9e45a
-assert Recipe.of({"dpo_beta": 0.2, "seed": 1}).beta == 0.2
 
 # %% ../../nbs/11_dpo.ipynb #5789068b
 def check_available(llm: LLM) -> None:
@@ -464,8 +505,27 @@ def _world() -> tuple[int, int]:
     return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 # %% ../../nbs/11_dpo.ipynb #4a2ab761
+def whole_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint in `folder` that can be read; those that a kill tore are removed."""
+    from safetensors import safe_open
+
+    number = lambda path: int(path.name.rpartition("-")[2])
+    for path in sorted(Path(folder).glob("checkpoint-*"), key=number, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+            for state in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+                torch.load(path / state, map_location="cpu", weights_only=False)
+            for weights in path.glob("*.safetensors"):
+                with safe_open(weights, "pt") as opened:
+                    opened.keys()
+            return str(path)
+        except Exception:  # torn files fail in as many ways as there are formats
+            shutil.rmtree(path)
+    return None
+
+
 def _train(trainer, folder: Path, label: str):
-    """Train, from the last checkpoint in `folder` if an interrupted run left one.
+    """Train, from the last whole checkpoint in `folder` if an interrupted run left one.
 
     LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it, through `folder`.
     """
@@ -474,8 +534,10 @@ def _train(trainer, folder: Path, label: str):
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressLines(label))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
-    if _world()[0] > 1:
+    shared = _world()[0] > 1  # sharded states are the launcher's to check
+    found = get_last_checkpoint(str(folder)) if shared and folder.is_dir() else whole_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=found)
+    if shared:
         trainer.save_model(str(folder / "whole"))
         trainer.accelerator.wait_for_everyone()
         return AutoModelForCausalLM.from_pretrained(folder / "whole").to(trainer.accelerator.device)
@@ -490,7 +552,7 @@ def _save(folder: Path, model, tokenizer, **texts) -> None:
             model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         for name, value in texts.items():
-            (folder / f"{name}.json").write_text(json.dumps(value))
+            write_json(folder / f"{name}.json", value)
 
 # %% ../../nbs/11_dpo.ipynb #3d17f2e4
 def _steps(rows: int, batch: int, epochs: float) -> int:
@@ -615,23 +677,18 @@ def sample_answers(
 ) -> list[str]:
     """One sampled answer to each question, cut where the model starts to write the next turn itself."""
     model.eval()
-    device, answers = next(model.parameters()).device, []
+    device, answers, follow = next(model.parameters()).device, [], [recipe.new_tokens] * len(questions)
+    lengths = recipe.max_length, recipe.max_prompt_length
+    prompts = encode_prompts(list(questions), tokenizer, follow, *lengths, recipe.template)
     torch.manual_seed(seed)
-    for start in range(0, len(questions), batch_size):
-        prompts = [as_prompt(q, tokenizer, recipe.template) for q in questions[start : start + batch_size]]
-        batch = tokenizer(
-            prompts,
-            add_special_tokens=False,
-            padding=True,
-            padding_side="left",
-            truncation=True,
-            max_length=recipe.max_prompt_length,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(device)
+    for start in range(0, len(prompts), batch_size):
+        some = {"input_ids": prompts[start : start + batch_size]}
+        with quietly():  # transformers advises fast tokenizers to pad while they encode
+            batch = tokenizer.pad(some, padding_side="left", return_tensors="pt").to(device)
         with torch.no_grad():
             ids = model.generate(
-                **batch,
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
                 do_sample=True,
                 temperature=recipe.temperature,
                 top_p=recipe.top_p,
@@ -669,11 +726,6 @@ HELDOUT_SCHEMA = dict(
 ANSWER_SCHEMA = dict(
     llm=pl.String, source=pl.String, index=pl.Int64, query=pl.Int64, prompt=pl.String, sft=pl.String, dpo=pl.String
 )
-
-
-def content_hash(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that change with any of `parts` (JSON values)."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../../nbs/11_dpo.ipynb #5f4340f7
 def sft_texts(preferences: pl.DataFrame, source: str, recipe: Recipe) -> pl.DataFrame:
@@ -722,12 +774,35 @@ def _failed(llm: str, source: str, reason: str) -> Outcome:
     )
     return Outcome(note, pl.DataFrame(schema=HELDOUT_SCHEMA), pl.DataFrame(schema=ANSWER_SCHEMA), reason)
 
+# %% ../../nbs/11_dpo.ipynb #09d9a5b1
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "datasets")
+
+
+def job_key(stage: str, key: str, *parts: Any) -> str:
+    """Name of a kept result: `stage` and a hash of its inputs, the code of training and the libraries' versions."""
+    hashed = content_key(key, _weights(key), *parts, modules=["ifllm.alignment.dpo"], packages=_LIBRARIES)
+    return f"{stage}-{hashed}"
+
+
+def _weights(key: str) -> list:
+    """What tells one state of a model's files from another: names, sizes and times of a folder, or the hub's revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    llm, twin = find_llm(key)
+    if twin:
+        return []
+    if Path(llm.hub_id).is_dir():
+        files = sorted(path for path in Path(llm.hub_id).rglob("*") if path.is_file())
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return [str(try_to_load_from_cache(llm.hub_id, "config.json"))]  # its path holds the revision
+
 # %% ../../nbs/11_dpo.ipynb #8a8c01b3
 @contextlib.contextmanager
 def cached_folder(cache: Path, name: str):
-    """Yield `(folder, done)` under a lock: `done` if an earlier job finished it; else fill it, and it counts as finished when the block ends well.
+    """Yield `(folder, done)` under a lock: `done` if an earlier job finished it and its files are as they were then.
 
-    Processes of one distributed job must all enter, so there the lock is left to the launcher.
+    Else the block fills the folder, which counts as finished when the block ends well: its files' SHA-256 are written
+    down then. Processes of one distributed job must all enter, so there the lock is left to the launcher.
     """
     from filelock import FileLock
 
@@ -735,43 +810,38 @@ def cached_folder(cache: Path, name: str):
     folder, mark = cache / name, cache / name / "done"
     world, rank = _world()
     with FileLock(cache / f"{name}.lock") if world == 1 else contextlib.nullcontext():
-        if mark.exists():
+        if mark.exists() and _is_whole(folder, mark):
             yield folder, True
             return
+        mark.unlink(missing_ok=True)
         folder.mkdir(exist_ok=True)
         yield folder, False
         if rank == 0:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            mark.touch()
+            write_json(mark, _hashes(folder))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "done"):
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _is_whole(folder: Path, mark: Path) -> bool:
+    try:
+        return json.loads(mark.read_text()) == _hashes(folder)
+    except ValueError:  # the mark itself is torn
+        return False
 
 # %% ../../nbs/11_dpo.ipynb #346bcd04
-def fine_tuned(
-    preferences: pl.DataFrame, prompts: pl.DataFrame, key: str, source: str, recipe: Recipe, cache: Path, seed: int
-):
-    """The fine-tuned model of a key, its log and its answers to `prompts`: trained now, or as an earlier job left it in `cache`."""
-    texts = sft_texts(preferences, source, recipe)
-    code = [inspect.getsource(f) for f in (train_sft, tokenise_pairs, load_model, sample_answers, train_tokenizer)]
-    unlike = dict(
-        beta=0,
-        alpha=0,
-        nll="sum",
-        max_noise=0,
-        learning_rate=0,
-        batch_size=1,
-        epochs=0,
-        precompute_reference=False,
-        pairs=0,
-    )
-    name = "sft-" + content_hash(
-        key,
-        asdict(recipe) | unlike,
-        texts.rows(),
-        prompts.rows(),
-        seed,
-        code,
-        transformers.__version__,
-        torch.__version__,
-    )
+def fine_tuned(texts: pl.DataFrame, prompts: pl.DataFrame, key: str, recipe: Recipe, cache: Path, seed: int):
+    """The fine-tuned model of a key, its log and its answers to `prompts`: trained now, or kept in `cache`."""
+    preference_only = "beta alpha nll max_noise learning_rate batch_size epochs precompute_reference pairs".split()
+    own = {name: value for name, value in asdict(recipe).items() if name not in preference_only}
+    name = job_key("sft", key, own, texts, prompts, seed)
     with cached_folder(cache, name) as (folder, done):
         if done:
             tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -795,6 +865,60 @@ def fine_tuned(
 
     return load, tokenizer, log, answers
 
+# %% ../../nbs/11_dpo.ipynb #b5f24a4c
+def job_pairs(
+    preferences: pl.DataFrame, prompts: pl.DataFrame, source: str, recipe: Recipe, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Pairs to train on, explicit pairs held out, and answers to fine-tune on (see `sft_texts`), all checked.
+
+    Raises
+    ------
+    InputError
+        No pairs to train or to test on, no questions, or a pair whose texts or noise rate cannot be used.
+    """
+    if recipe.method == "lora" and _world()[0] > 1:
+        raise InputError("dpo_method = lora trains on one GPU; launch it without FSDP, or set dpo_method = full")
+    if recipe.pairs:  # the same queries for all sources
+        of_train = preferences.filter(pl.col("fold") == "train")["query"].unique().sort()
+        kept = of_train.sample(min(recipe.pairs, len(of_train)), seed=seed)
+        preferences = preferences.filter((pl.col("fold") != "train") | pl.col("query").is_in(kept.implode()))
+    of = lambda source, fold: preferences.filter((pl.col("source") == source) & (pl.col("fold") == fold)).sort("query")
+    train, test = of(source, "train"), of("explicit", "test")
+    if train.is_empty():
+        there = ", ".join(preferences["source"].unique().sort())
+        raise InputError(f"no training pairs of source {source!r}; the run has {there}")
+    if test.is_empty():
+        raise InputError("no held-out explicit pairs to test on; set prompt_test_share higher, or record more readers")
+    if prompts.is_empty():
+        raise InputError("no questions to ask: the run has no pointwise queries that were kept")
+    _check_pairs(pl.concat([train, test]))
+    return train, test, sft_texts(preferences, source, recipe)
+
+
+def _check_pairs(pairs: pl.DataFrame) -> None:
+    rate, texts = pl.col("noise_rate"), pl.col("prompt", "chosen", "rejected")
+    for bad, what in (
+        (~rate.is_between(0, 1).fill_null(False), "noise_rate is not a probability from 0 to 1"),
+        (pl.any_horizontal(texts.is_null()), "prompt, chosen or rejected is missing"),
+    ):
+        if len(found := pairs.filter(bad)):
+            row = found.row(0, named=True)
+            raise InputError(f"preferences, query {row['query']}, source {row['source']}: {what} ({row['noise_rate']})")
+
+# %% ../../nbs/11_dpo.ipynb #01b04dff
+def _rewards(key: str, source: str, test: pl.DataFrame, policy: dict, base: dict, beta: float) -> pl.DataFrame:
+    """Implicit rewards of held-out pairs: `beta` times the log-ratio of policy to reference."""
+    rewards = {f"{side}_reward": (beta * (policy[side] - base[side])).tolist() for side in policy}
+    margin = (base["chosen"] - base["rejected"]).tolist()
+    frame = test.select("query", "worker", llm=pl.lit(key), source=pl.lit(source))
+    columns = {name: pl.Series(values, dtype=pl.Float64) for name, values in rewards.items()}
+    return frame.with_columns(**columns, base_margin=pl.Series(margin, dtype=pl.Float64)).select(list(HELDOUT_SCHEMA))
+
+
+def _answers(key: str, source: str, prompts: pl.DataFrame, sft: list[str], dpo: list[str]) -> pl.DataFrame:
+    texts = dict(sft=pl.Series(sft, dtype=pl.String), dpo=pl.Series(dpo, dtype=pl.String))
+    return prompts.with_columns(llm=pl.lit(key), source=pl.lit(source), **texts).select(list(ANSWER_SCHEMA))
+
 # %% ../../nbs/11_dpo.ipynb #787dc44a
 def run_job(
     preferences: pl.DataFrame, prompts: pl.DataFrame, key: str, source: str, recipe: Recipe, cache: Path, seed: int
@@ -810,138 +934,74 @@ def run_job(
     key, source
         Registry key (a twin's ends in `_twin`) and label source.
     cache
-        Folder in which fine-tuned models and finished jobs are kept by content hash.
+        Folder in which fine-tuned models and finished jobs are kept, see `job_key`.
 
     Returns
     -------
-    The outcome. A model that is missing or does not fit is an outcome too, with `failure` as its one line, so that other jobs go on.
+    The outcome. A model that is missing or does not fit, or pairs that cannot be used, are an outcome too, with `failure`
+    as its one line, so that other jobs go on.
     """
-    if recipe.pairs:  # the same queries for all sources
-        of_train = preferences.filter(pl.col("fold") == "train")["query"].unique().sort()
-        kept = of_train.sample(min(recipe.pairs, len(of_train)), seed=seed)
-        preferences = preferences.filter((pl.col("fold") != "train") | pl.col("query").is_in(kept.implode()))
-    train = preferences.filter((pl.col("source") == source) & (pl.col("fold") == "train")).sort("query")
-    test = preferences.filter((pl.col("source") == "explicit") & (pl.col("fold") == "test")).sort("query")
-    if train.is_empty():
-        return _failed(
-            key,
-            source,
-            f"no training pairs of source {source!r}; the run has {', '.join(preferences['source'].unique().sort())}",
-        )
-    if recipe.method == "lora" and _world()[0] > 1:
-        return _failed(
-            key, source, "dpo_method = lora trains on one GPU; launch it without FSDP, or set dpo_method = full"
-        )
-    code = [inspect.getsource(f) for f in (train_dpo, RobustDPOTrainer._compute_loss, robust_dpo_loss, answer_logprobs)]
-    name = "dpo-" + content_hash(
-        key,
-        source,
-        asdict(recipe),
-        train.rows(),
-        test.rows(),
-        sft_texts(preferences, source, recipe).rows(),
-        prompts.rows(),
-        seed,
-        code,
-    )
-    parts = ("log", "heldout", "answers")
     try:
+        train, test, answers = job_pairs(preferences, prompts, source, recipe, seed)
+        find_llm(key)
+        name = job_key("dpo", key, source, asdict(recipe), train, test, answers, prompts, seed)
         with cached_folder(cache, name) as (folder, done):
             if done:
-                return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in parts))
-            load, tokenizer, sft_log, sft_answers = fine_tuned(preferences, prompts, key, source, recipe, cache, seed)
-            tokens = lambda pairs: tokenise_pairs(
-                pairs, tokenizer, recipe.max_length, recipe.max_prompt_length, recipe.template
-            )
-            reference = load()
+                return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS))
+            load, tokenizer, sft_log, sft_answers = fine_tuned(answers, prompts, key, recipe, cache, seed)
             if _world()[0] > 1:  # processes do not share the file in which precomputed log-probabilities are kept
                 recipe = replace(recipe, precompute_reference=False)
+            lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
+            rows, held_out = (tokenise_pairs(pairs, tokenizer, *lengths) for pairs in (train, test))
+            reference = load()
             own = None if recipe.method == "lora" or recipe.precompute_reference else load()
-            model, log = train_dpo(load(), own, tokenizer, tokens(train), key, recipe, folder / "checkpoints", seed)
-            outcome = _outcome(
-                key,
-                source,
-                recipe,
-                model,
-                reference.to(next(model.parameters()).device),
-                tokenizer,
-                tokens(test),
-                test,
-                prompts,
-                sft_log,
-                log,
-                sft_answers,
-                seed,
+            model, log = train_dpo(load(), own, tokenizer, rows, key, recipe, folder / "checkpoints", seed)
+            reference = reference.to(next(model.parameters()).device)
+            with memory_errors(key):
+                policy, base = (
+                    {side: answer_logprobs(m, tokenizer, held_out, side) for side in ("chosen", "rejected")}
+                    for m in (model, reference)
+                )
+                dpo_answers = sample_answers(model, tokenizer, prompts["prompt"].to_list(), recipe, seed)
+            outcome = Outcome(
+                pl.concat([_log_frame(sft_log, key, source, "sft"), _log_frame(log, key, source, "dpo")]),
+                _rewards(key, source, test, policy, base, recipe.beta),
+                _answers(key, source, prompts, sft_answers, dpo_answers),
             )
             _save(folder, model, tokenizer)
             if _world()[1] == 0:
-                for part in parts:
+                for part in _PARTS:
                     getattr(outcome, part).write_parquet(folder / f"{part}.parquet")
             return outcome
     except InputError as error:
         return _failed(key, source, str(error))
 
-# %% ../../nbs/11_dpo.ipynb #01b04dff
-def _outcome(
-    key, source, recipe, model, reference, tokenizer, rows, test, prompts, sft_log, log, sft_answers, seed
-) -> Outcome:
-    with memory_errors(key):
-        policy, base = (
-            {side: answer_logprobs(m, tokenizer, rows, side) for side in ("chosen", "rejected")}
-            for m in (model, reference)
-        )
-        answers = sample_answers(model, tokenizer, prompts["prompt"].to_list(), recipe, seed)
-    reward = {side: recipe.beta * (policy[side] - base[side]) for side in policy}
-    about = dict(llm=pl.lit(key), source=pl.lit(source))
-    heldout = (
-        test.select("query", "worker", **about)
-        .with_columns(
-            chosen_reward=pl.Series(reward["chosen"].tolist(), dtype=pl.Float64),
-            rejected_reward=pl.Series(reward["rejected"].tolist(), dtype=pl.Float64),
-            base_margin=pl.Series((base["chosen"] - base["rejected"]).tolist(), dtype=pl.Float64),
-        )
-        .select(list(HELDOUT_SCHEMA))
-    )
-    sampled = prompts.with_columns(
-        **about, sft=pl.Series(sft_answers, dtype=pl.String), dpo=pl.Series(answers, dtype=pl.String)
-    ).select(list(ANSWER_SCHEMA))
-    return Outcome(
-        pl.concat([_log_frame(sft_log, key, source, "sft"), _log_frame(log, key, source, "dpo")]), heldout, sampled
-    )
+
+_PARTS = ("log", "heldout", "answers")
 
 # %% ../../nbs/11_dpo.ipynb #8caad6aa
-def curves_figure(log: pl.DataFrame):
-    """Training curves of one job: fine-tuning loss, DPO loss, and implicit rewards of chosen and rejected answers, by step."""
-    from plotly.subplots import make_subplots
-
-    from ifllm.base.plots import COLOURS, GREY
-
+def curves_figure(log: pl.DataFrame) -> go.Figure:
+    """Training curves of one job by step: losses of fine-tuning and of DPO, and implicit rewards during DPO."""
     panels = [
-        ("fine-tuning loss", "sft", [("loss", "loss", COLOURS["explicit"])]),
-        ("DPO loss, with NLL", "dpo", [("loss", "loss", COLOURS["explicit"])]),
+        ("fine-tuning: loss (nats a token)", "sft", {"loss": ("loss", COLOURS["explicit"])}),
+        ("DPO: loss with NLL (nats a pair)", "dpo", {"loss": ("loss", COLOURS["explicit"])}),
         (
-            "implicit reward",
+            "DPO: implicit reward (nats)",
             "dpo",
-            [("rewards/chosen", "chosen", COLOURS["left"]), ("rewards/rejected", "rejected", COLOURS["right"])],
+            {"rewards/chosen": ("chosen", COLOURS["left"]), "rewards/rejected": ("rejected", COLOURS["right"])},
         ),
     ]
-    figure = make_subplots(1, 3, subplot_titles=[title for title, *_ in panels], horizontal_spacing=0.08)
-    for column, (_, stage, lines) in enumerate(panels, 1):
-        for metric, name, colour in lines:
+    figure = make_subplots(3, 1, subplot_titles=[title for title, *_ in panels], vertical_spacing=0.13)
+    for row, (_, stage, lines) in enumerate(panels, 1):
+        for metric, (name, colour) in lines.items():
             line = log.filter((pl.col("stage") == stage) & (pl.col("metric") == metric)).sort("step")
-            figure.add_scatter(
-                x=line["step"].to_list(),
-                y=line["value"].to_list(),
-                name=name,
-                mode="lines",
-                line=dict(color=colour),
-                row=1,
-                col=column,
-                showlegend=column == 3,
-            )
-        figure.update_xaxes(title_text="step", row=1, col=column)
-    figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1), row=1, col=3)
-    return figure.update_layout(height=320, legend=dict(orientation="h", x=1, y=-0.25, xanchor="right"))
+            x, y = line["step"].to_list(), line["value"].to_list()
+            style = dict(mode="lines", line_color=colour, showlegend=row == 3)
+            figure.add_scatter(x=x, y=y, name=name, row=row, col=1, **style)
+    figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1), row=3, col=1)
+    figure.update_xaxes(title_text="step", title_standoff=4, row=3, col=1)
+    legend = dict(orientation="h", x=1, y=-0.12, xanchor="right", yanchor="top")
+    return figure.update_layout(height=620, legend=legend, margin=dict(t=40, b=80))
 
 # %% ../../nbs/11_dpo.ipynb #5a1fb9b4
 def shorten(text: str, words: int = 40) -> str:
@@ -960,18 +1020,17 @@ def answers_table(answers: pl.DataFrame, n: int = 3) -> pl.DataFrame:
     )
 
 # %% ../../nbs/11_dpo.ipynb #eb4483ff
-def job_summary(key: str, source: str, outcome: Outcome) -> str:
-    """Two sentences on a job: what ran, or why it did not."""
-    what = f"{llm_label(key)} on labels from {source.replace('_', ' ')}"
-    if outcome.failure:
-        return f"**Not trained: {what}.** {outcome.failure}"
+def job_table(key: str, source: str, outcome: Outcome) -> pl.DataFrame:
+    """What a job was and what came of it, one row: model, label source, steps of either stage, and why it did not run."""
     steps = dict(outcome.log.group_by("stage").agg(pl.col("step").max()).iter_rows())
-    twin = (
-        " It is an offline twin: the same architecture class, small and untrained before, so its answers are not English and say nothing about the model itself."
-        if find_llm(key)[1]
-        else ""
-    )
-    return (
-        f"**{what}: {steps['sft']} steps of fine-tuning, then {steps['dpo']} of DPO.**{twin} Loss, rewards and answers are below; what they are "
-        "worth is the matter of the [evaluation](12_judge.ipynb)."
+    return pl.DataFrame(
+        {
+            "model": [llm_label(key)],
+            "labels": [source.replace("_", " ")],
+            "steps of fine-tuning": [steps.get("sft")],
+            "steps of DPO": [steps.get("dpo")],
+            "pairs held out": [len(outcome.heldout) or None],
+            "not trained because": [outcome.failure],
+        },
+        schema_overrides={"not trained because": pl.String},
     )

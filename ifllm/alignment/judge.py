@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import random
@@ -17,22 +18,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Literal
 
 import httpx
 import numpy as np
+import plotly.graph_objects as go
 import polars as pl
+import regex
+from plotly.subplots import make_subplots
+from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from sklearn.linear_model import LogisticRegression
+from statsmodels.stats.multitest import multipletests
 
 from .dpo import shorten
 from .models import llm_label
-from ..base.files import InputError
+from ..base.files import InputError, write_bytes, write_json
+from ..base.plots import COLOURS, GREY, SEQUENCE, forest
 from ..base.terminal import progress
 from ..reward.evaluation import compare, score
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'RATING_ITEMS', 'heldout_scores', 'heldout_differences', 'holm', 'messages_for', 'Verdict',
            'read_verdict', 'requests_for', 'Judge', 'VerdictCache', 'estimate_cost', 'ask', 'collect', 'verdicts_frame',
-           'outcomes', 'position_bias', 'length_controlled', 'win_rates', 'source_tests', 'export_ratings',
-           'read_ratings', 'is_filled', 'krippendorff_alpha', 'analyse_ratings', 'status_table', 'banner_text',
+           'count_words', 'outcomes', 'position_bias', 'length_controlled', 'win_rates', 'source_tests',
+           'export_ratings', 'read_ratings', 'is_filled', 'krippendorff_alpha', 'analyse_ratings', 'status_table',
            'heldout_figure', 'margins_figure', 'side_by_side', 'winrate_figure', 'judge_of', 'worth_judging',
            'remember', 'recall']
 
@@ -95,10 +105,7 @@ def heldout_differences(
 # %% ../../nbs/12_judge.ipynb #7b857a80
 def holm(p_values: Sequence[float]) -> pl.Series:
     """p values corrected for their number by Holm's step-down rule."""
-    p = np.asarray(p_values, float)
-    order = np.argsort(p)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]), 1)
+    corrected = multipletests(p_values, method="holm")[1] if len(p_values) else []
     return pl.Series(corrected, dtype=pl.Float64)
 
 # %% ../../nbs/12_judge.ipynb #c505f651
@@ -123,27 +130,42 @@ def messages_for(question: str, answer_a: str, answer_b: str) -> list[dict[str, 
     ]
 
 # %% ../../nbs/12_judge.ipynb #bb9b141d
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True)
 class Verdict:
     """A judge's reply, read: scores 1..10 of A and B, and `winner` "A", "B" or "tie"."""
 
-    score_a: float
-    score_b: float
-    winner: str
+    score_a: Annotated[float, Field(ge=1, le=10)]
+    score_b: Annotated[float, Field(ge=1, le=10)]
+    winner: Annotated[
+        Literal["A", "B", "tie"],
+        BeforeValidator(lambda said: {"a": "A", "b": "B", "tie": "tie"}.get(str(said).strip().lower(), said)),
+    ]
+
+
+_VERDICT = TypeAdapter(Verdict)
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict in a reply, or None if there is none: fences and words around the JSON object are forgiven, missing or impossible values are not."""
-    for found in re.finditer(r"\{[^{}]*\}", reply):
-        try:
-            value = json.loads(found.group())
-            scores = [float(value["score_a"]), float(value["score_b"])]
-            winner = {"a": "A", "b": "B", "tie": "tie"}[str(value["winner"]).strip().lower()]
-        except (ValueError, KeyError, TypeError):
+    """The last JSON object of a reply that is a verdict, or None if there is none.
+
+    Words and fences around the object are forgiven, missing or impossible values are not. What comes before `</think>`
+    is a draft, and so is all of a reply that begins with `<think>` and never ends it. An object inside another one's
+    text, as in a reason that quotes an answer, is not looked at.
+    """
+    found, place = None, 0
+    drafting = reply.lstrip().lower().startswith("<think")
+    decoder = json.JSONDecoder(strict=False)  # judges write line breaks into their reasons
+    while mark := re.compile(r"\{|</think(ing)?>", re.IGNORECASE).search(reply, place):
+        place = mark.end()
+        if mark.group() != "{":
+            found, drafting = None, False
             continue
-        if all(1 <= s <= 10 for s in scores):
-            return Verdict(*scores, winner)
-    return None
+        try:
+            value, place = decoder.raw_decode(reply, mark.start())
+            found = _VERDICT.validate_python(value)
+        except (ValueError, RecursionError):
+            continue
+    return None if drafting else found
 
 # %% ../../nbs/12_judge.ipynb #fabcdb29
 def requests_for(answers: pl.DataFrame) -> pl.DataFrame:
@@ -168,8 +190,9 @@ def requests_for(answers: pl.DataFrame) -> pl.DataFrame:
 class Judge:
     """A model behind an OpenAI-compatible endpoint, and how it is asked.
 
-    `endpoint` is the part before `/chat/completions`, e.g. "https://api.openai.com/v1" or "http://localhost:8000/v1". Prices are in US dollars for a
-    million tokens; `limit` is the most that a call of `collect` may cost. `timeout_s` is for one request, `tries` for how often.
+    `endpoint` is the part before `/chat/completions`, e.g. "https://api.openai.com/v1" or "http://localhost:8000/v1".
+    Prices are in US dollars for a million tokens; `limit` is the most that a call of `collect` may cost. `timeout_s` is
+    for one request, `tries` for how often.
     """
 
     endpoint: str
@@ -184,6 +207,14 @@ class Judge:
     price_in: float = 0.0
     price_out: float = 0.0
     limit: float = 0.0
+
+    def __post_init__(self):
+        least = dict(temperature=0, max_tokens=1, tries=1, backoff_s=0, concurrency=1, price_in=0, price_out=0, limit=0)
+        for name, low in least.items():
+            if not low <= getattr(self, name) < float("inf"):
+                raise InputError(f"setting judge_{name} = {getattr(self, name)!r} is not a number of at least {low}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise InputError(f"setting judge_timeout_s = {self.timeout_s!r} is not a positive number of seconds")
 
     def body(self, messages: list[dict[str, str]]) -> dict:
         """The request for one verdict."""
@@ -200,26 +231,30 @@ class Judge:
 
 # %% ../../nbs/12_judge.ipynb #14bcc57c
 class VerdictCache:
-    """Replies by content hash in a file of JSON lines: appended as they come, so that an interrupted collection goes on where it was."""
+    """Replies by content hash in a file of JSON lines: appended as they come, so that a cut-off collection goes on.
+
+    Text is escaped to ASCII, so that whatever a reply holds (line separators, half a surrogate pair), it stays on its line.
+    """
 
     def __init__(self, path: Path):
         self.path, self.replies, self._lock = Path(path), {}, threading.Lock()
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.replies[entry["key"]] = entry
-                except (ValueError, KeyError):
-                    continue  # the line that was being written when the last collection was cut off
+        content = self.path.read_bytes() if self.path.exists() else b""
+        self._torn = bool(content) and not content.endswith(b"\n")
+        for line in content.split(b"\n"):
+            try:
+                entry = json.loads(line)
+                self.replies[entry["key"]] = {part: entry[part] for part in ("key", "reply", "usage")}
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that was being written when the last collection was cut off
 
     def add(self, key: str, reply: str, usage: dict) -> None:
         """Keep a reply."""
         entry = {"key": key, "reply": reply, "usage": usage}
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self.path.exists() and not self.path.read_bytes()[-1:] in (b"", b"\n")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if torn else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+            with self.path.open("ab") as file:
+                file.write(b"\n" * self._torn + json.dumps(entry).encode("ascii") + b"\n")
+            self._torn = False
             self.replies[key] = entry
 
 # %% ../../nbs/12_judge.ipynb #3b8ce551
@@ -348,9 +383,20 @@ def verdicts_frame(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) ->
     }
     return pl.DataFrame(rows, schema=schema | dict.fromkeys(floats, pl.Float64))
 
+# %% ../../nbs/12_judge.ipynb #b4bba433
+_WORD_ENDS = regex.compile(r"(?wV1)\b")
+
+
+def count_words(text: str) -> int:
+    """Number of words by Unicode's word boundaries (UAX 29): segments that hold a letter or a digit.
+
+    In Chinese each ideograph is a word. Scripts without marked boundaries, such as Thai, count a run as one.
+    """
+    return sum(any(c.isalnum() for c in part) for part in _WORD_ENDS.split(text))
+
 # %% ../../nbs/12_judge.ipynb #fc71bffb
 def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """One row a pair of answers: `llm`, `source`, `index`, `dpo_wins` in 0..1, scores, and `extra_words` (DPO's answer over fine-tuning's).
+    """One row a pair of answers: `llm`, `source`, `index`, `dpo_wins` in 0..1, scores, `extra_words` (DPO over fine-tuning).
 
     Pairs lacking a readable verdict in either order are left out; equal answers are a tie.
     """
@@ -361,7 +407,7 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("orders") == 2)
         .drop("orders")
     )
-    words = lambda c: pl.col(c).str.split(" ").list.len().cast(pl.Float64)
+    words = lambda c: pl.col(c).map_elements(count_words, return_dtype=pl.Int64).cast(pl.Float64)
     lengths = answers.with_columns(extra_words=words("dpo") - words("sft"), same=pl.col("sft") == pl.col("dpo"))
     joined = lengths.join(both, on=["llm", "source", "index"], how="left", validate="1:1")
     return (
@@ -387,31 +433,20 @@ def position_bias(verdicts: pl.DataFrame) -> dict[str, float]:
         "unasked": 1 - verdicts["asked"].mean() if len(verdicts) else None,
     }
 
-# %% ../../nbs/12_judge.ipynb #b2b9736b
-def _logit_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, steps: int = 25, ridge: float = 1e-3) -> np.ndarray:
-    """Coefficients of a weighted logistic regression of `y` in 0..1, by Newton's method with a whisper of ridge against separation."""
-    beta = np.zeros(x.shape[1])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
-        step = np.linalg.solve(
-            (x * (weight * p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(beta)),
-            x.T @ (weight * (y - p)) - ridge * beta,
-        )
-        beta += step
-        if np.abs(step).max() < 1e-8:
-            break
-    return beta
-
 # %% ../../nbs/12_judge.ipynb #4098ecdc
 def length_controlled(wins: np.ndarray, extra_words: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Win rate at equal length: logistic in tanh of the standardised difference in words, read at a difference of 0 [@dubois2024].
+    """Win rate at equal length: logistic in tanh of the standardised difference in words, read at 0 [@dubois2024].
 
-    `wins` (n,) in 0..1; `extra_words` (n,); `weight` (n,) how often each pair counts.
+    `wins` (n,) in 0..1, a half counting as half a win and half a loss; `extra_words` (n,); `weight` (n,) how often each
+    pair counts. A whisper of ridge on the slope keeps it finite where length separates wins from losses.
     """
     weight = np.ones(len(wins)) if weight is None else weight
     spread = np.sqrt(np.average(np.square(extra_words), weights=weight)) or 1.0
-    intercept, _ = _logit_fit(np.stack([np.ones(len(wins)), np.tanh(extra_words / spread)], 1), wins, weight)
-    return float(1 / (1 + np.exp(-intercept)))
+    x = np.tanh(np.concatenate([extra_words, extra_words]) / spread)[:, None]
+    won = np.repeat([1, 0], len(wins))
+    counts = np.concatenate([weight * wins, weight * (1 - wins)])
+    fit = LogisticRegression(C=1e3, tol=1e-8, max_iter=1000).fit(x, won, counts)
+    return float(1 / (1 + np.exp(-fit.intercept_[0])))
 
 # %% ../../nbs/12_judge.ipynb #6e7d0a50
 def win_rates(results: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pl.DataFrame:
@@ -419,40 +454,58 @@ def win_rates(results: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> 
 
     Returns
     -------
-    `llm` ("all" for the mean over models), `source`, `win_rate`, `low`, `high`, `lc_win_rate`, `lc_low`, `lc_high`, `score_gain`, `extra_words`, `n` (pairs),
-    `questions`, `naive_low`, `naive_high` (as if pairs were independent).
+    `llm` ("all" for the mean over models, each counting alike), `source`, `win_rate`, `low`, `high`, `lc_win_rate`,
+    `lc_low`, `lc_high`, `score_gain`, `extra_words`, `n` (pairs), `questions`, `naive_low`, `naive_high` (as if pairs
+    were independent).
     """
-    rng, rows = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
     groups = [
         *results.group_by("llm", "source", maintain_order=True),
         *((("all", key[0]), part) for key, part in results.group_by("source", maintain_order=True)),
     ]
-    for (llm, source), part in groups:
-        wins, extra = part["dpo_wins"].to_numpy(), part["extra_words"].to_numpy()
-        questions, at = np.unique(part["index"].to_numpy(), return_inverse=True)
-        counts = rng.multinomial(len(questions), np.full(len(questions), 1 / len(questions)), size=n_bootstrap)[:, at]
-        draws = (counts * wins).sum(1) / counts.sum(1)
-        controlled = [length_controlled(wins, extra, c) for c in counts[: min(n_bootstrap, 200)]]
-        half = 1.96 * wins.std(ddof=1) / np.sqrt(len(wins)) if len(wins) > 1 else float("nan")
-        rows.append(
-            dict(
-                llm=llm,
-                source=source,
-                win_rate=wins.mean(),
-                low=np.quantile(draws, 0.025),
-                high=np.quantile(draws, 0.975),
-                lc_win_rate=length_controlled(wins, extra),
-                lc_low=np.quantile(controlled, 0.025),
-                lc_high=np.quantile(controlled, 0.975),
-                score_gain=(part["dpo_score"] - part["sft_score"]).mean(),
-                extra_words=extra.mean(),
-                n=len(wins),
-                questions=len(questions),
-                naive_low=wins.mean() - half,
-                naive_high=wins.mean() + half,
-            )
-        )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(
+        [dict(llm=llm, source=source) | _rates(part, n_bootstrap, rng) for (llm, source), part in groups]
+    )
+
+
+def _rates(part: pl.DataFrame, n_bootstrap: int, rng: np.random.Generator) -> dict:
+    """Rates of one source: the mean over its models, whose answers to one question are drawn together."""
+    questions = part["index"].unique().sort()
+    m = len(questions)
+    draws = np.vstack([np.ones(m), rng.multinomial(m, np.full(m, 1 / m), size=n_bootstrap)])  # the first is the sample
+    raw, controlled, errors = [], [], []
+    for own in part.partition_by("llm", maintain_order=True):
+        wins, extra = own["dpo_wins"].to_numpy(), own["extra_words"].to_numpy()
+        weights = draws[:, questions.search_sorted(own["index"]).to_numpy()]
+        asked = weights.sum(1) > 0  # a draw may miss all questions of a model
+        raw.append(np.divide(weights @ wins, weights.sum(1), out=np.full(len(draws), np.nan), where=asked))
+        fitted = [length_controlled(wins, extra, w) if any_ else np.nan for w, any_ in zip(weights[:201], asked)]
+        controlled.append(np.array(fitted))
+        errors.append(wins.var(ddof=1) / len(wins) if len(wins) > 1 else np.nan)
+    (win_rate, low, high), (lc, lc_low, lc_high) = _with_interval(raw), _with_interval(controlled)
+    half = 1.96 * np.sqrt(np.sum(errors)) / len(errors)
+    means = part.group_by("llm").agg(
+        gain=(pl.col("dpo_score") - pl.col("sft_score")).mean(), more=pl.col("extra_words").mean()
+    )
+    return dict(
+        win_rate=win_rate,
+        low=low,
+        high=high,
+        lc_win_rate=lc,
+        lc_low=lc_low,
+        lc_high=lc_high,
+        score_gain=means["gain"].mean(),
+        extra_words=means["more"].mean(),
+        n=len(part),
+        questions=m,
+        naive_low=win_rate - half,
+        naive_high=win_rate + half,
+    )
+
+
+def _with_interval(by_model: list[np.ndarray]) -> tuple[float, float, float]:
+    over_models = np.nanmean(by_model, axis=0)
+    return over_models[0], *np.nanquantile(over_models[1:], [0.025, 0.975])
 
 # %% ../../nbs/12_judge.ipynb #363f53cd
 def source_tests(results: pl.DataFrame, n_permutations: int = 4000, seed: int = 0) -> pl.DataFrame:
@@ -505,50 +558,32 @@ _SHEET = [
 
 
 def export_ratings(answers: pl.DataFrame, sheet: Path, key: Path, n: int = 30, raters: int = 2, seed: int = 0) -> int:
-    """Write a rating sheet for `raters` people on the first `n` questions of each model and source, and the key that says which answer is whose.
+    """Write a rating sheet for `raters` people on the first `n` questions of each model and source, and its key.
 
     Returns
     -------
     Rows written.
+
+    Raises
+    ------
+    InputError
+        There is a sheet that somebody began to fill, or that cannot be read: it is theirs, and stays.
     """
+    if is_filled(sheet):
+        raise InputError(f"{sheet}: has ratings in it; move it away first")
     rng, rows, keys = random.Random(seed), [], []
+    pairs = answers.filter((pl.col("index") < n) & (pl.col("sft") != pl.col("dpo"))).sort("llm", "source", "index")
     for rater in range(1, raters + 1):
-        chosen = (
-            answers.filter((pl.col("index") < n) & (pl.col("sft") != pl.col("dpo")))
-            .sort("llm", "source", "index")
-            .to_dicts()
-        )
+        chosen = pairs.to_dicts()
         rng.shuffle(chosen)
         for pair in chosen:
-            row, dpo_is = len(rows) + 1, rng.choice("ab")
-            shown = {"a": pair["dpo"], "b": pair["sft"]} if dpo_is == "a" else {"a": pair["sft"], "b": pair["dpo"]}
-            rows.append(
-                {
-                    "row": row,
-                    "rater": f"R{rater}",
-                    "question": pair["prompt"],
-                    "answer_a": shown["a"],
-                    "answer_b": shown["b"],
-                }
-            )
-            keys.append(
-                {
-                    "row": row,
-                    "rater": f"R{rater}",
-                    "llm": pair["llm"],
-                    "source": pair["source"],
-                    "index": pair["index"],
-                    "dpo_is": dpo_is,
-                }
-            )
-    for path, names, lines in (
-        (sheet, _SHEET, rows),
-        (key, ["row", "rater", "llm", "source", "index", "dpo_is"], keys),
-    ):
-        with Path(path).open("w", newline="", encoding="utf-8-sig") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows({k: _no_formula(v) for k, v in line.items()} for line in lines)
+            dpo_is = rng.choice("ab")
+            a, b = (pair["dpo"], pair["sft"]) if dpo_is == "a" else (pair["sft"], pair["dpo"])
+            own = {"row": len(rows) + 1, "rater": f"R{rater}"}
+            rows.append(own | {"question": pair["prompt"], "answer_a": a, "answer_b": b})
+            keys.append(own | {name: pair[name] for name in ("llm", "source", "index")} | {"dpo_is": dpo_is})
+    _write_csv(sheet, _SHEET, rows)
+    _write_csv(key, ["row", "rater", "llm", "source", "index", "dpo_is"], keys)
     return len(rows)
 
 # %% ../../nbs/12_judge.ipynb #b63fc330
@@ -556,58 +591,84 @@ def _no_formula(value):
     """A spreadsheet runs text that begins with one of these; a space before it keeps it text."""
     return f" {value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
 
+
+def _write_csv(path: Path, names: Sequence[str], lines: Sequence[dict]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows({k: _no_formula(v) for k, v in line.items()} for line in lines)
+    write_bytes(path, text.getvalue().encode("utf-8-sig"))
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a sheet as spreadsheets save it: commas, semicolons or tabs; UTF-8, UTF-16 or the Windows code page."""
+    content = Path(path).read_bytes()
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    text = re.sub(r"\A\ufeff?sep=.\r?\n", "", text)
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    names = [name.strip().strip('"') for name in head.split(separator)]
+    if "row" not in names:
+        raise InputError(f"{path}: line 1 names no column 'row'; save the sheet as CSV with its own header")
+    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+
 # %% ../../nbs/12_judge.ipynb #63af216c
 def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
-    """A filled sheet with its key: `rater`, `llm`, `source`, `index`, `comparison` (3 much better .. -3, DPO's side) and each item for DPO and fine-tuning.
+    """A filled sheet with its key, as a spreadsheet saved it.
+
+    Returns
+    -------
+    `rater`, `llm`, `source`, `index`, `comparison` (3 much better .. -3, DPO's side) and each item for DPO and
+    fine-tuning.
 
     Raises
     ------
     InputError
         For a value that is missing or out of range, with its row.
     """
-    with Path(key).open(encoding="utf-8-sig", newline="") as file:
-        keys = {line["row"]: line for line in csv.DictReader(file)}
-    limits = {"comparison": (-3, 3)} | {f"{item}_{side}": span for item, span in RATING_ITEMS.items() for side in "ab"}
-    out = []
-    with Path(sheet).open(encoding="utf-8-sig", newline="") as file:
-        for line in csv.DictReader(file):
-            if line.get("row") not in keys:
-                raise InputError(
-                    f"{Path(sheet).name}: row {line.get('row')!r} is not in {Path(key).name}; use the key that was written with this sheet"
-                )
-            known = keys[line["row"]]
-            value = {}
-            for name, (low, high) in limits.items():
-                text = (line.get(name) or "").strip()
-                if not re.fullmatch(r"[+-]?\d+", text) or not low <= int(text) <= high:
-                    raise InputError(
-                        f"{Path(sheet).name}: row {line['row']}: {name} = {text!r} is not a whole number from {low} to {high}; fill it in or delete the row"
-                    )
-                value[name] = int(text)
-            dpo, sft = ("a", "b") if known["dpo_is"] == "a" else ("b", "a")
-            out.append(
-                {
-                    "rater": line["rater"],
-                    "llm": known["llm"],
-                    "source": known["source"],
-                    "index": int(known["index"]),
-                    "comparison": value["comparison"] * (1 if dpo == "a" else -1),
-                    **{
-                        f"{item}_{who}": value[f"{item}_{side}"]
-                        for item in RATING_ITEMS
-                        for who, side in (("dpo", dpo), ("sft", sft))
-                    },
-                }
+    keys, name, out = {line["row"]: line for line in _read_csv(key)}, Path(sheet).name, []
+    for line in _read_csv(sheet):
+        known = keys.get(line.get("row"))
+        if known is None:
+            raise InputError(
+                f"{name}: row {line.get('row')!r} is not in {Path(key).name}; use the key that was written with this sheet"
             )
+        said = {item: _whole(line, item, *span, name) for item, span in _LIMITS.items()}
+        dpo, sft = ("a", "b") if known["dpo_is"] == "a" else ("b", "a")
+        items = {
+            f"{item}_{who}": said[f"{item}_{side}"]
+            for item in RATING_ITEMS
+            for who, side in (("dpo", dpo), ("sft", sft))
+        }
+        about = dict(rater=known["rater"], llm=known["llm"], source=known["source"], index=int(known["index"]))
+        out.append(about | {"comparison": said["comparison"] * (1 if dpo == "a" else -1)} | items)
     return pl.DataFrame(out)
+
+
+_LIMITS = {"comparison": (-3, 3)} | {f"{item}_{side}": span for item, span in RATING_ITEMS.items() for side in "ab"}
+
+
+def _whole(line: dict, item: str, low: int, high: int, sheet: str) -> int:
+    """A rating as a whole number; spreadsheets may write 2 as 2.0 or 2,0, and minus as a sign of its own."""
+    text = (line.get(item) or "").strip().replace("\N{MINUS SIGN}", "-")
+    number = re.fullmatch(r"([+-]?\d+)([.,]0*)?", text)
+    if not number or not low <= int(number[1]) <= high:
+        raise InputError(
+            f"{sheet}: row {line['row']}: {item} = {text!r} is not a whole number from {low} to {high}; "
+            "fill it in or delete the row"
+        )
+    return int(number[1])
 
 # %% ../../nbs/12_judge.ipynb #d93783aa
 def is_filled(sheet: Path) -> bool:
-    """Whether a rating sheet is there and somebody began to fill it."""
+    """Whether a rating sheet is there and somebody began to fill it, whichever item or comment they began with."""
     if not Path(sheet).exists():
         return False
-    with Path(sheet).open(encoding="utf-8-sig", newline="") as file:
-        return any((line.get("comparison") or "").strip() for line in csv.DictReader(file))
+    return any((line.get(item) or "").strip() for line in _read_csv(sheet) for item in (*_LIMITS, "comment"))
 
 # %% ../../nbs/12_judge.ipynb #4ca0e4eb
 def krippendorff_alpha(values: Sequence[Sequence[float | None]], level: str = "ordinal") -> float:
@@ -705,123 +766,49 @@ def status_table(log: pl.DataFrame, models: Sequence[str], sources: Sequence[str
     stages = log.group_by("llm", "source").agg(
         (pl.col("stage") == "dpo").any().alias("trained"), pl.col("note").drop_nulls().first()
     )
-    wanted = pl.DataFrame(
-        {"llm": [m for m in models for _ in sources], "source": list(sources) * len(models)}
-    ).with_row_index("order")
-    return (
-        wanted.join(stages, on=["llm", "source"], how="left")
-        .sort("order")
-        .drop("order")
-        .with_columns(pl.col("trained").fill_null(False))
+    wanted = pl.DataFrame({"llm": list(models)}).join(pl.DataFrame({"source": list(sources)}), how="cross")
+    return wanted.join(stages, on=["llm", "source"], how="left", maintain_order="left").with_columns(
+        pl.col("trained").fill_null(False)
     )
-
-
-def banner_text(status: pl.DataFrame, judged: bool, rated: bool, run: str) -> str:
-    """What of this page was computed here, on what, and what needs a GPU, a judge's key or people, with the command for each."""
-    trained = status.filter("trained")
-    twins = trained.filter(pl.col("llm").str.ends_with("_twin"))["llm"].n_unique()
-    real = trained["llm"].n_unique() - twins
-    lines = [
-        f"**What ran here.** {real} of the eight language models and {twins} offline twins were trained and tested on held-out readers, on labels from "
-        f"{', '.join(dict.fromkeys(s.replace('_', ' ') for s in trained['source'])) or 'nothing'}."
-    ]
-    if twins:
-        lines.append(
-            "A twin has its model's architecture and a thousandth of its size, and never saw text before: its numbers test the pipeline, and say nothing about the model."
-        )
-    missing = []
-    if not real:
-        missing.append("the eight models themselves, which need a GPU and the hub: `ifllm run --profile paper`")
-    missing += (
-        []
-        if judged
-        else [
-            f"a judge's verdicts, which need an endpoint and its key: `IFLLM_JUDGE_KEY=... ifllm judge --run {run} --endpoint URL --model NAME --limit DOLLARS`"
-        ]
-    )
-    missing += (
-        []
-        if rated
-        else [
-            f"people's ratings: `ifllm ratings export --run {run}`, and after filling `ifllm ratings analyse --run {run}`"
-        ]
-    )
-    if missing:
-        lines.append("**Not run here:** " + "; ".join(missing) + ".")
-    return "\n\n".join(lines)
 
 # %% ../../nbs/12_judge.ipynb #5b081d52
-def heldout_figure(scores: pl.DataFrame):
+def heldout_figure(scores: pl.DataFrame) -> go.Figure:
     """Held-out accuracy of each model and source with intervals; the mean over models at the bottom."""
-    import plotly.graph_objects as go
-
-    from ifllm.base.plots import COLOURS, GREY, SEQUENCE
-
     figure, sources = go.Figure(), scores["source"].unique(maintain_order=True).to_list()
     for i, source in enumerate(sources):
-        part = scores.filter(pl.col("source") == source)
-        names = ["all models" if llm == "all" else llm_label(llm) for llm in part["llm"]]
-        # marks of one model sit side by side, by a shift along the category axis
+        part, name = scores.filter(pl.col("source") == source), source.replace("_", " ")
+        up, down = (part["ci_high"] - part["value"]).to_list(), (part["value"] - part["ci_low"]).to_list()
         figure.add_bar(
-            y=names,
+            y=["all models" if llm == "all" else llm_label(llm) for llm in part["llm"]],
             x=(part["value"] - 0.5).to_list(),
             base=0.5,
             orientation="h",
-            name=source.replace("_", " "),
+            name=name,
             marker=dict(color=COLOURS.get(source, SEQUENCE[i % len(SEQUENCE)]), opacity=0.75),
-            error_x=dict(
-                type="data",
-                symmetric=False,
-                array=(part["ci_high"] - part["value"]).to_list(),
-                arrayminus=(part["value"] - part["ci_low"]).to_list(),
-                color=GREY,
-                thickness=1.4,
-                width=0,
-            ),
+            error_x=dict(type="data", symmetric=False, array=up, arrayminus=down, color=GREY, thickness=1.4, width=0),
             customdata=part["value"].to_list(),
-            hovertemplate="%{y}: %{customdata:.3f}<extra>" + source.replace("_", " ") + "</extra>",
+            hovertemplate="%{y}: %{customdata:.3f}<extra>" + name + "</extra>",
         )
     figure.add_vline(x=0.5, line=dict(color=GREY, dash="dash", width=1))
-    rows = scores["llm"].n_unique() * len(sources)
-    return figure.update_layout(
-        height=140 + 22 * rows,
-        barmode="group",
-        yaxis=dict(autorange="reversed"),
-        xaxis=dict(title="share of held-out preferences ranked as the reader did", tickformat=".0%"),
-    )
+    axis = dict(title="share of held-out preferences ranked as the reader did", tickformat=".0%")
+    height = 140 + 22 * scores["llm"].n_unique() * len(sources)
+    return figure.update_layout(height=height, barmode="group", yaxis=dict(autorange="reversed"), xaxis=axis)
 
 # %% ../../nbs/12_judge.ipynb #0e7aca1a
-def margins_figure(log: pl.DataFrame):
+def margins_figure(log: pl.DataFrame) -> go.Figure:
     """Implicit reward of chosen minus rejected during DPO: a panel for each source, a line for each model."""
-    from plotly.subplots import make_subplots
-
-    from ifllm.base.plots import SEQUENCE
-
     margins = log.filter(pl.col("metric") == "rewards/margins")
-    sources, models = (margins[c].unique(maintain_order=True).sort().to_list() for c in ("source", "llm"))
-    figure = make_subplots(
-        1,
-        len(sources),
-        shared_yaxes=True,
-        subplot_titles=[s.replace("_", " ") for s in sources],
-        horizontal_spacing=0.03,
-    )
+    sources, models = (margins[c].unique().sort().to_list() for c in ("source", "llm"))
+    titles = [s.replace("_", " ") for s in sources]
+    figure = make_subplots(1, len(sources), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     for column, source in enumerate(sources, 1):
         for i, llm in enumerate(models):
             line = margins.filter((pl.col("source") == source) & (pl.col("llm") == llm)).sort("step")
-            figure.add_scatter(
-                x=line["step"].to_list(),
-                y=line["value"].to_list(),
-                mode="lines",
-                name=llm_label(llm),
-                legendgroup=llm,
-                showlegend=column == 1,
-                line=dict(color=SEQUENCE[i % len(SEQUENCE)], dash="solid" if i < len(SEQUENCE) else "dot"),
-                row=1,
-                col=column,
-            )
+            style = dict(color=SEQUENCE[i % len(SEQUENCE)], dash="solid" if i < len(SEQUENCE) else "dot")
+            shared = dict(name=llm_label(llm), legendgroup=llm, showlegend=column == 1, row=1, col=column)
+            figure.add_scatter(x=line["step"].to_list(), y=line["value"].to_list(), mode="lines", line=style, **shared)
         figure.update_xaxes(title_text="step", row=1, col=column)
-    figure.update_yaxes(title_text="chosen minus rejected (nats x beta)", row=1, col=1)
+    figure.update_yaxes(title_text="chosen minus rejected (nats)", row=1, col=1)
     return figure.update_layout(height=460, legend=dict(orientation="h", y=-0.2, yanchor="top"))
 
 # %% ../../nbs/12_judge.ipynb #d8e7b739
@@ -835,10 +822,8 @@ def side_by_side(answers: pl.DataFrame, index: int = 0, words: int = 25) -> pl.D
     return wide.rename({"sft": "after fine-tuning"} | {c: f"DPO on {c.replace('_', ' ')}" for c in wide.columns[2:]})
 
 
-def winrate_figure(rates: pl.DataFrame):
+def winrate_figure(rates: pl.DataFrame) -> go.Figure:
     """Win rates over fine-tuning with intervals over questions, raw and at equal length, by source and model."""
-    from ifllm.base.plots import forest
-
     rows = rates.sort("source", "llm")
     label = [
         f"{r['source'].replace('_', ' ')}: {'all models' if r['llm'] == 'all' else llm_label(r['llm'])}"
@@ -887,7 +872,7 @@ def remember(folder: Path, judge: Judge, prompts: int, twins: bool) -> None:
         "prompts": prompts,
         "twins": twins,
     }
-    Path(folder, "judge.json").write_text(json.dumps(value, indent=1) + "\n")
+    write_json(Path(folder, "judge.json"), value)
 
 # %% ../../nbs/12_judge.ipynb #7d5eb715
 def recall(folder: Path) -> tuple[Judge, int, bool]:

@@ -19,7 +19,6 @@ from ifllm.alignment.dpo import (
     answer_logprobs,
     draw_prompts,
     example_pairs,
-    fine_tuned,
     load_model,
     robust_dpo_loss,
     run_job,
@@ -284,7 +283,7 @@ def test_logprobs_do_not_depend_on_batching(policy_and_reference):
 TOKENIZER = train_tokenizer(["Human: Assistant: an answer of some words"] * 3, 300)
 
 
-@given(st.text(min_size=1, max_size=60), st.text(max_size=120), st.text(max_size=120), st.integers(12, 60))
+@given(st.text(min_size=1, max_size=60), st.text(max_size=120), st.text(max_size=120), st.integers(40, 80))
 @settings(max_examples=60, deadline=None)
 def test_tokens_are_cut_as_stated(prompt, chosen, rejected, length):
     pairs = pl.DataFrame({"prompt": [prompt], "chosen": [chosen], "rejected": [rejected], "noise_rate": [0.1]})
@@ -297,10 +296,10 @@ def test_tokens_are_cut_as_stated(prompt, chosen, rejected, length):
             or len(row["prompt_ids"]) <= cap
             and len(row[side]) <= length - cap
         )
-        assert (
-            row[side] == whole[side][: len(row[side])]
-            and row["prompt_ids"] == whole["prompt_ids"][: len(row["prompt_ids"])]
-        )
+        assert row[side] == whole[side][: len(row[side])]
+    if row["prompt_ids"] != whole["prompt_ids"]:  # the question lost its end, the cue stayed
+        cue = TOKENIZER("\n\nAssistant:")["input_ids"]
+        assert row["prompt_ids"] == whole["prompt_ids"][: cap - len(cue)] + cue
     if len(whole["prompt_ids"]) + max(len(whole["chosen_ids"]), len(whole["rejected_ids"])) <= length:
         assert row == whole and row["chosen_ids"][-1] == TOKENIZER.eos_token_id
 
@@ -334,6 +333,36 @@ def test_answers_stop_at_the_next_turn(monkeypatch, policy_and_reference):
         lambda self, input_ids, **_: torch.cat([input_ids, torch.tensor([written] * len(input_ids))], 1),
     )
     assert sample_answers(model, tokenizer, ["a?", "b?"], SMALL, 0) == ["Yes.", "Yes."]
+
+
+@pytest.mark.parametrize("template, cue", [("plain", "\n\nAssistant:"), ("chat", "<|end|><|assistant|>")])
+def test_a_model_is_asked_as_it_was_trained(monkeypatch, policy_and_reference, template, cue):
+    """A long question is cut alike in training and in sampling, and both end in the cue to answer."""
+    model, _, tokenizer, _ = policy_and_reference
+    question = "Why is it that " + "the harbour of this old town " * 20 + "matters?"
+    pairs = pl.DataFrame({"prompt": [question], "chosen": ["yes " * 40], "rejected": ["no"], "noise_rate": [0.1]})
+    trained = tokenise_pairs(pairs, tokenizer, 80, 40, template)[0]["prompt_ids"]
+    asked = []
+    monkeypatch.setattr(type(model), "generate", lambda self, input_ids, **_: asked.append(input_ids) or input_ids)
+    recipe = dataclasses.replace(SMALL, template=template)
+    sample_answers(model, tokenizer, [question, "Who?"], recipe, 0)
+    assert asked[0][0].tolist() == trained and len(trained) == 40
+    assert tokenizer.decode(trained).endswith(cue) and tokenizer.decode(asked[0][1]).endswith(cue)
+    short = dataclasses.replace(SMALL, new_tokens=40, template=template)
+    asked.clear()
+    fits = "Why is it that this old town matters to those of the harbour?"
+    sample_answers(model, tokenizer, [fits], short, 0)
+    whole = tokenizer(dpo.as_prompt(fits, tokenizer, template))["input_ids"]
+    assert asked[0][0].tolist() == (
+        whole
+        if len(whole) <= 40
+        else tokenise_pairs(pairs.with_columns(prompt=pl.lit(fits)), tokenizer, 80, 40, template)[0]["prompt_ids"]
+    )
+
+
+def test_a_prompt_length_without_room_for_a_question_is_told():
+    with pytest.raises(InputError, match="dpo_max_prompt_length = 2"):
+        tokenise_pairs(example_pairs(1), TOKENIZER, 20, 2)
 
 
 # -- registry
@@ -396,7 +425,6 @@ def test_six_sources_share_one_fine_tuned_model(tmp_path, monkeypatch):
     trained = []
     original = dpo.train_sft
     monkeypatch.setattr(dpo, "train_sft", lambda *args: trained.append(1) or original(*args))
-    monkeypatch.setattr(dpo.inspect, "getsource", lambda f: "")
     outcomes, threads = {}, []
     for source in ("explicit", "fusion"):
         threads.append(
@@ -438,6 +466,91 @@ def test_a_failed_job_leaves_no_finished_mark(tmp_path):
         assert not done
 
 
+def job(folder, pairs=None, recipe=SMALL, prompts=QUESTIONS, key="qwen3_17b_twin"):
+    return run_job(example_pairs() if pairs is None else pairs, prompts, key, "explicit", recipe, folder, 0)
+
+
+def test_what_decides_a_result_is_in_its_key(tmp_path, monkeypatch):
+    """A changed optimiser, template, tokenizer, library or weight makes another name; the same inputs make the same."""
+    name = lambda *parts, key="qwen3_17b_twin": dpo.job_key("dpo", key, *parts)
+    assert name(example_pairs()) == name(example_pairs())
+    other = example_pairs().with_columns(noise_rate=pl.col("noise_rate") + 1e-9)
+    assert name(example_pairs()) != name(other)
+    import importlib.metadata
+
+    import ifllm.base.cache as cache
+
+    before, code, version = name(1), cache.Path.read_bytes, importlib.metadata.version
+    for old, new in ((b'optim="rmsprop"', b'optim="adamw_torch"'), (b"Assistant:", b"Answer:"), (b"<|end|>", b"</s>")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache.Path, "read_bytes", lambda path: code(path).replace(old, new))
+            assert name(1) != before, old
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda lib: version(lib) + ".1" * (lib == "trl"))
+        assert name(1) != before
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(REGISTRY, "own", dataclasses.replace(REGISTRY["qwen3_17b"], hub_id=str(tmp_path)))
+    first = name(1, key="own")
+    (tmp_path / "config.json").write_text("{ }")
+    assert name(1, key="own") != first
+
+
+def test_a_kept_result_is_checked_when_it_is_read_back(tmp_path):
+    first = job(tmp_path)
+    folder = next(tmp_path.glob("dpo-*/"))
+    kept = folder / "heldout.parquet"
+    stamp = kept.stat().st_mtime_ns
+    assert job(tmp_path).heldout.equals(first.heldout) and kept.stat().st_mtime_ns == stamp, "taken as it is"
+    for spoil in (
+        lambda: kept.write_bytes(kept.read_bytes()[:100]),
+        lambda: pl.DataFrame({"x": [1]}).write_parquet(kept),
+        lambda: kept.unlink(),
+        lambda: (folder / "done").write_text('{"hel'),
+    ):
+        spoil()
+        assert job(tmp_path).heldout.equals(first.heldout)
+
+
+def test_a_torn_checkpoint_is_recognised_and_done_again(tmp_path):
+    recipe = dataclasses.replace(SMALL, save_steps=2)
+    parts = twin(n=12)
+    whole = train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
+    for torn in ("trainer_state.json", "optimizer.pt", "model.safetensors", "rng_state.pth"):
+        folder = tmp_path / torn
+        parts = twin(n=12)
+        train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", recipe, folder, 1)
+        (found,) = folder.glob("checkpoint-*")
+        (found / torn).write_bytes((found / torn).read_bytes()[:50])
+        parts = twin(n=12)
+        again = train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", recipe, folder, 1)[0]
+        for left, right in zip(whole.parameters(), again.parameters()):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+    (found,) = (tmp_path / "optimizer.pt").glob("checkpoint-*")
+    (found / "trainer_state.json").unlink()
+    assert dpo.whole_checkpoint(tmp_path / "optimizer.pt") is None and not found.exists()
+
+
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (lambda p: p.with_columns(fold=pl.lit("train")), "held-out explicit pairs"),
+        (lambda p: p.with_columns(noise_rate=pl.lit(float("nan"))), "query 0, source explicit: noise_rate"),
+        (lambda p: p.with_columns(noise_rate=pl.lit(None, pl.Float64)), "noise_rate is not a probability"),
+        (lambda p: p.with_columns(noise_rate=pl.lit(1.5)), "noise_rate is not a probability"),
+        (lambda p: p.with_columns(chosen=pl.when(pl.col("query") != 3).then("chosen")), "query 3"),
+    ],
+)
+def test_unusable_pairs_are_told_before_any_training(tmp_path, monkeypatch, spoil, told):
+    monkeypatch.setattr(dpo, "train_sft", lambda *_: pytest.fail("trained"))
+    outcome = job(tmp_path, spoil(example_pairs()))
+    assert told in outcome.failure and "\n" not in outcome.failure and outcome.answers.is_empty()
+
+
+def test_no_questions_are_told_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(dpo, "train_sft", lambda *_: pytest.fail("trained"))
+    assert "no questions to ask" in job(tmp_path, prompts=QUESTIONS.head(0)).failure
+
+
 def test_missing_model_is_one_line_and_an_outcome(tmp_path, monkeypatch):
     import httpx
 
@@ -470,11 +583,47 @@ def test_unknown_names_are_told(tmp_path, name, wrong):
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(nll="average"), dict(method="qlora"), dict(max_noise=0.5), dict(max_prompt_length=512)]
+    "wrong",
+    [
+        dict(nll="average"),
+        dict(method="qlora"),
+        dict(max_noise=0.5),
+        dict(max_prompt_length=512),
+        dict(temperature=0),
+        dict(temperature=float("nan")),
+        dict(beta=0),
+        dict(beta=float("inf")),
+        dict(beta="0.1"),
+        dict(alpha=-1),
+        dict(top_p=0),
+        dict(top_p=1.01),
+        dict(max_noise=float("nan")),
+        dict(learning_rate=0),
+        dict(epochs=0),
+        dict(batch_size=0),
+        dict(batch_size=2.5),
+        dict(new_tokens=0),
+        dict(pairs=-1),
+        dict(prompts=True),
+    ],
 )
 def test_wrong_settings_are_told(wrong):
     with pytest.raises(InputError, match=f"dpo_{next(iter(wrong))}"):
         Recipe(**wrong)
+
+
+def test_settings_at_their_bounds_are_taken():
+    assert Recipe(alpha=0, max_noise=0, top_p=1, warmup_steps=0, save_steps=0, pairs=0, prompts=0).top_p == 1
+
+
+def test_curves_draw_the_log():
+    rows = [("sft", 1, "loss", 3.0), ("sft", 2, "loss", 2.0), ("dpo", 1, "loss", 9.0)]
+    rows += [("dpo", 2, "rewards/chosen", 0.5), ("dpo", 1, "rewards/chosen", 0.1), ("dpo", 2, "rewards/rejected", -0.5)]
+    log = pl.DataFrame(rows, schema=["stage", "step", "metric", "value"], orient="row")
+    sft, loss, chosen, rejected = dpo.curves_figure(log).data
+    assert list(sft.y) == [3.0, 2.0] and list(loss.y) == [9.0]
+    assert list(chosen.x) == [1, 2] and list(chosen.y) == [0.1, 0.5] and list(rejected.y) == [-0.5]
+    assert [t.name for t in (chosen, rejected)] == ["chosen", "rejected"] and chosen.yaxis == rejected.yaxis == "y3"
 
 
 def test_questions_are_one_permutation_sliced():

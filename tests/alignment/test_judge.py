@@ -1,11 +1,14 @@
 """The judge's client against a server that misbehaves, the statistics against known truths, and rating sheets there and back."""
 
 import csv
+import io
 import json
 import random
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,10 +22,13 @@ from ifllm.alignment.judge import (
     VerdictCache,
     analyse_ratings,
     collect,
+    count_words,
     estimate_cost,
     export_ratings,
     heldout_differences,
     heldout_scores,
+    holm,
+    is_filled,
     krippendorff_alpha,
     length_controlled,
     outcomes,
@@ -293,7 +299,155 @@ def test_no_verdict(reply):
     assert read_verdict(reply) is None
 
 
+MINE = '{"score_a": 7, "score_b": 4, "winner": "A", "reason": %s}'
+THEIRS = '{"score_a": 1, "score_b": 10, "winner": "B"}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>At first " + THEIRS + " but no.</think>" + MINE % '"ok"',
+        "<think>a { b</think>\n" + MINE % '"ok"',
+        "It may be " + THEIRS + "... </think>" + MINE % '"ok"',  # some servers swallow the opening tag
+        "Answer B even says " + THEIRS + ", which is no verdict of mine.\n```json\n" + MINE % '"ok"' + "\n```",
+        MINE % '"A uses {braces} and } too"',
+        MINE % '"two\nlines\tand a tab"',
+        MINE % json.dumps("B quotes " + THEIRS),
+        MINE % json.dumps("A writes </think> and <think>"),
+        MINE % ('{"nested": ' + THEIRS + "}"),
+        "{not json} " + MINE % '"ok"' + " {nor this}",
+        "{" * 3000 + MINE % '"ok"',
+    ],
+)
+def test_the_verdict_is_the_judges_own(reply):
+    verdict = read_verdict(reply)
+    assert (verdict.score_a, verdict.score_b, verdict.winner) == (7, 4, "A")
+
+
+@pytest.mark.parametrize("reply", ["<think>" + THEIRS, THEIRS + "</think>", "<think>a</think>", "[" * 100_000])
+def test_a_draft_is_no_verdict(reply):
+    assert read_verdict(reply) is None
+
+
+@given(st.text(max_size=60), st.sampled_from(["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r\n", "\0", "\ud83d"]))
+@settings(max_examples=40, deadline=None)
+def test_the_cache_survives_any_text(text, odd):
+    with tempfile.TemporaryDirectory() as folder:
+        cache = VerdictCache(Path(folder, "v.jsonl"))
+        for k, reply in enumerate((text + odd, odd + text, "plain")):
+            cache.add(f"k{k}", reply, {"total_tokens": k})
+        again = VerdictCache(Path(folder, "v.jsonl"))
+        assert again.replies == cache.replies and len(again.replies) == 3
+
+
+def test_replies_kept_with_raw_line_separators_are_not_asked_again(tmp_path):
+    """Earlier versions wrote U+2028 as it is, and read it as the end of a line."""
+    entry = {"key": "k", "reply": "one\u2028two\x85three", "usage": {}}
+    (tmp_path / "v.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\n" + '{"key": "torn', encoding="utf-8")
+    cache = VerdictCache(tmp_path / "v.jsonl")
+    assert cache.replies == {"k": entry}
+    cache.add("l", "next", {})
+    assert set(VerdictCache(tmp_path / "v.jsonl").replies) == {"k", "l"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(temperature=-1), dict(max_tokens=0), dict(timeout_s=0), dict(concurrency=0), dict(limit=float("nan"))],
+)
+def test_judge_settings_are_checked_by_name(wrong):
+    with pytest.raises(InputError, match=f"judge_{next(iter(wrong))}"):
+        Judge("http://x/v1", "m", **wrong)
+
+
 # -- statistics
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("one two  three", 3),
+        ("Don't stop – it's 3.5!", 4),
+        ("机器学习很有用", 7),
+        ("機械学習、便利", 6),
+        ("naïve café", 2),
+        ("Привет, мир", 2),
+        ("", 0),
+        ("\n… —", 0),
+    ],
+)
+def test_words_are_counted_in_any_script(text, words):
+    assert count_words(text) == words
+
+
+def test_length_of_chinese_answers_is_controlled():
+    """Longer answers win in Chinese as in English; at equal length neither does."""
+    rng = np.random.default_rng(3)
+    longer = rng.integers(1, 30, 400)
+    answers = pl.DataFrame(
+        [
+            dict(llm="m", source="s", index=i, query=i, prompt="?", sft="好" * 20, dpo="好" * int(20 + k * sign))
+            for i, (k, sign) in enumerate(zip(longer % 19 + 1, rng.choice([-1, 1], 400)))
+        ]
+    )
+    extra = answers["dpo"].str.len_chars().cast(pl.Int64) - 20
+    wins = (rng.random(400) < 1 / (1 + np.exp(-4 * np.tanh(extra.to_numpy() / 10)))).astype(float)
+    keys = dict(readable=True, dpo_score=5.0, sft_score=5.0)
+    verdicts = answers.select("llm", "source", "index", dpo_wins=pl.Series(wins)).with_columns(
+        **{k: pl.lit(v) for k, v in keys.items()}
+    )
+    results = outcomes(answers, pl.concat([verdicts, verdicts]))
+    assert results.sort("index")["extra_words"].to_list() == extra.to_list()
+
+
+def test_win_rates_are_a_mean_over_models_worked_by_hand():
+    """Model a wins 1, 1, 0, 0.5 of four questions, model b 1 of one: mean (0.625 + 1) / 2, pooled 3.5 / 5."""
+    rows = [("a", 0, 1.0, 2), ("a", 1, 1.0, -4), ("a", 2, 0.0, 6), ("a", 3, 0.5, 0), ("b", 0, 1.0, 10)]
+    results = pl.DataFrame(
+        [
+            dict(llm=m, source="s", index=i, dpo_wins=w, dpo_score=6 + w, sft_score=6.0, extra_words=float(x))
+            for m, i, w, x in rows
+        ]
+    )
+    rates = {r["llm"]: r for r in win_rates(results, 500, 1).iter_rows(named=True)}
+    assert (rates["a"]["win_rate"], rates["b"]["win_rate"]) == (0.625, 1.0)
+    assert rates["all"]["win_rate"] == pytest.approx(0.8125) and rates["all"]["score_gain"] == pytest.approx(0.8125)
+    assert rates["all"]["extra_words"] == pytest.approx((1 + 10) / 2)
+    assert (rates["all"]["n"], rates["all"]["questions"]) == (5, 4)
+    assert rates["all"]["lc_win_rate"] == pytest.approx((rates["a"]["lc_win_rate"] + rates["b"]["lc_win_rate"]) / 2)
+    error = 1.96 * np.sqrt(np.var([1, 1, 0, 0.5], ddof=1) / 4)
+    assert rates["a"]["naive_high"] - rates["a"]["naive_low"] == pytest.approx(2 * error)
+
+
+def test_question_bootstrap_is_a_plain_loop():
+    """The interval against resampling questions one by one, all models' answers to each together."""
+    rng = np.random.default_rng(4)
+    results = made_outcomes(rng, 30, 3, shared=1.5).filter((pl.col("llm") != "m2") | (pl.col("index") < 12))
+    row = win_rates(results, 2000, seed=0).filter(pl.col("llm") == "all").row(0, named=True)
+    table = {m: dict(zip(p["index"], p["dpo_wins"])) for (m,), p in results.group_by("llm")}
+    slow = []
+    for _ in range(2000):
+        drawn = rng.integers(0, 30, 30)
+        means = [np.mean(own) for wins in table.values() if (own := [wins[i] for i in drawn if i in wins])]
+        slow.append(np.mean(means))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+
+
+def test_length_control_is_statsmodels_glm():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        extra, wins = rng.normal(10, 30, 300), rng.choice([0.0, 0.5, 1.0], 300)
+        weight = rng.integers(0, 4, 300).astype(float)
+        x = np.tanh(extra / np.sqrt(np.average(extra**2, weights=weight)))
+        fit = sm.GLM(wins, sm.add_constant(x), family=sm.families.Binomial(), freq_weights=weight).fit()
+        assert length_controlled(wins, extra, weight) == pytest.approx(1 / (1 + np.exp(-fit.params[0])), abs=1e-4)
+
+
+def test_holm_is_rs():
+    """p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.2), "holm") in R."""
+    assert holm([0.04, 0.01, 0.2, 0.03, 0.02]).to_list() == pytest.approx([0.09, 0.05, 0.2, 0.09, 0.08])
+    assert holm([]).is_empty()
 
 
 def made_outcomes(rng, n=100, llms=8, effect=0.0, shared=0.0, source="explicit"):
@@ -458,6 +612,63 @@ def test_a_wrong_rating_is_told_with_its_row(tmp_path, broken, told):
         read_ratings(sheet, key)
 
 
+def as_saved_by(sheet: Path, kind: str) -> None:
+    """The filled sheet as a spreadsheet would save it."""
+    with open(sheet, newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    text = io.StringIO(newline="")
+    separator = {"excel_de": ";", "utf16_tabs": "\t"}.get(kind, ",")
+    end = "\n" if kind == "lf" else "\r\n"
+    writer = csv.DictWriter(text, list(lines[0]), delimiter=separator, lineterminator=end)
+    writer.writeheader()
+    writer.writerows(lines)
+    content = text.getvalue()
+    if kind == "excel_de":
+        content = "sep=;\r\n" + content.replace(";3;", ";3,0;")
+    sheet.write_bytes(content.encode({"utf16_tabs": "utf-16", "windows": "cp1252"}.get(kind, "utf-8-sig")))
+
+
+@pytest.mark.parametrize("kind", ["excel_de", "utf16_tabs", "windows", "lf", "crlf"])
+def test_a_sheet_saved_by_a_spreadsheet_is_read_and_never_overwritten(tmp_path, kind):
+    answers = some_answers(6, ("a",), ("explicit",)).with_columns(prompt=pl.lit("Où, café? – oui; non"))
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(answers, sheet, key, seed=1)
+    assert not is_filled(sheet)
+    as_saved_by(sheet, kind)
+    assert not is_filled(sheet), "saved, but empty"
+    export_ratings(answers, sheet, key, seed=1)
+    fill(sheet, key, {"explicit": 0.5}, random.Random(2))
+    before = read_ratings(sheet, key)
+    as_saved_by(sheet, kind)
+    kept = sheet.read_bytes(), key.read_bytes()
+    assert is_filled(sheet) and read_ratings(sheet, key).equals(before)
+    with pytest.raises(InputError, match="sheet.csv: has ratings in it"):
+        export_ratings(answers, sheet, key, seed=2)
+    assert (sheet.read_bytes(), key.read_bytes()) == kept
+
+
+@pytest.mark.parametrize("item", ["errors_b", "overall_a", "comment"])
+def test_a_sheet_begun_anywhere_counts_as_filled(tmp_path, item):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(some_answers(3, ("a",), ("explicit",)), sheet, key)
+    with open(sheet, newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    lines[-1][item] = "1"
+    with open(sheet, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    assert is_filled(sheet)
+
+
+def test_a_sheet_that_cannot_be_read_is_not_overwritten(tmp_path):
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_bytes(b"PK\x03\x04 a workbook under this name")
+    with pytest.raises(InputError, match="names no column 'row'"):
+        export_ratings(some_answers(3, ("a",), ("explicit",)), sheet, tmp_path / "key.csv")
+    assert sheet.read_bytes().startswith(b"PK") and not (tmp_path / "key.csv").exists()
+
+
 def test_a_sheet_runs_no_formula(tmp_path):
     answers = some_answers(2, ("a",), ("explicit",)).with_columns(dpo=pl.lit('=HYPERLINK("x")'))
     export_ratings(answers, tmp_path / "s.csv", tmp_path / "k.csv")
@@ -498,3 +709,30 @@ def test_what_the_page_shows_of_a_judge(serve, tmp_path):
     figure = winrate_figure(rates)
     assert len(figure.data[0].y) == 2 * len(rates) and "explicit: Qwen3 4B, raw" in figure.data[0].y
     assert source_tests(outcomes(shown, verdicts), 50)["p_holm"][0] == 1.0
+
+
+def test_figures_draw_what_the_frames_say():
+    from ifllm.alignment.judge import heldout_figure, margins_figure
+
+    rows = [
+        ("gpt2_xl_twin", "explicit", 0.6, 0.5, 0.8),
+        ("all", "explicit", 0.55, 0.5, 0.6),
+        ("all", "fusion", 0.4, 0.3, 0.45),
+    ]
+    bars = {
+        bar.name: bar
+        for bar in heldout_figure(
+            pl.DataFrame(rows, schema=["llm", "source", "value", "ci_low", "ci_high"], orient="row")
+        ).data
+    }
+    assert np.allclose(bars["explicit"].x, [0.1, 0.05]) and bars["explicit"].base == 0.5
+    assert bars["explicit"].y[1] == "all models" and np.allclose(bars["fusion"].error_x.array, [0.05])
+    log = [
+        (llm, source, step, "rewards/margins", step * sign)
+        for llm in ("gpt2_xl_twin", "qwen3_4b")
+        for source, sign in (("explicit", 1.0), ("fusion", -1.0))
+        for step in (2, 1)
+    ]
+    lines = margins_figure(pl.DataFrame(log, schema=["llm", "source", "step", "metric", "value"], orient="row")).data
+    assert len(lines) == 4 and all(list(line.x) == [1, 2] for line in lines)
+    assert [list(line.y) for line in lines if line.xaxis == "x2"] == [[-1.0, -2.0]] * 2
