@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from ifllm.recording.data import load
@@ -13,7 +14,7 @@ from ifllm.recording.features import extract_features, registry_frame
 from ifllm.recording.simulate import simulate
 from ifllm.recording.trajectories import add_phases, fixations, match_samples, reading_measures, windows
 from ifllm.reward import features as rw
-from ifllm.reward.evaluation import compare, make_folds, out_of_fold, score, toy
+from ifllm.reward.evaluation import compare, make_folds, score, toy
 
 
 def choices(n_workers=30, n_queries=12, text=1.0, gaze=0.0, seed=0):
@@ -164,21 +165,17 @@ def test_a_pair_without_samples_takes_no_side():
     assert data.height == queries.height and (data.filter(pl.col("query") <= 5)["rest_left"] == 0).all()
 
 
-def test_within_worker_needs_no_label_and_no_other_worker():
-    queries, features = choices()
-    data, _ = table(queries, features)
-    other = data.with_columns(y=1 - pl.col("y"))
-    assert rw.within_worker(data, ["dwell_left"])["dwell_left"].equals(
-        rw.within_worker(other, ["dwell_left"])["dwell_left"]
+def test_within_worker_knows_the_own_past_only():
+    rng = np.random.default_rng(0)
+    data = pl.DataFrame(
+        {"worker": np.repeat(["a", "b", "c"], 6), "x": rng.normal(2, 1, 18), "y": rng.integers(0, 2, 18)}
     )
-    scaled = rw.within_worker(data, ["dwell_left"]).group_by("worker").agg(pl.col("dwell_left").mean())["dwell_left"]
-    assert (
-        scaled.abs().max()
-        < data.group_by("worker")
-        .agg(pl.col("dwell_left").mean() / pl.col("dwell_left").std())["dwell_left"]
-        .abs()
-        .max()
-    )
+    found = rw.within_worker(data, ["x"], shrink=2.0)["x"].to_numpy()
+    x = data["x"].to_numpy().reshape(3, 6)
+    slow = [[row[i] - sum(row[:i]) / (i + 2) for i in range(6)] for row in x]
+    assert np.allclose(found, np.ravel(slow))
+    assert np.array_equal(rw.within_worker(data.with_columns(y=1 - pl.col("y")), ["x"], 2.0)["x"], found)
+    assert np.array_equal(rw.within_worker(data.head(9), ["x"], 2.0)["x"], found[:9])  # later rows and other workers
 
 
 # -- models
@@ -208,6 +205,12 @@ def test_signed_logistic_is_the_ridge_logistic_of_scikit_learn():
         rw.SignedLogistic().fit(x[:, :1], y).predict_proba(x[:, :1]),
         atol=1e-6,
     )
+
+
+def test_signed_logistic_without_columns_or_with_one_class_still_answers():
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    assert (rw.SignedLogistic().fit(x[:, :0], np.ones(20)).predict_proba(x[:, :0]) == 0.5).all()
+    assert np.isfinite(rw.SignedLogistic().fit(x, np.ones(20)).coef_).all()
 
 
 def test_boosting_is_antisymmetric_and_learns():
@@ -286,6 +289,39 @@ def test_choice_never_sees_the_test_fold(planted):
         for d in (data, flipped)
     )
     assert a.equals(b)
+
+
+# -- nothing predicts a row that it was fitted on
+
+
+class Forgetful(ClassifierMixin, BaseEstimator):
+    """Remembers the rows it was fitted on (first column: their number) and refuses to predict them."""
+
+    def __init__(self, C=1.0):
+        self.C = C
+
+    def fit(self, x, y, sample_weight=None):
+        self.classes_, self.seen_, self.share_ = np.array([0.0, 1.0]), set(x[:, 0]), y.mean()
+        return self
+
+    def predict_proba(self, x):
+        both = self.seen_ & set(x[:, 0])
+        assert not both, f"predicts rows that it was fitted on: {sorted(both)[:3]}"
+        p = np.full(len(x), 0.4 + 0.2 * self.share_)
+        return np.column_stack([1 - p, p])
+
+
+@pytest.mark.parametrize("how", ["personalise", "stacked", "nested_choice"])
+def test_no_model_predicts_rows_that_it_was_fitted_on(how):
+    data = people(1.0, 0.0, seed=1, n_workers=9, n=6).with_columns(number=pl.col("query").cast(pl.Float64) + 1)
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    model, grid = Forgetful(), {"C": [0.1, 1.0]}
+    if how == "personalise":
+        rw.personalise(data, folds, model, ["number"], ["z"], name="own", grid=grid)
+    elif how == "stacked":
+        rw.stacked(data, folds, "unseen_worker", {"one": (model, ["number"])}, name="stack", window="reading")
+    else:
+        rw.nested_choice(data, folds, "unseen_worker", {"one": (model, grid, ["number"])}, window="reading", n_jobs=1)
 
 
 # -- personal style
@@ -379,14 +415,6 @@ def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
 # -- reading maps
 
 
-@given(st.text(alphabet="ab .!?\n-", min_size=1, max_size=120))
-@settings(max_examples=60, deadline=None)
-def test_spans_cover_a_text_without_overlap(text):
-    spans = rw.sentence_spans(text)
-    assert all(a < b for a, b in spans) and all(b == c for (_, b), (c, _) in zip(spans, spans[1:]))
-    assert not text[spans[-1][1] :].strip() and (not text.strip() or not text[: spans[0][0]].strip())
-
-
 def test_reading_map_points_at_what_was_dwelt_on_and_flips_with_the_swap():
     pairs = pl.DataFrame(
         {
@@ -396,16 +424,50 @@ def test_reading_map_points_at_what_was_dwelt_on_and_flips_with_the_swap():
             "response_2": ["Nothing much to be said here. Nor is there here."],
         }
     )
-    texts = rw.map_texts(pairs)
-    axes = {t: np.array([float("ships" in t), float("cats" in t), 0.1]) for t in texts}
     dwell = pl.DataFrame(
         {"query": [1, 1, 1], "response": [1, 1, 2], "char": [5, 40, 3], "dt_ms": [900.0, 100.0, 500.0]}
     )
-    on_ships = rw.reading_maps(pairs, dwell, axes)
+    read = rw.read_sentences(pairs, dwell)
+    assert read.select("response", "sentence", "dwell_ms").rows() == [(1, 0, 900), (1, 1, 100), (2, 0, 500), (2, 1, 0)]
+    axes = {t: np.array([float("ships" in t), float("cats" in t), 0.1]) for t in rw.map_texts(pairs, read)}
+    on_ships = rw.reading_maps(pairs, read, axes)
     assert on_ships["map_relevance"][0] == pytest.approx(0.4)
+    even, weights = np.log(2), np.array([0.9, 0.1])
+    assert on_ships["map_spread"][0] == pytest.approx(-(weights * np.log(weights)).sum() / even - 0)
     swapped = pairs.rename({"response_1": "response_2", "response_2": "response_1"})
-    other = rw.reading_maps(swapped, dwell.with_columns(response=3 - pl.col("response")), axes)
+    other = rw.reading_maps(
+        swapped, rw.read_sentences(swapped, dwell.with_columns(response=3 - pl.col("response"))), axes
+    )
     assert np.allclose(on_ships.drop("query").to_numpy(), -other.drop("query").to_numpy())
+
+
+def test_an_answer_without_a_look_has_no_map_and_needs_no_embedding():
+    pairs = pl.DataFrame(
+        {
+            "query": [1, 2],
+            "question": ["ships?"] * 2,
+            "response_1": ["All about ships."] * 2,
+            "response_2": ["Only about cats."] * 2,
+        }
+    )
+    dwell = pl.DataFrame({"query": [1], "response": [1], "char": [5], "dt_ms": [80.0]})
+    read = rw.read_sentences(pairs, dwell)
+    assert rw.map_texts(pairs, read) == ["ships?", "All about ships."]
+    maps = rw.reading_maps(pairs, read, {"ships?": np.eye(2)[0], "All about ships.": np.eye(2)[1]})
+    assert (maps.drop("query").row(1) == np.zeros(4)).all() and maps.drop("query").row(0) == (0, 1, 0, 0)
+
+
+def test_embeddings_are_kept_by_text_and_a_torn_file_is_made_anew(tmp_path):
+    texts = ["Ships drop an anchor.", "In ice they wait."]
+    fresh = rw.embed_texts(texts, tmp_path)
+    (kept,) = tmp_path.glob("*.npy")
+    assert np.allclose(np.linalg.norm(fresh, axis=1), 1, atol=1e-3) and fresh[0] @ fresh[1] < 0.9
+    assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
+    np.save(kept, np.full((1, 384), np.nan, np.float16))
+    assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
+    rw.embed_texts(texts[::-1], tmp_path)
+    rw.embed_texts(texts, tmp_path, max_tokens=3)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
 
 
 # -- what drives
@@ -428,3 +490,61 @@ def test_importance_and_dependence_name_the_driver():
     curve = rw.partial_dependence(data, rw.SignedLogistic(), ["x0", "x1"], ["x0", "x1"], n_refits=15)
     steep, flat = (curve.filter(pl.col("column") == c)["p"] for c in ("x0", "x1"))
     assert steep[-1] - steep[0] > 0.5 > 0.2 > abs(flat[-1] - flat[0])
+
+
+def test_worker_means_are_means_of_rows():
+    values, worker = np.arange(12.0).reshape(6, 2) - 4, np.array(list("aabbbc"))
+    found = rw.worker_means(values, worker, 400)
+    assert np.allclose(found["value"], values.mean(axis=0)) and (found["ci_low"] <= found["value"]).all()
+    assert found["share_of_workers"].to_list() == [2 / 3, 2 / 3]
+
+
+# -- the study's steps and what is drawn
+
+
+def test_steps_fall_to_one_half_on_shuffled_labels_only_where_nothing_leaks(planted):
+    _, data, blocks, folds = planted["strong"]
+    rng = np.random.default_rng(0)
+    noise = {f"n{i}": rng.normal(size=data.height) for i in range(150)}
+    table = data.select("query", "worker", "task", "y").with_columns(**noise)
+    steps = rw.Steps(table, table, list(noise), data, blocks)
+    mixed = steps.shuffled(np.random.default_rng(1))
+    for frame, before in ((mixed.full, steps.full), (mixed.honest, steps.honest)):
+        both = before.join(frame, on="query", suffix="_new")
+        assert (both["y"] != both["y_new"]).mean() > 0.2
+        assert both.group_by("worker").agg(same=pl.col("y").sum() == pl.col("y_new").sum())["same"].all()
+    assert mixed.full.select("query", "y").equals(mixed.honest.sort("query").select("query", "y"))
+    null = rw.steps_null(steps, folds, [rw.PAPER_SEED], n_null=2, n_jobs=1)
+    assert list(null)[2] == "50 features chosen on all rows" and len(null) == 9
+    assert null["50 features chosen on all rows"].mean() > 0.56
+    assert abs(null["text alone"].mean() - 0.5) < 0.07 and abs(null["workers held out"].mean() - 0.5) < 0.07
+
+
+def test_figures_draw_what_the_data_say():
+    rows = pl.DataFrame(
+        {
+            "model": ["text", "all"],
+            "window": ["reading", "full"],
+            "split": ["random", "unseen_worker"],
+            "value": [0.6, 0.55],
+            "ci_low": [0.5, 0.5],
+            "ci_high": [0.7, 0.65],
+        }
+    )
+    drawn = [(*trace.x, trace.error_x.array[0]) for trace in rw.ablation_figure(rows).data if len(trace.x)]
+    assert drawn == [(0.6, pytest.approx(0.1)), (0.55, pytest.approx(0.1))]
+    steps = rows.select(pl.Series("step", ["one", "two"]), "value", "ci_low", "ci_high", null=pl.lit(0.51))
+    assert rw.waterfall_figure(steps).data[-1].x == (0.51, 0.51)
+    null = rw.null_figure({"text": (0.6, np.array([0.4, 0.5]))})
+    assert list(null.data[0].x) == [0.4, 0.5] and null.layout.shapes[0].x0 == 0.6
+    curve = rows.select("model", "value", "ci_low", "ci_high", own_labels=pl.lit("0"))
+    assert [trace.y for trace in rw.personal_figure(curve).data] == [(0.6,), (0.55,)]
+    importance = pl.DataFrame(
+        {"group": ["length", "gaze, order"], "value": [2.0, 1.0], "ci_low": [1.0, 0], "ci_high": [3.0, 2]}
+    )
+    assert sorted(rw.importance_figure(importance).data[0].x) == [1, 2]
+    bend = pl.DataFrame(
+        {"column": ["text_length"] * 2, "x": [0.0, 1], "p": [0.4, 0.6], "ci_low": [0.3, 0.5], "ci_high": [0.5, 0.7]}
+    )
+    band, line = rw.dependence_figure(bend).data
+    assert line.y == (0.4, 0.6) and band.y == (0.5, 0.7, 0.5, 0.3)
