@@ -390,7 +390,7 @@ def test_keys_stay_in_the_environment(tmp_path, monkeypatch):
 
 # 13 trajectories were taken as they came
 BAD_ROWS = [
-    sample(x=float(1e9)),
+    sample(x=1e9),
     sample(t=-1.0),
     sample(modality="keyboard"),
     sample(face=2),
