@@ -1,4 +1,5 @@
-"""Tokens a second of twins' fine-tuning and DPO, and the share of training time outside forward and backward passes (target: under 25 %).
+"""Tokens a second of twins' fine-tuning and DPO, and the share of training time outside forward and backward passes
+(target: under 25 %).
 
 python benchmarks/dpo.py [MODEL ...]
 """

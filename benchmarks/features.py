@@ -2,11 +2,12 @@
 
     python benchmarks/features.py [--archive FILE] [--processes 2] [--workers 48] [--loop-tasks 25]
 
-With an archive (or IFLLM_ARCHIVE) it times the release; without one, a simulated study. Ratios are within one run, and of processor time, so that
-other work on the machine does not tilt them. The loop (slow_features.py) makes the same features row by row, in as many processes: matching, phases
-and all features of the registry. Neither way's time has in it what the loop is given: the parsed rows (benchmarks/parse.py compares that), the ends
-of the windows, and pymovements' fixations and reading measures (the line says what the fast way takes with the last two, too); nor the writing of
-the table, which the loop does not do.
+With an archive (or IFLLM_ARCHIVE) it times the release; without one, a simulated study. Ratios are within one run,
+and of processor time, so that other work on the machine does not tilt them. The loop (slow_features.py)
+makes the same features row by row, in as many processes: matching, phases and all features of the registry.
+Neither way's time has in it what the loop is given: the parsed rows (benchmarks/parse.py compares that),
+the ends of the windows, and pymovements' fixations and reading measures (the line says what the fast way takes with the
+last two, too); nor the writing of the table, which the loop does not do.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def parse(files):
 
 
 def one(job):
-    """All of some recordings: parse, match, cut, fixations, features into a file. Gives the rows of both kinds, and the processor seconds of parsing and writing, of what the loop is given and of what it does."""
+    """All of some recordings: parse, match, cut, fixations, features into a file. Gives the rows of both kinds,
+    and the processor seconds of parsing and writing, of what the loop is given and of what it does."""
     files, queries, out = job
     start = time.process_time()
     rel, page = parse(files)
@@ -92,13 +94,17 @@ def one(job):
 
 
 def table(folder, processes, out):
-    """The feature table of a dataset folder, in files below `out`: (rows of both kinds, seconds, processor seconds of everything, of what the loop is given and does, and of what it does, peak MB of all processes together)."""
+    """The feature table of a dataset folder, in files below `out`: (rows of both kinds, seconds,
+    processor seconds of everything, of what the loop is given and does, and of what it does,
+    peak MB of all processes together).
+    """
     start, own_start = time.perf_counter(), time.process_time()
     out.mkdir()
     files, queries = inventory(folder)
     size = {path: Path(path).stat().st_size for path in files["path"]}
     files = files.with_columns(bytes=pl.col("path").replace_strict(size, return_dtype=pl.Int64)).sort("worker", "task")
-    # nothing reaches from one task into another: tasks are handed out in parts of about the same size, whoever's they are
+    # nothing reaches from one task into another: tasks are handed out in parts of about the same size, whoever's they
+    # are
     parts = files.with_columns(part=pl.col("bytes").cum_sum() // PART_BYTES).with_columns(
         part=pl.col("part").min().over("worker", "task")
     )

@@ -1,9 +1,12 @@
-"""Archive to Parquet: the vectorised parser beside a plain loop over rows with the same rules, on the same files in the same run.
+"""Archive to Parquet: the vectorised parser beside a plain loop over rows with the same rules,
+on the same files in the same run.
 
     python benchmarks/parse.py [--archive FILE] [--share 1.0]
 
-Prints seconds, CPU seconds (of all threads, imports included), rows/s and peak memory of each, and checks that both find the same rows. Each measurement runs in a process of its own. With `--share` below 1
-only that share of the participants is taken, for both. Set-up (imports, fetching) is not timed; reading, parsing, checking and writing Parquet are.
+Prints seconds, CPU seconds (of all threads, imports included), rows/s and peak memory of each,
+and checks that both find the same rows. Each measurement runs in a process of its own.
+With `--share` below 1 only that share of the participants is taken, for both. Set-up (imports, fetching) is not timed;
+reading, parsing, checking and writing Parquet are.
 """
 
 import argparse

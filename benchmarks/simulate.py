@@ -2,9 +2,10 @@
 
     python benchmarks/simulate.py [WORKERS ...]
 
-Every worker does one task, so that sizes differ by number of workers alone. Small sizes are run several times, with other seeds, and the mean counts, so
-that each figure rests on a thousand workers at least. Cost is processor time of the program's own; the system's, mostly for writing files, is beside it
-and depends on how much of a study fits the disk's cache. Files go to a temporary folder and are removed.
+Every worker does one task, so that sizes differ by number of workers alone. Small sizes are run several times,
+with other seeds, and the mean counts, so that each figure rests on a thousand workers at least.
+Cost is processor time of the program's own; the system's, mostly for writing files, is beside it and depends on how
+much of a study fits the disk's cache. Files go to a temporary folder and are removed.
 """
 
 import json

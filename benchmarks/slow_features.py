@@ -1,8 +1,8 @@
 """Matching and features row by row in plain Python: slow, obvious, and the check of the fast ones.
 
-One behaviour sample is a dict, one query is a dict; nothing is vectorised and nothing is shared with `ifllm`. The tests compare its numbers
-with `ifllm.recording.features` to 1e-9, and `benchmarks/features.py` compares the time per row. Three things are given to it: the windows' ends, the width
-of the page and pymovements' reading measures.
+One behaviour sample is a dict, one query is a dict; nothing is vectorised and nothing is shared with `ifllm`.
+The tests compare its numbers with `ifllm.recording.features` to 1e-9, and `benchmarks/features.py` compares the time
+per row. Three things are given to it: the windows' ends, the width of the page and pymovements' reading measures.
 """
 
 import bisect
@@ -79,7 +79,8 @@ def match(rows, queries):
 
 
 def stand(rows):
-    """Add how long each row of a file stands for: until the next one, and one median step where the eyes were lost in between."""
+    """Add how long each row of a file stands for: until the next one, and one median step where the eyes were lost in
+    between."""
     steps = [b["epoch_ms"] - a["epoch_ms"] for a, b in zip(rows, rows[1:])]
     usual = statistics.median([s for s in steps if s > 0] or [0])
     for row, step in zip(rows, steps + [0]):
@@ -88,7 +89,8 @@ def stand(rows):
 
 
 def add_phases(rows):
-    """Add the phase of each matched row of a task: whether text of its query was looked at before and after, and how long in between."""
+    """Add the phase of each matched row of a task: whether text of its query was looked at before and after,
+    and how long in between."""
     seen = {}
     for row in rows:
         if row["char"] is not None:
@@ -317,7 +319,8 @@ def our_text(text):
 
 
 def our_clock(rows):
-    """Where the time of one modality's rows of a query went; a moment of a pairwise task is a row of either side and counts half in each."""
+    """Where the time of one modality's rows of a query went; a moment of a pairwise task is a row of either side and
+    counts half in each."""
     if not rows:
         return {}
     clock = [r["dt_ms"] if r["side"] == "single" else r["dt_ms"] / 2 for r in rows]
@@ -431,7 +434,8 @@ def of_texts(query):
 
 
 def of_window(rows, page, query, span, cut, width, measures):
-    """All features of one query in one window; `cut` is None where the study takes its whole recording. Rows are the task's, matched and with phases."""
+    """All features of one query in one window; `cut` is None where the study takes its whole recording.
+    Rows are the task's, matched and with phases."""
     pairwise = query["mode"] == "pairwise"
     sides = {"left": "A", "right": "B"} if pairwise else {"single": "A"}
     out, green, entries, texts = {"window_s": (span[1] - span[0]) / 1000}, 0, 0, {}

@@ -2,8 +2,10 @@
 
     python benchmarks/study.py [--participants 200] [--seconds 30] [--batch-s 2] [--database URL]
 
-The site runs as `ifllm study serve` runs it, in a process of its own; the participants are requests as the browser sends them, evenly spread in
-time. One batch in fifty is sent twice. On a machine busy with other work put `chrt -r 5` before the command, or the bounds measure that work. Exit code 1 when a row is lost, or the 99th percentile or the memory is out of bounds.
+The site runs as `ifllm study serve` runs it, in a process of its own; the participants are requests as the browser
+sends them, evenly spread in time. One batch in fifty is sent twice. On a machine busy with other work put `chrt -r 5`
+before the command, or the bounds measure that work. Exit code 1 when a row is lost, or the 99th percentile or the
+memory is out of bounds.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""No import runs up from a lower room to a higher one, and none in a circle; read from the source, so that imports inside functions count."""
+"""No import runs up from a lower room to a higher one, and none in a circle; read from the source,
+so that imports inside functions count."""
 
 import ast
 import graphlib

@@ -91,7 +91,8 @@ class RobustDPOTrainer(DPOTrainer):
     alpha
         Weight of the negative log-likelihood of the chosen answer.
     nll
-        "sum" over the answer's tokens, then a mean over pairs (the study), or "mean" over all tokens of the batch (TRL).
+        "sum" over the answer's tokens, then a mean over pairs (the study), or "mean" over all tokens of the batch
+        (TRL).
     max_noise
         Upper clamp of the noise rate.
 
@@ -183,8 +184,8 @@ def encode_prompts(
     cue = encode([as_prompt("\x00", tokenizer, template).rpartition("\x00")[2]])[0]
     if len(cue) >= max_prompt_length:
         raise InputError(
-            f"setting dpo_max_prompt_length = {max_prompt_length} leaves no room for a question: the cue to answer alone "
-            f"has {len(cue)} tokens"
+            f"setting dpo_max_prompt_length = {max_prompt_length} leaves no room for a question: the cue to answer "
+            f"alone has {len(cue)} tokens"
         )
     fits = lambda ids, after: len(ids) + after <= max_length or len(ids) <= max_prompt_length
     cut = lambda ids: ids[: max_prompt_length - len(cue)] + cue
@@ -267,10 +268,10 @@ _RANGES = {  # name -> kind, bounds that a value lies between, and values allowe
 class Recipe:
     """How a model is trained and asked; each field is the setting `dpo_<field>`.
 
-    Lengths are in tokens. `method` is "full" or "lora", `precision` "fp32" or "bf16", `nll` "sum" (study) or "mean" (TRL), `sft_targets`
-    "both" answers of a pair (study) or the "chosen" one, `template` "plain" (study) or "chat". `pairs` and `prompts` cap how many pairs are
-    trained on and how many questions are asked; 0 is all. `save_steps` above 0 writes a checkpoint every so many steps, from which an
-    interrupted run resumes.
+    Lengths are in tokens. `method` is "full" or "lora", `precision` "fp32" or "bf16", `nll` "sum" (study)
+    or "mean" (TRL), `sft_targets` "both" answers of a pair (study) or the "chosen" one, `template` "plain" (study)
+    or "chat". `pairs` and `prompts` cap how many pairs are trained on and how many questions are asked; 0 is all.
+    `save_steps` above 0 writes a checkpoint every so many steps, from which an interrupted run resumes.
     """
 
     method: str = "full"
@@ -318,7 +319,7 @@ class Recipe:
             )
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Recipe":
+    def of(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe among settings (or the variables of a notebook), whose names begin with `dpo_`."""
         return cls(**{f.name: values[f"dpo_{f.name}"] for f in fields(cls) if f"dpo_{f.name}" in values})
 
@@ -344,7 +345,8 @@ def check_available(llm: LLM) -> None:
         ) from None
     if status in (401, 403):
         raise InputError(
-            f"model {llm.key}: the hub refuses {llm.hub_id} ({status}); accept its licence on its page and run `hf auth login`"
+            f"model {llm.key}: the hub refuses {llm.hub_id} ({status}); accept its licence on its page and run `hf "
+            f"auth login`"
         )
     if status >= 400:
         raise InputError(
@@ -362,7 +364,8 @@ def available_gib() -> tuple[float, str]:
 
 
 def check_fits(key: str, recipe: Recipe) -> None:
-    """Raise an `InputError` if a model surely does not fit: its estimate is 1.5 times the free memory of all processes' devices."""
+    """Raise an `InputError` if a model surely does not fit: its estimate is 1.5 times the free memory of all processes'
+    devices."""
     need = memory_gib(
         key,
         recipe.method,
@@ -378,8 +381,9 @@ def check_fits(key: str, recipe: Recipe) -> None:
     if need > 1.5 * free:
         lora = memory_gib(key, "lora", "bf16", recipe.batch_size, recipe.max_length, True)
         raise InputError(
-            f"model {key} needs about {need:.0f} GiB ({recipe.method}, {recipe.precision}) and {device} has {free:.0f} GiB free; "
-            f"set dpo_method = lora (about {lora:.0f} GiB) or share it over GPUs (workflow/accelerate/fsdp.yaml)"
+            f"model {key} needs about {need:.0f} GiB ({recipe.method}, {recipe.precision}) and {device} has "
+            f"{free:.0f} GiB free; set dpo_method = lora (about {lora:.0f} GiB) or share it over GPUs "
+            f"(workflow/accelerate/fsdp.yaml)"
         )
 
 # %% ../../nbs/11_dpo.ipynb #3b5a9f74
@@ -404,7 +408,8 @@ def memory_errors(key: str):
 
 # %% ../../nbs/11_dpo.ipynb #248273b0
 def load_model(key: str, recipe: Recipe, texts: Sequence[str], seed: int):
-    """Model and tokenizer of a registry key: from the hub, or the twin, initialised from `seed` with a tokenizer trained on `texts`.
+    """Model and tokenizer of a registry key: from the hub, or the twin, initialised from `seed` with a tokenizer
+    trained on `texts`.
 
     Raises
     ------
@@ -422,7 +427,8 @@ def load_model(key: str, recipe: Recipe, texts: Sequence[str], seed: int):
         tokenizer = AutoTokenizer.from_pretrained(llm.hub_id)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        # a full fine-tune keeps float32 weights (autocast computes in bf16): RMSprop's steps of 5e-7 vanish in bf16's eight bits
+        # a full fine-tune keeps float32 weights (autocast computes in bf16): RMSprop's steps of 5e-7 vanish in bf16's
+        # eight bits
         dtype = torch.bfloat16 if recipe.precision == "bf16" and recipe.method == "lora" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(llm.hub_id, dtype=dtype)
     return model, tokenizer
@@ -527,7 +533,8 @@ def whole_checkpoint(folder: Path) -> str | None:
 def _train(trainer, folder: Path, label: str):
     """Train, from the last whole checkpoint in `folder` if an interrupted run left one.
 
-    LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it, through `folder`.
+    LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it,
+    through `folder`.
     """
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -729,7 +736,8 @@ ANSWER_SCHEMA = dict(
 
 # %% ../../nbs/11_dpo.ipynb #5f4340f7
 def sft_texts(preferences: pl.DataFrame, source: str, recipe: Recipe) -> pl.DataFrame:
-    """Distinct training answers (`prompt`, `answer`): both of every pair, or those that `source` chose. Sorted, so that labels do not order them."""
+    """Distinct training answers (`prompt`, `answer`): both of every pair, or those that `source` chose. Sorted,
+    so that labels do not order them."""
     train = preferences.filter(pl.col("fold") == "train")
     if recipe.sft_targets == "chosen":
         train = train.filter(pl.col("source") == source)
@@ -742,7 +750,8 @@ def sft_texts(preferences: pl.DataFrame, source: str, recipe: Recipe) -> pl.Data
 def draw_prompts(queries: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """Questions to ask the trained models, as the study: of pointwise queries, whose topics no training pair has.
 
-    One permutation, of which `n` are the head, so that the first 50 of 300 are the 50. Failed and excluded queries and repeated questions are left out.
+    One permutation, of which `n` are the head, so that the first 50 of 300 are the 50. Failed and excluded queries and
+    repeated questions are left out.
 
     Returns
     -------
@@ -785,7 +794,8 @@ def job_key(stage: str, key: str, *parts: Any) -> str:
 
 
 def _weights(key: str) -> list:
-    """What tells one state of a model's files from another: names, sizes and times of a folder, or the hub's revision."""
+    """What tells one state of a model's files from another: names, sizes and times of a folder,
+    or the hub's revision."""
     from huggingface_hub import try_to_load_from_cache
 
     llm, twin = find_llm(key)
@@ -928,7 +938,8 @@ def run_job(
     Parameters
     ----------
     preferences
-        As 10_preferences writes them: `prompt`, `chosen`, `rejected`, `noise_rate`, `source`, `worker`, `query`, `fold`.
+        As 10_preferences writes them: `prompt`, `chosen`, `rejected`, `noise_rate`, `source`, `worker`, `query`,
+        `fold`.
     prompts
         As `draw_prompts` returns them.
     key, source
@@ -938,8 +949,8 @@ def run_job(
 
     Returns
     -------
-    The outcome. A model that is missing or does not fit, or pairs that cannot be used, are an outcome too, with `failure`
-    as its one line, so that other jobs go on.
+    The outcome. A model that is missing or does not fit, or pairs that cannot be used, are an outcome too,
+    with `failure` as its one line, so that other jobs go on.
     """
     try:
         train, test, answers = job_pairs(preferences, prompts, source, recipe, seed)
@@ -1021,7 +1032,8 @@ def answers_table(answers: pl.DataFrame, n: int = 3) -> pl.DataFrame:
 
 # %% ../../nbs/11_dpo.ipynb #eb4483ff
 def job_table(key: str, source: str, outcome: Outcome) -> pl.DataFrame:
-    """What a job was and what came of it, one row: model, label source, steps of either stage, and why it did not run."""
+    """What a job was and what came of it, one row: model, label source, steps of either stage,
+    and why it did not run."""
     steps = dict(outcome.log.group_by("stage").agg(pl.col("step").max()).iter_rows())
     return pl.DataFrame(
         {

@@ -57,7 +57,8 @@ def heldout_scores(heldout: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0
 
     Returns
     -------
-    `llm` ("all" for the mean over models), `source`, `value`, `ci_low`, `ci_high`, `n` (pairs), `n_workers`. A tie counts half.
+    `llm` ("all" for the mean over models), `source`, `value`, `ci_low`, `ci_high`, `n` (pairs), `n_workers`.
+    A tie counts half.
     """
     graded = _graded(heldout)
     groups = [
@@ -233,7 +234,8 @@ class Judge:
 class VerdictCache:
     """Replies by content hash in a file of JSON lines: appended as they come, so that a cut-off collection goes on.
 
-    Text is escaped to ASCII, so that whatever a reply holds (line separators, half a surrogate pair), it stays on its line.
+    Text is escaped to ASCII, so that whatever a reply holds (line separators, half a surrogate pair),
+    it stays on its line.
     """
 
     def __init__(self, path: Path):
@@ -259,7 +261,8 @@ class VerdictCache:
 
 # %% ../../nbs/12_judge.ipynb #3b8ce551
 def estimate_cost(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) -> dict[str, float]:
-    """Requests not yet in the cache, their tokens (a token being about 3.5 characters) and the cost of asking them, in US dollars.
+    """Requests not yet in the cache, their tokens (a token being about 3.5 characters) and the cost of asking them,
+    in US dollars.
 
     The reply is counted at its full `max_tokens`, so the estimate is an upper one.
     """
@@ -282,7 +285,8 @@ def _messages(requests: pl.DataFrame) -> Iterator[list[dict[str, str]]]:
 def ask(
     judge: Judge, client: httpx.Client, messages: list[dict[str, str]], sleep: Callable[[float], None] = time.sleep
 ) -> tuple[str, dict]:
-    """One reply and its token counts. Busy servers, time-outs and broken answers are tried again, waiting longer each time.
+    """One reply and its token counts. Busy servers, time-outs and broken answers are tried again,
+    waiting longer each time.
 
     Raises
     ------
@@ -301,7 +305,8 @@ def ask(
             )
             if response.status_code in (400, 401, 403, 404, 422):
                 raise InputError(
-                    f"judge {judge.model} at {judge.endpoint}: refused with {response.status_code} {response.text[:120]!r}; check endpoint, model and IFLLM_JUDGE_KEY"
+                    f"judge {judge.model} at {judge.endpoint}: refused with {response.status_code} "
+                    f"{response.text[:120]!r}; check endpoint, model and IFLLM_JUDGE_KEY"
                 )
             response.raise_for_status()
             value = response.json()
@@ -315,7 +320,8 @@ def ask(
         if attempt + 1 < judge.tries:
             sleep(wait)
     raise InputError(
-        f"judge {judge.model} at {judge.endpoint}: no reply after {judge.tries} tries (last: {fault}); what was collected is kept, run it again to go on"
+        f"judge {judge.model} at {judge.endpoint}: no reply after {judge.tries} tries (last: {fault}); what was "
+        f"collected is kept, run it again to go on"
     )
 
 # %% ../../nbs/12_judge.ipynb #d598e8c0
@@ -352,7 +358,8 @@ def collect(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) -> None:
 
 # %% ../../nbs/12_judge.ipynb #5df00d63
 def verdicts_frame(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) -> pl.DataFrame:
-    """Replies as a frame: the keys of `requests`, `asked` (a reply is there), `readable`, `dpo_wins` (1, 0.5, 0), `a_wins`, `dpo_score`, `sft_score`."""
+    """Replies as a frame: the keys of `requests`, `asked` (a reply is there), `readable`, `dpo_wins` (1, 0.5, 0),
+    `a_wins`, `dpo_score`, `sft_score`."""
     rows = []
     for row, messages in zip(requests.iter_rows(named=True), _messages(requests)):
         entry = cache.replies.get(judge.cache_key(messages))
@@ -396,7 +403,8 @@ def count_words(text: str) -> int:
 
 # %% ../../nbs/12_judge.ipynb #fc71bffb
 def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
-    """One row a pair of answers: `llm`, `source`, `index`, `dpo_wins` in 0..1, scores, `extra_words` (DPO over fine-tuning).
+    """One row a pair of answers: `llm`, `source`, `index`, `dpo_wins` in 0..1, scores, `extra_words` (DPO over
+    fine-tuning).
 
     Pairs lacking a readable verdict in either order are left out; equal answers are a tie.
     """
@@ -418,7 +426,8 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/12_judge.ipynb #96903dbf
 def position_bias(verdicts: pl.DataFrame) -> dict[str, float]:
-    """How often the answer in position A wins (0.5 without bias), how often the two orders agree, and the share of replies that cannot be read."""
+    """How often the answer in position A wins (0.5 without bias), how often the two orders agree,
+    and the share of replies that cannot be read."""
     read = verdicts.filter("readable")
     pairs = (
         read.group_by("llm", "source", "index")
@@ -509,7 +518,8 @@ def _with_interval(by_model: list[np.ndarray]) -> tuple[float, float, float]:
 
 # %% ../../nbs/12_judge.ipynb #363f53cd
 def source_tests(results: pl.DataFrame, n_permutations: int = 4000, seed: int = 0) -> pl.DataFrame:
-    """Paired tests between label sources: for each question the mean over models, signs flipped at random; Holm's correction over all pairs of sources.
+    """Paired tests between label sources: for each question the mean over models, signs flipped at random;
+    Holm's correction over all pairs of sources.
 
     Returns
     -------
@@ -635,7 +645,8 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
         known = keys.get(line.get("row"))
         if known is None:
             raise InputError(
-                f"{name}: row {line.get('row')!r} is not in {Path(key).name}; use the key that was written with this sheet"
+                f"{name}: row {line.get('row')!r} is not in {Path(key).name}; use the key that was written with this "
+                f"sheet"
             )
         said = {item: _whole(line, item, *span, name) for item, span in _LIMITS.items()}
         dpo, sft = ("a", "b") if known["dpo_is"] == "a" else ("b", "a")
@@ -683,7 +694,8 @@ def krippendorff_alpha(values: Sequence[Sequence[float | None]], level: str = "o
 
     Notes
     -----
-    Krippendorff (2011), Computing Krippendorff's alpha-reliability. Raters are exchangeable, so it does not matter who is the first.
+    Krippendorff (2011), Computing Krippendorff's alpha-reliability. Raters are exchangeable,
+    so it does not matter who is the first.
     """
     units = [[v for v in unit if v is not None] for unit in values]
     units = [unit for unit in units if len(unit) > 1]
@@ -715,12 +727,14 @@ def krippendorff_alpha(values: Sequence[Sequence[float | None]], level: str = "o
 def analyse_ratings(ratings: pl.DataFrame) -> pl.DataFrame:
     """Effect of DPO on each item, with crossed random effects of question and rater, and raters' agreement.
 
-    The comparison is modelled as an intercept for each source; the other items as DPO's minus fine-tuning's value. Intervals are of a linear mixed model
-    (statsmodels) with variance components for question and rater, so that two raters of one question are not two questions.
+    The comparison is modelled as an intercept for each source; the other items as DPO's minus fine-tuning's value.
+    Intervals are of a linear mixed model (statsmodels) with variance components for question and rater,
+    so that two raters of one question are not two questions.
 
     Returns
     -------
-    `source`, `item`, `effect`, `low`, `high`, `p_value`, `p_holm`, `alpha` (Krippendorff's, ordinal), `n` (ratings), `questions`.
+    `source`, `item`, `effect`, `low`, `high`, `p_value`, `p_holm`, `alpha` (Krippendorff's, ordinal), `n` (ratings),
+    `questions`.
     """
     import warnings
 
@@ -842,7 +856,8 @@ def winrate_figure(rates: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/12_judge.ipynb #67779093
 def judge_of(settings, key: str | None = None) -> Judge:
-    """The judge that the `judge_*` settings describe; its key comes from the environment's IFLLM_JUDGE_KEY, never from a file."""
+    """The judge that the `judge_*` settings describe; its key comes from the environment's IFLLM_JUDGE_KEY,
+    never from a file."""
     names = (
         "endpoint",
         "model",
@@ -861,7 +876,8 @@ def judge_of(settings, key: str | None = None) -> Judge:
 
 
 def worth_judging(answers: pl.DataFrame, prompts: int = 0, twins: bool = False) -> pl.DataFrame:
-    """Answers to put to a judge or to people: to the first `prompts` questions (0 is all), of real models, and of twins only if asked for, since a twin's are not English."""
+    """Answers to put to a judge or to people: to the first `prompts` questions (0 is all), of real models,
+    and of twins only if asked for, since a twin's are not English."""
     return answers.filter((pl.col("index") < prompts) | (prompts == 0), ~pl.col("llm").str.ends_with("_twin") | twins)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -52,7 +52,8 @@ class LLM:
     lora_targets: str = "all-linear"
 
     def architecture(self, twin: bool = False, **extra) -> transformers.PretrainedConfig:
-        """The configuration, with the true sizes or the twin's (whose tokenizer has the end of text as token 0 and padding as 1)."""
+        """The configuration, with the true sizes or the twin's (whose tokenizer has the end of text as token 0 and
+        padding as 1)."""
         own = dict(self.twin_sizes, bos_token_id=0, eos_token_id=0, pad_token_id=1) if twin else {}
         return getattr(transformers, self.config)(**{**self.sizes, **own, **extra})
 
@@ -174,7 +175,7 @@ def llm_label(name: str) -> str:
     return f"{llm.label} (twin)" if twin else llm.label
 
 # %% ../../nbs/alignment/models.ipynb #5a2a29fb
-@lru_cache(maxsize=None)
+@cache
 def count_parameters(key: str) -> int:
     """Parameters of a registry key, counted on the architecture without allocating it."""
     llm, twin = find_llm(key)
@@ -198,8 +199,8 @@ def memory_gib(
     Parameters
     ----------
     method
-        "full": weights, gradients and RMSprop's one moment in float32, and a frozen reference. "lora": frozen weights and adapters, the
-        reference being the model with its adapters off.
+        "full": weights, gradients and RMSprop's one moment in float32, and a frozen reference. "lora":
+        frozen weights and adapters, the reference being the model with its adapters off.
     precision
         "fp32", or "bf16": activations (and frozen weights) in two bytes.
     batch_size, length
@@ -207,8 +208,9 @@ def memory_gib(
 
     Notes
     -----
-    Activations: about 16 numbers for each token, layer and hidden unit without checkpointing (attention is not materialised), 2 with; the log-probabilities are
-    computed in tiles, which are counted as 256 tokens of logits in float32.
+    Activations: about 16 numbers for each token, layer and hidden unit without checkpointing (attention is not
+    materialised), 2 with; the log-probabilities are computed in tiles, which are counted as 256 tokens of logits in
+    float32.
     """
     llm, twin = find_llm(key)
     shape, n, frozen = llm.architecture(twin), count_parameters(key), 2 if precision == "bf16" else 4
@@ -223,7 +225,8 @@ def memory_gib(
 
 # %% ../../nbs/alignment/models.ipynb #9b95d57d
 def registry_table() -> pl.DataFrame:
-    """The registry as a frame: model, hub id, parameters in billions, the twin's in millions, and memory by method and precision."""
+    """The registry as a frame: model, hub id, parameters in billions, the twin's in millions,
+    and memory by method and precision."""
     return pl.DataFrame(
         [
             {

@@ -140,7 +140,7 @@ class Labels:
         """Probability that the predicted side is wrong."""
         return 1 - np.where(self.side > 0, self.p_right, 1 - self.p_right)
 
-    def reversed(self) -> "Labels":
+    def reversed(self) -> Labels:
         """The same labels in the hands of a loader that mistakes right for left."""
         return Labels(-self.side, 1 - self.p_right)
 
@@ -228,7 +228,8 @@ def copies(model, n: int) -> dict[str, torch.Tensor]:
 
 
 def for_each(model, function: Callable, parameters: dict[str, torch.Tensor], *shared: torch.Tensor) -> torch.Tensor:
-    """(copies, ...) `function(forward, *shared)` for each copy of a model: `forward` is the model with its parameters."""
+    """(copies, ...) `function(forward, *shared)` for each copy of a model: `forward` is the model with its
+    parameters."""
     of_one = lambda own, *rest: function(lambda **inputs: functional_call(model, own, kwargs=inputs), *rest)
     return vmap(of_one, in_dims=(0, *[None] * len(shared)))(parameters, *shared)
 
@@ -270,7 +271,8 @@ def pack(tokens: torch.Tensor) -> Packed:
 def packed_logprobs(model, parameters: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
     """(copies, n) log-probabilities of answers: `for_each(model, logprobs, parameters, tokens)`, faster.
 
-    Its layers are those of transformers' Qwen3: RMS norm, attention with normed and rotated queries and keys, gated MLP.
+    Its layers are those of transformers' Qwen3: RMS norm, attention with normed and rotated queries and keys,
+    gated MLP.
     """
     batch, eps = pack(tokens), model.config.rms_norm_eps
     of = lambda name: parameters[f"model.{name}.weight"]

@@ -53,7 +53,8 @@ def worker_mean(
 def subset_counts(n_workers: int, n_draws: int, seed: int = 0) -> np.ndarray:
     """Which workers are in each draw: the first row has all, then subsets that are not empty.
 
-    All of the 2^n - 1 subsets once where `n_draws` suffices for them, else `n_draws` random ones, each worker in with probability one half.
+    All of the 2^n - 1 subsets once where `n_draws` suffices for them, else `n_draws` random ones,
+    each worker in with probability one half.
     """
     if 2**n_workers - 1 <= n_draws:
         subsets = np.arange(1, 2**n_workers)[:, None] >> np.arange(n_workers) & 1
@@ -74,7 +75,8 @@ def flip_test(draws: np.ndarray, level: float = 0.95) -> tuple[float, float, flo
     Returns
     -------
     tuple
-        low, high, p. p <= 1 - level exactly where the interval leaves out 0. The ends are infinite where so few workers bound none.
+        low, high, p. p <= 1 - level exactly where the interval leaves out 0. The ends are infinite where so few workers
+        bound none.
     """
     draws = np.sort(draws[np.isfinite(draws)])
     cells = len(draws) + 1  # the draws cut the line into so many pieces of equal probability

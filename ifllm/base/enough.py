@@ -13,7 +13,8 @@ from .files import InputError
 
 # %% ../../nbs/base/enough.ipynb #1d37427a
 class NotEnough(InputError):
-    """The data do not hold enough for what was asked. The message says of what, how many there are and how many it takes."""
+    """The data do not hold enough for what was asked. The message says of what, how many there are and how many it
+    takes."""
 
 # %% ../../nbs/base/enough.ipynb #0a83f0d7
 def need(what: str, have: int, least: int = 1) -> None:
@@ -32,7 +33,8 @@ def enough(study, what: str, *ids: str) -> Iterator[None]:
     ----------
     study : the chapter's `Study`
     what : what is computed, as the line names it ("who is recognised by their traces")
-    ids : ids, or beginnings of ids up to a dot, of what is recorded inside; `ID.missing` is recorded for each where it is not computed
+    ids : ids, or beginnings of ids up to a dot, of what is recorded inside; `ID.missing` is recorded for each where it
+    is not computed
     """
     try:
         yield

@@ -22,7 +22,8 @@ def format_number(record: Mapping, spec: str = "") -> str:
     Parameters
     ----------
     record : with `value`, and `ci_low`, `ci_high` where it has an interval
-    spec : a format spec (`.3f`, `.1%`, `d`); after `ci` with the interval (`ci.3f` -> `0.605 [0.570, 0.640]`); `p` for a p-value
+    spec : a format spec (`.3f`, `.1%`, `d`); after `ci` with the interval (`ci.3f` -> `0.605 [0.570, 0.640]`);
+    `p` for a p-value
 
     Returns
     -------

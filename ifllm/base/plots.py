@@ -6,7 +6,6 @@
 __all__ = ['COLOURS', 'SEQUENCE', 'GREY', 'use_theme', 'forest']
 
 # %% ../../nbs/base/plots.ipynb #202d3e5f
-import matplotlib as mpl
 import plotly.graph_objects as go
 import plotly.io as pio
 import seaborn as sns
@@ -65,7 +64,8 @@ pio.templates.default = "ifllm"
 
 
 def use_theme() -> None:
-    """Set the house theme for seaborn and matplotlib figures: white ground, quiet grid, 11 pt type, the palette of `SEQUENCE`."""
+    """Set the house theme for seaborn and matplotlib figures: white ground, quiet grid, 11 pt type,
+    the palette of `SEQUENCE`."""
     sns.set_theme(
         context="notebook",
         style="whitegrid",

@@ -177,9 +177,9 @@ def _parameters_here(path: Path, notebook: str) -> tuple[dict, dict]:
 class Study:
     """One notebook's view of a run folder: read artefacts, write artefacts, record numbers, show figures.
 
-    Make one with `Study.open(run, notebook)`. The engine finds out which artefacts a notebook reads and writes by looking
-    for `study.read("...")`, `study.scan("...")`, `study.write("...")`, `study.sink("...")` and `study.results("...")` in
-    its source, so names are written as literals.
+    Make one with `Study.open(run, notebook)`. The engine finds out which artefacts a notebook reads and writes by
+    looking for `study.read("...")`, `study.scan("...")`, `study.write("...")`, `study.sink("...")` and
+    `study.results("...")` in its source, so names are written as literals.
 
     Attributes
     ----------
@@ -390,7 +390,8 @@ class Study:
         self._save_records()
 
     def word(self, id: str, text: str) -> None:
-        """Record a word that depends on the data ("more", a verdict); prose names it like a number: `{reward.verdict}`."""
+        """Record a word that depends on the data ("more", a verdict); prose names it like a number:
+        `{reward.verdict}`."""
         self.record(id, text, unit="word")
 
     def results(self, notebook: str) -> pl.DataFrame:
@@ -423,7 +424,8 @@ class Study:
     # -- what the reader sees
 
     def say(self, text: str) -> None:
-        """Show a sentence in which `{id:spec}` stands for a recorded number, e.g. `{match.share.exact:.1%}` or `{dpo.gain:ci.3f}`."""
+        """Show a sentence in which `{id:spec}` stands for a recorded number, e.g. `{match.share.exact:.1%}` or
+        `{dpo.gain:ci.3f}`."""
         from IPython.display import Markdown, display
 
         display(Markdown(fill(text, self.look_up)))

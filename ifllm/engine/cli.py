@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -49,21 +49,19 @@ def _options(
 def run(
     profile: Annotated[str, typer.Option(help="section of settings.ini: demo, quick or paper")] = "quick",
     data: Annotated[
-        Optional[str], typer.Option(help="auto, release, simulated, or a folder in the release's layout")
+        str | None, typer.Option(help="auto, release, simulated, or a folder in the release's layout")
     ] = None,
     name: Annotated[
-        Optional[str], typer.Option(help="name of the folder below runs/; the profile's when not given")
+        str | None, typer.Option(help="name of the folder below runs/; the profile's when not given")
     ] = None,
-    cores: Annotated[Optional[int], typer.Option(help="how many notebooks at a time; all cores when not given")] = None,
-    archive: Annotated[Optional[Path], typer.Option(help="the published archive, downloaded by hand")] = None,
-    until: Annotated[Optional[str], typer.Option(help="stop after this notebook, e.g. 05_diversity")] = None,
+    cores: Annotated[int | None, typer.Option(help="how many notebooks at a time; all cores when not given")] = None,
+    archive: Annotated[Path | None, typer.Option(help="the published archive, downloaded by hand")] = None,
+    until: Annotated[str | None, typer.Option(help="stop after this notebook, e.g. 05_diversity")] = None,
     executor: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Snakemake's executor to scale out with: slurm, kubernetes, cluster-generic, ..."),
     ] = None,
-    snakemake: Annotated[
-        Optional[list[str]], typer.Option(help="a further word for Snakemake; repeat for more")
-    ] = None,
+    snakemake: Annotated[list[str] | None, typer.Option(help="a further word for Snakemake; repeat for more")] = None,
 ) -> None:
     """Execute the notebooks whose inputs changed, and collect their numbers."""
     from ifllm.engine.run import run_study, show_stages
@@ -85,7 +83,7 @@ def job(run: Path, name: str) -> None:
 @app.command()
 def report(
     run: Annotated[
-        Optional[str], typer.Argument(help="name below runs/, or a path; the latest run when not given")
+        str | None, typer.Argument(help="name below runs/, or a path; the latest run when not given")
     ] = None,
     engine: Annotated[str, typer.Option(help="auto (Quarto when it is installed), quarto or builtin")] = "auto",
     pdf: Annotated[bool, typer.Option("--pdf", help="make one PDF of the whole report too")] = False,
@@ -167,7 +165,7 @@ def lab(context: typer.Context) -> None:
 @app.command()
 def fetch(
     archive: Annotated[
-        Optional[Path], typer.Option(help="an archive downloaded by hand; IFLLM_ARCHIVE when not given")
+        Path | None, typer.Option(help="an archive downloaded by hand; IFLLM_ARCHIVE when not given")
     ] = None,
     check: Annotated[bool, typer.Option(help="hash every cached file again")] = False,
 ) -> None:
@@ -335,15 +333,15 @@ def _power_table(curve, needed, target: float, sizes: list[int]):
 @app.command()
 def power(
     gain: Annotated[
-        Optional[list[float]],
+        list[float] | None,
         typer.Option(help="true gain in points of 100, e.g. 3; repeat for more; 2, 3, 5 and 8 when not given"),
     ] = None,
     pairs: Annotated[
-        Optional[list[int]],
+        list[int] | None,
         typer.Option(help="strict pairs of each worker; repeat for more; 5, 15 and 40 when not given"),
     ] = None,
     workers: Annotated[
-        Optional[list[int]], typer.Option(help="sizes of study to try; repeat for more; 20 to 400 when not given")
+        list[int] | None, typer.Option(help="sizes of study to try; repeat for more; 20 to 400 when not given")
     ] = None,
     target: Annotated[float, typer.Option(help="power wanted")] = 0.8,
     discordance: Annotated[
@@ -355,7 +353,7 @@ def power(
     uneven: Annotated[float, typer.Option(help="coefficient of variation of pairs per worker")] = 0.0,
     simulations: Annotated[int, typer.Option(help="studies drawn for each point")] = 400,
     seed: Annotated[int, typer.Option()] = 0,
-    plot: Annotated[Optional[Path], typer.Option(help="write the curves to this HTML file")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write the curves to this HTML file")] = None,
 ) -> None:
     """Say how many workers and questions it takes to detect a gain over text."""
     from ifllm.reward.power import Design, power_curve, power_figure, workers_needed
@@ -392,7 +390,7 @@ def power(
 def replay(
     query: Annotated[int, typer.Argument(help="number of the query, as in the query log")],
     run: Annotated[Path, typer.Option(help="a run folder whose stage 03_trajectories is done")] = Path("runs/quick"),
-    out: Annotated[Optional[Path], typer.Option(help="HTML file to write; replay-QUERY.html when not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; replay-QUERY.html when not given")] = None,
     window: Annotated[str, typer.Option(help="reading, rating or full")] = "reading",
 ) -> None:
     """Draw how a person read the answers to one query, with a slider for time: one HTML file that works offline."""
@@ -468,7 +466,8 @@ def dpo(
     run: RunPath = Path("runs/quick"),
     twin: Annotated[bool, typer.Option(help="its offline twin")] = False,
 ) -> None:
-    """Train one model on one source's labels, and show it in the report. Several GPUs: workflow/accelerate/fsdp.yaml."""
+    """Train one model on one source's labels, and show it in the report. Several GPUs:
+    workflow/accelerate/fsdp.yaml."""
     from ifllm.alignment.dpo import Recipe, draw_prompts, run_job
     from ifllm.base.study import derive_seed
 

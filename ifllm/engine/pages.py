@@ -72,7 +72,8 @@ def directives(source: str) -> tuple[set[str], str]:
 
 
 def defined(code: str) -> list[str]:
-    """Names of the public functions, classes and constants that a cell defines; private ones where there are no others."""
+    """Names of the public functions, classes and constants that a cell defines; private ones where there are no
+    others."""
     try:
         body = ast.parse(code).body
     except SyntaxError:
@@ -171,8 +172,8 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
         page.blocks.append(
             Block(
                 "markdown",
-                "## The library behind this chapter {#sec-library}\n\nWhat follows is the code of the chapter, as it is "
-                "imported, with small examples; the [API reference](api/index.html) lists all of it.",
+                "## The library behind this chapter {#sec-library}\n\nWhat follows is the code of the chapter, as it "
+                "is imported, with small examples; the [API reference](api/index.html) lists all of it.",
             )
         )
         page.blocks += [_demoted(block) for block in library]

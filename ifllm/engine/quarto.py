@@ -82,7 +82,8 @@ _WARNING = re.compile(r"(?:WARN(?:ING)?:|\[WARNING\]|\(W\))\s*")
 
 
 def warnings_of(lines: list[str]) -> list[str]:
-    """The warnings among lines that Quarto printed, each once with its count; an indented line goes with the one before."""
+    """The warnings among lines that Quarto printed, each once with its count; an indented line goes with the one
+    before."""
     found: list[str] = []
     inside = False
     for line in lines:

@@ -56,7 +56,8 @@ def _searchable(site: Path) -> None:
 
 # %% ../../nbs/engine/report.ipynb #f3041918
 def build(folder: Path, quarto: str | None) -> list[str]:
-    """Render prepared pages into `_site`, by Quarto if its path is given, else by the built-in engine; returns warnings.
+    """Render prepared pages into `_site`, by Quarto if its path is given, else by the built-in engine;
+    returns warnings.
 
     Parameters
     ----------

@@ -36,7 +36,8 @@ from ..base.prose import fill_notebook
 from ..base.study import load_settings
 
 # freed memory is used again: polars' allocator has one arena (with several, a job of 03 or 06 took an eighth more
-# memory) and gives nothing back, numpy's only blocks beyond 32 MiB (a fifth of the time of 06 went into taking new pages)
+# memory) and gives nothing back, numpy's only blocks beyond 32 MiB (a fifth of the time of 06 went into taking new
+# pages)
 ALLOCATORS = {
     "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1",
     "MALLOC_MMAP_THRESHOLD_": str(2**25),

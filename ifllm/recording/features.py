@@ -1474,7 +1474,8 @@ def _stages(mode: str) -> list[list[pl.Expr]]:
         ready = [f for f in waiting if set(f.expr.meta.root_names()) <= there]
         if not ready:
             raise ValueError(
-                f"feature {waiting[0].name} needs {set(waiting[0].expr.meta.root_names()) - there}, which nothing computes"
+                f"feature {waiting[0].name} needs {set(waiting[0].expr.meta.root_names()) - there}, which nothing "
+                f"computes"
             )
         stages.append([f.expr.cast(pl.Float64).alias(f.name) for f in ready])
         there |= {f.name for f in ready}
@@ -1606,7 +1607,8 @@ def extract_features(
 
 # %% ../../nbs/06_features.ipynb #e3cd4528
 def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
-    """Add a row of nulls for each query and window of workers of whom nothing was recorded; sort by query and window."""
+    """Add a row of nulls for each query and window of workers of whom nothing was recorded;
+    sort by query and window."""
     rows = (
         queries.join(features.select("query").unique(), on="query", how="anti")
         .select("query", "worker", "task", "mode")

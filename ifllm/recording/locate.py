@@ -6,7 +6,7 @@
 __all__ = ['Samples', 'Layout', 'Screen', 'nearest_box', 'box_probability', 'check_tables', 'locate', 'expected_dwell']
 
 # %% ../../nbs/recording/locate.ipynb #50a9d2b9
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,8 +199,9 @@ def locate(
     Returns
     -------
     polars.DataFrame
-        The samples in their order, with response, word, line, char (0-based character of the text), distance_px (0 inside
-        the word), and with `error_px` also `probability` (that the word was looked at); null where a sample fell on no word.
+        The samples in their order, with response, word, line, char (0-based character of the text),
+        distance_px (0 inside the word), and with `error_px` also `probability` (that the word was looked at);
+        null where a sample fell on no word.
 
     Raises
     ------

@@ -370,7 +370,8 @@ def _refuse_twice(rows: pl.DataFrame) -> None:
 
 # %% ../../nbs/03_trajectories.ipynb #ffcf490d
 def _study_query(rows: pl.DataFrame) -> pl.Series:
-    """The query of each row by the study's assignment; rows have `notice` and `first`, the earliest answer that fits."""
+    """The query of each row by the study's assignment; rows have `notice` and `first`, the earliest answer that
+    fits."""
     order, place = _as_written(rows)
     # on the element with no snippet at all, the study took the empty snippet for the notice; off it, what was last
     # looked at goes on

@@ -85,7 +85,8 @@ def make_folds(
     seed: int = 0,
     splits: Sequence[str] = SPLITS,
 ) -> pl.DataFrame:
-    """Assign each query to a fold, for every split and repeat; at most as many folds as there are groups, and none where there is one group.
+    """Assign each query to a fold, for every split and repeat; at most as many folds as there are groups,
+    and none where there is one group.
 
     Returns a frame `query`, `split`, `repeat`, `fold`. Training rows of a fold are not simply the other folds:
     take them from `iter_splits`.
@@ -270,7 +271,8 @@ def toy(
     n_noise: int = 4,  # features without effect
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Pairwise choices by simulated workers with a known effect: `query`, `worker`, `task`, `y`, `x0`, ..., `truth` P(y = 1)."""
+    """Pairwise choices by simulated workers with a known effect: `query`, `worker`, `task`, `y`, `x0`, ...,
+    `truth` P(y = 1)."""
     rng = np.random.default_rng(seed)
     n = n_workers * n_tasks * n_turns
     worker = np.repeat(np.arange(n_workers), n_tasks * n_turns)
@@ -370,9 +372,10 @@ def score(
 ) -> pl.DataFrame:
     """Metrics with intervals over workers: `metric`, `value`, `ci_low`, `ci_high`, `n` (queries), `n_workers`.
 
-    The interval says how far the figure would move with other workers, given the fitted models. `auc` and `spearman` are undefined
-    (NaN) where one class, or one value, is all there is. `ece` has ten bins of equal size and is never zero by chance: compare it with that of
-    a calibrated model of the same size.
+    The interval says how far the figure would move with other workers, given the fitted models.
+    `auc` and `spearman` are undefined (NaN) where one class, or one value, is all there is.
+    `ece` has ten bins of equal size and is never zero by chance: compare it with that of a calibrated model of the same
+    size.
     """
     n_workers, n = oof["worker"].n_unique(), oof["query"].n_unique()
     counts = worker_counts(n_workers, n_bootstrap, seed)
@@ -404,7 +407,8 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float]:
-    """Paired difference of a metric to a baseline on the same queries and repeats, with its interval and p-value over workers.
+    """Paired difference of a metric to a baseline on the same queries and repeats, with its interval and p-value over
+    workers.
 
     Parameters
     ----------
@@ -416,8 +420,9 @@ def compare(
     Returns
     -------
     dict
-        `value` (positive: larger than the baseline), `ci_low`, `ci_high`, `p_value` (two-sided), `n`, `n_workers`. Interval and p-value are those of
-        `ifllm.base.bootstrap.flip_test` and always agree; with fewer than six workers no interval of 95 % is bounded.
+        `value` (positive: larger than the baseline), `ci_low`, `ci_high`, `p_value` (two-sided), `n`, `n_workers`.
+        Interval and p-value are those of `ifllm.base.bootstrap.flip_test` and always agree;
+        with fewer than six workers no interval of 95 % is bounded.
 
     Raises
     ------
@@ -444,7 +449,8 @@ def calibration_curve(
     seed: int = 0,
     column: str = "p",  # the probability to judge
 ) -> pl.DataFrame:
-    """Observed share against mean predicted probability in bins of equal size: `bin`, `p`, `share`, `ci_low`, `ci_high`, `n`."""
+    """Observed share against mean predicted probability in bins of equal size: `bin`, `p`, `share`, `ci_low`,
+    `ci_high`, `n`."""
     workers, worker = np.unique(oof["worker"].to_numpy(), return_inverse=True)
     p, y = oof[column].to_numpy(), oof["y"].to_numpy()
     bins = _equal_bins(p, n_bins)
@@ -484,7 +490,8 @@ def permutation_null(
     n_permutations: int = 100,
     seed: int = 0,
 ) -> tuple[float, np.ndarray, float]:
-    """Metric on the data, its values with labels shuffled within worker, and the p-value (share at least as large, add-one)."""
+    """Metric on the data, its values with labels shuffled within worker, and the p-value (share at least as large,
+    add-one)."""
     rng = np.random.default_rng(seed)
     observed, worker, y = evaluate(data), data["worker"].to_numpy(), data["y"].to_numpy()
     null = np.array(
@@ -512,7 +519,8 @@ def learning_curve(
     n_draws: int = 3,  # training subsets for each fold and size
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions by models that saw only so many workers or queries: an out-of-fold frame with `size`; draws take the place of repeats."""
+    """Out-of-fold predictions by models that saw only so many workers or queries: an out-of-fold frame with `size`;
+    draws take the place of repeats."""
     x, rng, parts = data.select(features).to_numpy().astype(float), np.random.default_rng(seed), []
     drawn = data[unit].to_numpy()
     for repeat, fold, train, test in iter_splits(data, folds, split):
@@ -538,8 +546,8 @@ def noise_ceiling(
 ) -> pl.DataFrame:
     """How well the worker's own two ratings foretell their choice: `measure`, `value`, `ci_low`, `ci_high`, `n`.
 
-    `agreement` among unequal ratings; `tied`, the share of equal ones; `ceiling`, the accuracy of choosing the higher rated response with
-    ties at one half.
+    `agreement` among unequal ratings; `tied`, the share of equal ones; `ceiling`, the accuracy of choosing the higher
+    rated response with ties at one half.
     """
     rated = pairs.drop_nulls(["likert_1", "likert_2"]).filter(pl.col("preference").is_in([1, 2]))
     unequal = (rated["likert_1"] != rated["likert_2"]).sum()
@@ -568,7 +576,8 @@ def same_side(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of pairs of turns of one conversation in which the same side won, with an interval over workers, and its chance value.
+    """Share of pairs of turns of one conversation in which the same side won, with an interval over workers,
+    and its chance value.
 
     Chance is the same share between turns of different conversations of one worker.
     """
@@ -598,7 +607,8 @@ def same_side(
 
 # %% ../../nbs/07_evaluation.ipynb #e346b5f3
 def conversation_memory(data: pl.DataFrame, folds: pl.DataFrame, split: str, window: str = "none") -> pl.DataFrame:
-    """Out-of-fold predictions by the share of left choices among the training turns of the same conversation (one half where there are none)."""
+    """Out-of-fold predictions by the share of left choices among the training turns of the same conversation (one half
+    where there are none)."""
     worker, task, y, parts = data["worker"].to_numpy(), data["task"].to_numpy(), data["y"].to_numpy(), []
     for repeat, fold, train, test in iter_splits(data, folds, split):
         same = (worker[test][:, None] == worker[train]) & (task[test][:, None] == task[train])
@@ -620,8 +630,8 @@ def coverage_study(
     """Simulate whole studies with known truth: one row a simulation and figure.
 
     `figure` is "accuracy", "auc" or "brier" of the model on `x0`; "gain" of that over coin tosses (x1 only);
-    "no gain": x0 with noise over x0 alone. Columns `value`, `ci_low`, `ci_high` and `truth`, the figure's mean over all simulations with outcomes replaced
-    by their probabilities where that is possible.
+    "no gain": x0 with noise over x0 alone. Columns `value`, `ci_low`, `ci_high` and `truth`,
+    the figure's mean over all simulations with outcomes replaced by their probabilities where that is possible.
     """
     sets = {"x0": ["x0"], "noise": ["x1"], "both": ["x0", "x1", "x2", "x3"]}
     rows = []
@@ -658,7 +668,8 @@ def _expected_accuracy(oof, data):
 
 # %% ../../nbs/07_evaluation.ipynb #1fcb3b19
 def coverage(simulations: pl.DataFrame) -> pl.DataFrame:
-    """Share of intervals that hold the truth, and that lie above zero, by figure, with the Monte Carlo error of the first."""
+    """Share of intervals that hold the truth, and that lie above zero, by figure, with the Monte Carlo error of the
+    first."""
     inside = (pl.col("ci_low") <= pl.col("truth")) & (pl.col("truth") <= pl.col("ci_high"))
     return simulations.group_by("figure", maintain_order=True).agg(
         pl.col("truth").first(),
@@ -672,10 +683,11 @@ def coverage(simulations: pl.DataFrame) -> pl.DataFrame:
 def simulate_differences(
     n_workers: int, n_studies: int, gain: float, rng: np.random.Generator, disagree: float = 0.25, spread: float = 0.06
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choices of each worker and the sum of paired differences (+1, 0, -1), both (n_workers, n_studies); the mean difference is `gain`.
+    """Choices of each worker and the sum of paired differences (+1, 0, -1), both (n_workers, n_studies);
+    the mean difference is `gain`.
 
-    `disagree`: share of the choices on which two models differ; `spread`: standard deviation of the gain between workers.
-    Some workers make many choices and most make few, as in the release.
+    `disagree`: share of the choices on which two models differ; `spread`: standard deviation of the gain between
+    workers. Some workers make many choices and most make few, as in the release.
     """
     size = 1 + rng.negative_binomial(1, 1 / 15, (n_workers, n_studies))
     own = np.clip(rng.normal(gain, spread, size.shape), -disagree, disagree)
@@ -691,8 +703,9 @@ def few_workers(
     Returns
     -------
     polars.DataFrame
-        `workers`, `method` ("sign flips" or "bootstrap"), `false_gain` (share of studies without gain whose interval leaves out 0), `coverage` (share of studies
-        with `gain` whose interval holds it), `found` (share of those whose interval lies above 0), `bounded` (share of intervals with two ends).
+        `workers`, `method` ("sign flips" or "bootstrap"), `false_gain` (share of studies without gain whose interval
+        leaves out 0), `coverage` (share of studies with `gain` whose interval holds it),
+        `found` (share of those whose interval lies above 0), `bounded` (share of intervals with two ends).
     """
     rng, rows = np.random.default_rng(seed), []
     for n in sizes:
@@ -721,7 +734,8 @@ def few_workers(
 
 # %% ../../nbs/07_evaluation.ipynb #44b48226
 def fold_sizes(data: pl.DataFrame, folds: pl.DataFrame) -> pl.DataFrame:
-    """Rows to learn from and to be tested on in each fold of the first repeat, with the workers and topics of the latter."""
+    """Rows to learn from and to be tested on in each fold of the first repeat, with the workers and topics of the
+    latter."""
     dealt = [split for split in SPLITS if split in set(folds["split"])]
     return pl.concat(
         data[test].select(
@@ -739,6 +753,7 @@ def fold_sizes(data: pl.DataFrame, folds: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/07_evaluation.ipynb #4b12e938
 def memory_figure(scores: pl.DataFrame) -> go.Figure:
-    """Accuracy of the conversation memory on each split: a forest plot of rows `split`, `value`, `ci_low`, `ci_high`."""
+    """Accuracy of the conversation memory on each split: a forest plot of rows `split`, `value`, `ci_low`,
+    `ci_high`."""
     names = [split.replace("_", " ") for split in scores["split"]]
     return forest(names, scores["value"], scores["ci_low"], scores["ci_high"], reference=0.5, x_title="accuracy")

@@ -169,7 +169,8 @@ class StudyFile(_Part):
             raise ValueError("a pairwise task needs two responders; list two or set tasks.conditions.pairwise to 0")
         if self.tasks.per_participant > len(self.topics):
             raise ValueError(
-                f"tasks.per_participant = {self.tasks.per_participant} but there are {len(self.topics)} topics; each is used once a participant"
+                f"tasks.per_participant = {self.tasks.per_participant} but there are {len(self.topics)} topics; each "
+                f"is used once a participant"
             )
         if self.tasks.minimum_turns > self.tasks.maximum_turns:
             raise ValueError("tasks.minimum_turns is above tasks.maximum_turns")

@@ -11,7 +11,7 @@ import html
 import json
 from bisect import bisect_right
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -93,7 +93,7 @@ _PREFERENCE = {"pairwise": {"left": 1, "right": 2, "tie": 0}, "pointwise": {"cur
 
 
 def _clock(ms: int | None) -> str:
-    return "" if ms is None else datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _escaped(text: str | None) -> str | None:
@@ -101,7 +101,8 @@ def _escaped(text: str | None) -> str | None:
 
 
 def asked_ms(t: Turn) -> int:
-    """When a turn's window opens: its first characters stood on the screen; by the server's clock where the browser did not say."""
+    """When a turn's window opens: its first characters stood on the screen; by the server's clock where the browser did
+    not say."""
     return t.shown_ms or t.answered_ms
 
 
@@ -231,7 +232,8 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
     Parameters
     ----------
     study : the study file, which says where the database is
-    out : folder to make: the release's layout (`query_logs_table.csv`, `task_table.csv`, `record_info_table.csv`, `user_behavior/`), `parquet/` with all
+    out : folder to make: the release's layout (`query_logs_table.csv`, `task_table.csv`, `record_info_table.csv`,
+    `user_behavior/`), `parquet/` with all
         that was recorded, and `export.json` with what was counted
 
     Returns

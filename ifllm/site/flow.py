@@ -65,7 +65,8 @@ def draw_tasks(study: StudyFile, participant: str, topics_used: Counter, respond
 
 # %% ../../nbs/site/flow.ipynb #236ae0ff
 def next_step(study: StudyFile, p: Participant, assignments: list[Assignment], calibrations: list[Calibration]) -> str:
-    """Where a participant is: consent, demographics, instructions, calibration, before, task, drift, after, done, withdrawn or ended.
+    """Where a participant is: consent, demographics, instructions, calibration, before, task, drift, after, done,
+    withdrawn or ended.
 
     Parameters
     ----------

@@ -29,8 +29,8 @@ def secret_from_env(name: str = "IFLLM_STUDY_SECRET") -> str:
     value = os.environ.get(name, "")
     if len(value) < 32:
         raise InputError(
-            f"{name}: {'not set' if not value else 'shorter than 32 characters'}; set it once and keep it, for example: "
-            f"export {name}=$(python -c 'import secrets; print(secrets.token_urlsafe(48))')"
+            f"{name}: {'not set' if not value else 'shorter than 32 characters'}; set it once and keep it, for "
+            f"example: export {name}=$(python -c 'import secrets; print(secrets.token_urlsafe(48))')"
         )
     return value
 

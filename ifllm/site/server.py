@@ -24,10 +24,11 @@ import random
 import re
 import secrets
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Annotated, AsyncIterator, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -569,7 +570,8 @@ class Ask(_Form):
 # %% ../../nbs/site/server.ipynb #339c11f3
 @router.post("/api/assignments/{id}/turns")
 def ask(id: AssignmentId, form: Ask, who: Asker, site: TheSite) -> dict:
-    """Put a question. Sent again after a lost connection it is the same turn; after a failed answer it is asked anew."""
+    """Put a question. Sent again after a lost connection it is the same turn; after a failed answer it is asked
+    anew."""
     with site.db.write() as session:
         a = _own(session, who, id, lock=True)
         if a.started_ms is None or a.finished_ms is not None:
@@ -817,7 +819,8 @@ class Finish(_Form):
 
 @router.post("/api/assignments/{id}/finish")
 def finish(id: AssignmentId, form: Finish, who: Writer, site: TheSite) -> dict:
-    """Finish the task. `lacking` lists [page, number] of batches that have not arrived; empty when the task is finished."""
+    """Finish the task. `lacking` lists [page, number] of batches that have not arrived;
+    empty when the task is finished."""
     with site.db.write() as session:
         a = _own(session, who, id, lock=True)
         if a.finished_ms:
@@ -1009,7 +1012,8 @@ def create_app(
         )
     if study.gaze.source == "webgazer" and not webgazer_file(study).is_file():
         raise InputError(
-            f"{webgazer_file(study)}: WebGazer is not installed; run `npm install` in {study.folder}, or set gaze.source to off"
+            f"{webgazer_file(study)}: WebGazer is not installed; run `npm install` in {study.folder}, or set "
+            f"gaze.source to off"
         )
     for responder in study.responders:
         if responder.key_env and not os.environ.get(responder.key_env):
@@ -1017,7 +1021,8 @@ def create_app(
     admin = admin or os.environ.get("IFLLM_STUDY_ADMIN")
     if admin and len(admin) < 12:
         raise InputError(
-            "IFLLM_STUDY_ADMIN: shorter than 12 characters; choose a longer password, or unset it to have no progress page"
+            "IFLLM_STUDY_ADMIN: shorter than 12 characters; choose a longer password, or unset it to have no "
+            "progress page"
         )
     models = _files(study.folder / "models") if (study.folder / "models").is_dir() else {}
     pages = _files(ASSETS)

@@ -14,9 +14,10 @@ import queue
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Annotated, Iterator, Literal, NamedTuple, Union
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
@@ -303,7 +304,7 @@ class PageEvent(_Event):
     kind: Literal["hidden", "visible", "camera_lost", "camera_back", "offline", "online", "resumed"]
 
 
-AnyEvent = Annotated[Union[ViewportEvent, BoxEvent, ScrollEvent, RatingEvent, PageEvent], Field(discriminator="kind")]
+AnyEvent = Annotated[ViewportEvent | BoxEvent | ScrollEvent | RatingEvent | PageEvent, Field(discriminator="kind")]
 
 
 class SampleBatch(_Wire):
@@ -363,7 +364,8 @@ class BatchWriter:
     def _run(self):
         while True:
             items = [self._queue.get()]
-            # a moment's patience lets more arrive for the same commit: fewer waits for the disk, and nobody looks at an acknowledgement
+            # a moment's patience lets more arrive for the same commit: fewer waits for the disk, and nobody looks at an
+            # acknowledgement
             time.sleep(self.linger_s)
             while len(items) < 500:
                 try:

@@ -1,4 +1,5 @@
-"""Laws of preference training: the loss, the trainer around it, tokens, the registry, and jobs that share and survive."""
+"""Laws of preference training: the loss, the trainer around it, tokens, the registry, and jobs that share and
+survive."""
 
 import dataclasses
 import threading

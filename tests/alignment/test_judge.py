@@ -1,4 +1,5 @@
-"""The judge's client against a server that misbehaves, the statistics against known truths, and rating sheets there and back."""
+"""The judge's client against a server that misbehaves, the statistics against known truths,
+and rating sheets there and back."""
 
 import csv
 import io
@@ -44,7 +45,8 @@ from ifllm.base.files import InputError
 
 
 class StandIn(ThreadingHTTPServer):
-    """Speaks /v1/chat/completions. Prefers answers with more stars, A when in doubt (or by `bias`), and misbehaves by `faults`."""
+    """Speaks /v1/chat/completions. Prefers answers with more stars, A when in doubt (or by `bias`),
+    and misbehaves by `faults`."""
 
     daemon_threads = True
 

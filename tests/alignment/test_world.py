@@ -140,7 +140,8 @@ def slow_answer(model, questions, seed):
 
 
 def slow_prefer(model, left, right, arm, learning_rate, seed):
-    """One arm by a plain loop: the model itself, clip_grad_norm_, and the loss written out (Chowdhury et al., eq. 12)."""
+    """One arm by a plain loop: the model itself, clip_grad_norm_, and the loss written out (Chowdhury et al., eq.
+    12)."""
     rate, weight = (torch.tensor(part, dtype=torch.float32) for part in arm.noise_and_weight())
     wins = torch.tensor(arm.labels.side > 0)[:, None]
     chosen, rejected = torch.where(wins, right, left), torch.where(wins, left, right)

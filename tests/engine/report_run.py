@@ -212,7 +212,8 @@ def notebooks(data):
 
 
 def make_run(root: Path, data: str = "simulated", name: str = "fixture") -> Path:
-    """Make `root`, a project with nothing but what the report reads, and a finished run in it; returns the run folder."""
+    """Make `root`, a project with nothing but what the report reads, and a finished run in it;
+    returns the run folder."""
     run = root / "runs" / name
     (run / "notebooks").mkdir(parents=True)
     (run / "figures").mkdir()

@@ -1,4 +1,5 @@
-"""The report in a real browser: every page at the width of a phone, a tablet and a desk, light and dark, opened from its folder."""
+"""The report in a real browser: every page at the width of a phone, a tablet and a desk, light and dark,
+opened from its folder."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""The report under the real Quarto: one rendering, compared page by page with the built-in engine's, opened from its folder."""
+"""The report under the real Quarto: one rendering, compared page by page with the built-in engine's,
+opened from its folder."""
 
 import os
 import re
@@ -141,7 +142,8 @@ def test_both_engines_make_the_same_pages_and_files(built):
 
 
 def facts(page: Path) -> dict[str, list[str]]:
-    """What must not depend on the engine: numbers of figures and tables, headings, equations, citations, links, words."""
+    """What must not depend on the engine: numbers of figures and tables, headings, equations, citations, links,
+    words."""
     main = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find("main")
     for own in main.select(
         "nav, script, style, noscript, button, .anchorjs-link, .breadcrumb, .quarto-title-breadcrumbs, a[aria-hidden]"

@@ -1,4 +1,5 @@
-"""The report: pages from notebooks, references, engines, comparison. A small run made by code is rendered; see report_run.py."""
+"""The report: pages from notebooks, references, engines, comparison. A small run made by code is rendered;
+see report_run.py."""
 
 import json
 import os

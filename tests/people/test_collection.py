@@ -1,4 +1,5 @@
-"""The collection chapter: nobody is shown, nothing is counted twice, intervals are over people, figures draw what the data say."""
+"""The collection chapter: nobody is shown, nothing is counted twice, intervals are over people,
+figures draw what the data say."""
 
 import itertools
 from types import SimpleNamespace
@@ -280,7 +281,8 @@ def test_win_rates_are_those_counted_by_hand():
     }
 
 
-# American League, eastern division, 1987: home team -> (visitor, games won at home, games lost at home); Agresti (2002),
+# American League, eastern division, 1987: home team -> (visitor, games won at home, games lost at home); Agresti
+# (2002),
 # "Categorical Data Analysis", table 10.10, and the data set `baseball` of R's BradleyTerry2
 BASEBALL = {
     "Milwaukee": "Detroit 4 3, Toronto 4 2, New York 4 3, Boston 6 1, Cleveland 4 2, Baltimore 6 0",

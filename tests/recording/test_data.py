@@ -1,4 +1,5 @@
-"""Laws of the data stage: a row that is written is read back, nothing vanishes, and only the release passes for the release."""
+"""Laws of the data stage: a row that is written is read back, nothing vanishes, and only the release passes for the
+release."""
 
 import csv
 import gzip
@@ -844,7 +845,8 @@ def exclusions(pairs) -> pl.DataFrame:
 
 
 def test_agreement_beyond_chance_is_cohens_worked_example():
-    """Wikipedia's example of the coefficient: 20 and 15 of 50 agreed, 5 and 10 not, kappa .4; and statsmodels agrees."""
+    """Wikipedia's example of the coefficient: 20 and 15 of 50 agreed, 5 and 10 not, kappa .4;
+    and statsmodels agrees."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
     cells = {("in", "in"): 20, ("in", "out"): 5, ("out", "in"): 10, ("out", "out"): 15}

@@ -255,7 +255,8 @@ def test_only_one_answer_looked_at(study, workers, made):
 
 
 def test_study_window_never_sees_the_future(study, workers, made):
-    """In `reading`, no sample after the onset counts: cutting the recording there changes nothing (but for whole-task looks back)."""
+    """In `reading`, no sample after the onset counts: cutting the recording there changes nothing (but for whole-task
+    looks back)."""
     worker = workers[0]
     matched, cut, full = made[worker]
     query = full.filter((pl.col("mode") == "pairwise") & pl.col("gaze_dwell_s_1").is_not_null())["query"]
@@ -416,7 +417,8 @@ def test_reference_on_simulated_queries(study, workers, made):
 
 
 def lose(frame, nan_share=0.1, gone_share=0.1, every_ms=3000):
-    """The recording as if the face had been lost: in some spells the gaze's positions are NaN, in others no row was written at all."""
+    """The recording as if the face had been lost: in some spells the gaze's positions are NaN,
+    in others no row was written at all."""
     spell = (pl.col("epoch_ms") // every_ms).hash(7) % 1000 / 1000
     off = {"x": float("nan"), "y": float("nan"), "on_element": False, "window": None, "centre_idx": None}
     nan = (spell < nan_share) & (pl.col("modality") == "gaze")
@@ -429,7 +431,8 @@ def lose(frame, nan_share=0.1, gone_share=0.1, every_ms=3000):
 
 
 def test_reference_where_the_face_is_lost(study, workers, made):
-    """Lost faces end what the samples before them stand for, in ours as in the slow reference; and dwell falls with what is seen."""
+    """Lost faces end what the samples before them stand for, in ours as in the slow reference;
+    and dwell falls with what is seen."""
     for worker in workers[:2]:
         rel, page = map(lose, of(study, worker))
         assert rel["x"].is_nan().any() and rel.height < of(study, worker)[0].height

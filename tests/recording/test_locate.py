@@ -15,7 +15,8 @@ INTEGERS = {"response": pl.Int8, "word": pl.Int32, "line": pl.Int32, "char_start
 
 
 def page(lines: int = 12, seed: int = 0, item: str = "a", left: float = 70, top: float = 40) -> pl.DataFrame:
-    """A page of words as a browser lays them out: 10 px a letter, 24 px high, lines 36 px apart, ragged at the right."""
+    """A page of words as a browser lays them out: 10 px a letter, 24 px high, lines 36 px apart,
+    ragged at the right."""
     rng, rows, char = np.random.default_rng(seed), [], 0
     for line in range(lines):
         x = left
@@ -107,7 +108,8 @@ def test_without_noise_the_character_looked_at_is_found():
 
 @pytest.mark.parametrize("sd", [6.0, 15.0, 30.0])
 def test_words_are_as_often_right_as_their_probabilities_say(sd):
-    """People look at places all over the page, the tracker errs by `sd`; of samples given a word with p, a share p was in it."""
+    """People look at places all over the page, the tracker errs by `sd`; of samples given a word with p,
+    a share p was in it."""
     words, rng = page(), np.random.default_rng(2)
     true_x, true_y = rng.uniform(-100, 1400, 60_000), rng.uniform(-100, 600, 60_000)
     truth = locate(seen(true_x, true_y), words, reach_px=0)["word"]

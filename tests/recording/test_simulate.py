@@ -295,9 +295,11 @@ def test_the_text_shows_its_cues():
 
 
 def pairs_by_pipeline(*folders) -> pl.DataFrame:
-    """Strict pairs of raw folders with the reading window's features, by the real stages; column `study` numbers the folders.
+    """Strict pairs of raw folders with the reading window's features, by the real stages;
+    column `study` numbers the folders.
 
-    The stages work worker by worker; to save time all workers go through as one, with task and query numbers that keep them apart.
+    The stages work worker by worker; to save time all workers go through as one, with task and query numbers that keep
+    them apart.
     """
     queries, samples, pages, strict = [], [], [], []
     for study, folder in enumerate(folders):
@@ -383,7 +385,8 @@ def test_the_pipeline_finds_what_is_planted(tmp_path, slow_recording):
 
 
 def test_the_pipeline_finds_nothing_where_nothing_is_planted(tmp_path, slow_recording):
-    """20 studies without links: claims of a gain stay within the binomial error of the nominal 5 %, and the gains average to none."""
+    """20 studies without links: claims of a gain stay within the binomial error of the nominal 5 %,
+    and the gains average to none."""
     found = []
     for start in range(0, 20, 5):
         folders = [tmp_path / str(seed) for seed in range(start, start + 5)]

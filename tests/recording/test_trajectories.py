@@ -445,7 +445,8 @@ def test_every_second_moment_lost_is_half_the_time():
 
 
 def test_a_lost_face_in_the_files_is_not_stretched_over(tmp_path):
-    """Files as a recorder writes them: each second second without a face is NaN in one copy, and no rows in the other."""
+    """Files as a recorder writes them: each second second without a face is NaN in one copy,
+    and no rows in the other."""
     sim.simulate(tmp_path / "whole", workers=1, seed=4, max_tasks=1)
     stood, rows = {}, {}
     for way in ("whole", "nan", "gone"):
@@ -562,7 +563,8 @@ def make_page(rows, worker="P001", task=7):
 
 
 def form_path(choice, width=1500.0):
-    """Rest on the left text, go down the form (two satisfaction buttons, one preference button), then up to the question field."""
+    """Rest on the left text, go down the form (two satisfaction buttons, one preference button),
+    then up to the question field."""
     stops = [
         (11, 20, 200.0, 400.0),
         (21, 22, width * LIKERT[3], 500.0),
@@ -766,7 +768,8 @@ def test_planted_fixations_are_found(rate, method, least):
 
 
 def slow_ivt(xy, step, least, px_s):
-    """Fixations of evenly sampled gaze by the definition: runs of samples held together by slow spans, in plain loops."""
+    """Fixations of evenly sampled gaze by the definition: runs of samples held together by slow spans,
+    in plain loops."""
     limit = px_s * (least - 1) * step / 1000
     spans = [
         (i, i + least - 1)

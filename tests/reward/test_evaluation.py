@@ -1,4 +1,5 @@
-"""Laws of the evaluation library: nothing crosses a fold, the bootstrap is the bootstrap, intervals and p-values keep their promise."""
+"""Laws of the evaluation library: nothing crosses a fold, the bootstrap is the bootstrap,
+intervals and p-values keep their promise."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,5 @@
-"""Laws of the reward models: swapping flips, labels of the test never help, planted effects are found and absent ones are not."""
+"""Laws of the reward models: swapping flips, labels of the test never help, planted effects are found and absent ones
+are not."""
 
 import numpy as np
 import polars as pl

@@ -123,7 +123,8 @@ def test_uneven_workers_cost_power_and_keep_the_mean_number_of_pairs():
 
 
 def test_a_design_with_uneven_workers_is_recovered_and_agrees_with_analysis_of_variance():
-    """Planted spread .15; beside it the between-worker variance of a one-way analysis of variance, by statsmodels' sums of squares."""
+    """Planted spread .15; beside it the between-worker variance of a one-way analysis of variance,
+    by statsmodels' sums of squares."""
     import statsmodels.formula.api as smf
     from statsmodels.stats.anova import anova_lm
 

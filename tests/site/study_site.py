@@ -1,4 +1,5 @@
-"""What the tests of the collection site share: a study folder, participants that walk through it, a server in its own process."""
+"""What the tests of the collection site share: a study folder, participants that walk through it,
+a server in its own process."""
 
 import contextlib
 import json

@@ -476,7 +476,8 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
     assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
 
 
-# The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on where window.gazeAt is, as real ones do.
+# The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on
+# where window.gazeAt is, as real ones do.
 EYES = """
 ;(() => {
   const patch = (gaze, phase) => {

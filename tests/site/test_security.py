@@ -1,4 +1,5 @@
-"""Attacks on the collection site: the published site's thirteen weaknesses, one test each, then what a scanner finds."""
+"""Attacks on the collection site: the published site's thirteen weaknesses, one test each,
+then what a scanner finds."""
 
 import contextlib
 import json

@@ -1,4 +1,5 @@
-"""The collection site: study file, randomisation, storage, answers, flow and export. Attacks are in test_security, the browser in test_browser."""
+"""The collection site: study file, randomisation, storage, answers, flow and export. Attacks are in test_security,
+the browser in test_browser."""
 
 import asyncio
 import csv
@@ -244,7 +245,8 @@ text_pieces = st.lists(st.text(st.sampled_from("ab \n\r\t-\U0001f375\u00e9\x00")
 def test_text_shown_piece_by_piece_is_the_text_stored(pieces):
     tidy = Tidy()
     shown = "".join(tidy.feed(p) for p in pieces)
-    # a carriage return at the end of one piece and a line feed at the start of the next are one line end or two: both leave one
+    # a carriage return at the end of one piece and a line feed at the start of the next are one line end or two: both
+    # leave one
     assert shown == Tidy().feed("".join(pieces))
     assert shown == shown.strip() and "\n\n" not in shown and "\r" not in shown and "\x00" not in shown
     assert Tidy().feed(shown) == shown, "tidied once is tidied"
