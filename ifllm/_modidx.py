@@ -301,7 +301,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.base.study.Study.read': ('base/study.html#study.read', 'ifllm/base/study.py'),
                                   'ifllm.base.study.Study.record': ('base/study.html#study.record', 'ifllm/base/study.py'),
                                   'ifllm.base.study.Study.results': ('base/study.html#study.results', 'ifllm/base/study.py'),
-                                  'ifllm.base.study.Study.say': ('base/study.html#study.say', 'ifllm/base/study.py'),
                                   'ifllm.base.study.Study.scan': ('base/study.html#study.scan', 'ifllm/base/study.py'),
                                   'ifllm.base.study.Study.seed': ('base/study.html#study.seed', 'ifllm/base/study.py'),
                                   'ifllm.base.study.Study.simulated': ('base/study.html#study.simulated', 'ifllm/base/study.py'),

@@ -24,7 +24,7 @@ import polars as pl
 
 from .enough import NotEnough
 from .files import InputError, write_bytes, write_json
-from .prose import fill, lack
+from .prose import lack
 
 # %% ../../nbs/base/study.ipynb #e615a94a
 def _literal(text: str):
@@ -395,7 +395,7 @@ class Study:
         self.record(id, text, unit="word")
 
     def results(self, notebook: str) -> pl.DataFrame:
-        """The numbers that another notebook recorded, as a frame; `value` and `say` know them from then on."""
+        """The numbers that another notebook recorded, as a frame; `value` and `look_up` know them from then on."""
         files = sorted((self.path / "results").glob(f"{notebook}.json")) + sorted(
             (self.path / "results").glob(f"{notebook}-*.json")
         )
@@ -422,13 +422,6 @@ class Study:
         return self.look_up(id)["value"]
 
     # -- what the reader sees
-
-    def say(self, text: str) -> None:
-        """Show a sentence in which `{id:spec}` stands for a recorded number, e.g. `{match.share.exact:.1%}` or
-        `{dpo.gain:ci.3f}`."""
-        from IPython.display import Markdown, display
-
-        display(Markdown(fill(text, self.look_up)))
 
     def figure(self, fig, id: str, *, caption: str, alt: str, data: pl.DataFrame) -> None:
         """Show a figure with its caption, and put the data behind it one click away.

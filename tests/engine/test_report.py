@@ -194,7 +194,7 @@ def test_a_number_and_a_figure_lead_to_the_cell_that_made_them(site):
     page = soup(site, "01_data")
     mark = page.find(id="cell-10")
     assert (
-        mark.get_text() == "[10]" and mark.find_parent("details") and "study.say" in mark.find_next("code").get_text()
+        mark.get_text() == "[10]" and mark.find_parent("details") and "enough(" in mark.find_next("code").get_text()
     )
     assert (
         page.find("figure", id="fig-replay").find("a", string="Code")["href"] == "#cell-12"
