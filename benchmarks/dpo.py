@@ -81,7 +81,8 @@ def main(keys):
                 with passes_timed() as spent:
                     run()
                 print(
-                    f"{key:18}{stage:14}{spent['tokens'] / spent['all']:9.0f}{1 - spent['passes'] / spent['all']:30.0%}",
+                    f"{key:18}{stage:14}{spent['tokens'] / spent['all']:9.0f}"
+                    f"{1 - spent['passes'] / spent['all']:30.0%}",
                     flush=True,
                 )
 

@@ -203,15 +203,19 @@ def main():
         features = pl.scan_parquet(Path(scratch) / "features" / "*.parquet")
         report(
             (
-                f"{'release' if args.archive else 'simulated'}: archive to {len(registry())} features of {features.select(pl.col('query').n_unique()).collect().item()} queries",
-                f"{seconds:.1f} s, of processor time {busy:.1f} s in {args.processes} processes; {memory:.0f} MB; {(rel + page) / busy / 1e3:.0f} thousand rows a processor second",
+                f"{'release' if args.archive else 'simulated'}: archive to {len(registry())} features of "
+                f"{features.select(pl.col('query').n_unique()).collect().item()} queries",
+                f"{seconds:.1f} s, of processor time {busy:.1f} s in {args.processes} processes; {memory:.0f} MB; "
+                f"{(rel + page) / busy / 1e3:.0f} thousand rows a processor second",
             )
         )
         slow_s, n = loop(folder, args.processes, args.loop_tasks)
         report(
             (
-                f"matching and all features, a text-relative row: loop ({n} rows of {args.loop_tasks} tasks) against ours (all {rel} rows)",
-                f"{1e6 * slow_s / n:.1f} against {1e6 * fast_s / rel:.2f} us: {slow_s / n / (fast_s / rel):.1f} times ({1e6 * rest / rel:.2f} us with windows, fixations and reading measures)",
+                f"matching and all features, a text-relative row: loop ({n} rows of {args.loop_tasks} tasks) "
+                f"against ours (all {rel} rows)",
+                f"{1e6 * slow_s / n:.1f} against {1e6 * fast_s / rel:.2f} us: {slow_s / n / (fast_s / rel):.1f} times "
+                f"({1e6 * rest / rel:.2f} us with windows, fixations and reading measures)",
             )
         )
         small, large = Path(scratch) / "small", Path(scratch) / "large"
@@ -222,7 +226,8 @@ def main():
         )
         report(
             (
-                f"{args.workers} to {10 * args.workers} simulated participants ({sum(rows10) / sum(rows1):.1f} times the rows)",
+                f"{args.workers} to {10 * args.workers} simulated participants "
+                f"({sum(rows10) / sum(rows1):.1f} times the rows)",
                 f"{s10 / s1:.1f} times the processor time, {m10 / m1:.2f} times the memory",
             )
         )

@@ -50,7 +50,8 @@ if __name__ == "__main__":
         sys.exit()
     sizes = [int(a) for a in sys.argv[1:]] or [50, 500, 5000]
     print(
-        f"{'workers':>8} {'rows':>12} {'s':>7} {'rows/s':>10} {'us/row, own':>12} {'system':>7} {'peak MB':>8} {'cost':>6}"
+        f"{'workers':>8} {'rows':>12} {'s':>7} {'rows/s':>10} {'us/row, own':>12} "
+        f"{'system':>7} {'peak MB':>8} {'cost':>6}"
     )
     first = None
     for size in sizes:
@@ -62,6 +63,7 @@ if __name__ == "__main__":
         cost, system = (1e6 * found[kind] / found["rows"] for kind in ("own", "system"))
         first = first or cost
         print(
-            f"{size:8d} {found['rows']:12,d} {found['seconds']:7.1f} {found['rows'] / found['seconds']:10,.0f} {cost:12.2f} {system:7.2f} {found['peak_mb']:8.0f} {cost / first:5.2f}x",
+            f"{size:8d} {found['rows']:12,d} {found['seconds']:7.1f} {found['rows'] / found['seconds']:10,.0f} "
+            f"{cost:12.2f} {system:7.2f} {found['peak_mb']:8.0f} {cost / first:5.2f}x",
             flush=True,
         )

@@ -11,7 +11,8 @@ import re
 import statistics
 
 NOTICE = (
-    "After you type your question, please wait patiently. It might take up to 1 minute for AI to finish generating their answer. "
+    "After you type your question, please wait patiently. It might take up to 1 minute for "
+    "AI to finish generating their answer. "
     "The AI's response will show up here."
 )
 CAP_MS = 1000.0

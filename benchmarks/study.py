@@ -87,7 +87,8 @@ class Browser:
         task, cookie, token = person
         self.port, self.streams = port, None
         self.head = (
-            f"POST /api/assignments/{task}/batches HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nCookie: ifllm={cookie}\r\n"
+            f"POST /api/assignments/{task}/batches HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"Origin: http://127.0.0.1:{port}\r\nCookie: ifllm={cookie}\r\n"
             f"X-CSRF-Token: {token}\r\nContent-Type: application/json\r\nContent-Length: "
         ).encode()
 
@@ -221,11 +222,13 @@ def main() -> int:
         ("request longest", f"{times.max():.1f} ms"),
         (
             "site's memory",
-            f"{memory[0]:.0f} -> {memory[-1]:.0f} MiB, {growth:+.1f} MiB from the second to the last quarter (bound {GROWTH_MIB})",
+            f"{memory[0]:.0f} -> {memory[-1]:.0f} MiB, {growth:+.1f} MiB "
+            f"from the second to the last quarter (bound {GROWTH_MIB})",
         ),
         (
             "processor",
-            f"{1000 * log['site_cpu'] / len(times):.2f} ms a request in the site, {1000 * log['own_cpu'] / len(times):.2f} ms in this generator",
+            f"{1000 * log['site_cpu'] / len(times):.2f} ms a request in the site, "
+            f"{1000 * log['own_cpu'] / len(times):.2f} ms in this generator",
         ),
         ("generator late p99", f"{np.percentile(late, 99):.1f} ms"),
     ):

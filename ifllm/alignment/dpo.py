@@ -229,7 +229,8 @@ def example_pairs(n: int = 8) -> pl.DataFrame:
         [
             {
                 "prompt": f"What is {(town := towns[i % len(towns)])} number {i} known for?",
-                "chosen": f"{town} is known for its harbour, its old streets and {i} bridges, which most visitors walk.",
+                "chosen": f"{town} is known for its harbour, its old streets and {i} bridges, "
+                "which most visitors walk.",
                 "rejected": f"{town} is a town. It is a town in a country, and people like it {i} times.",
                 "noise_rate": 0.1 + 0.3 * (i % 2),
                 "source": "explicit",
@@ -402,8 +403,8 @@ def memory_errors(key: str):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise InputError(
-            f"model {key} ran out of memory: {str(error).splitlines()[0][:160]}; lower dpo_batch_size or dpo_max_length, set "
-            "dpo_gradient_checkpointing = True or dpo_method = lora"
+            f"model {key} ran out of memory: {str(error).splitlines()[0][:160]}; "
+            "lower dpo_batch_size or dpo_max_length, set dpo_gradient_checkpointing = True or dpo_method = lora"
         ) from error
 
 # %% ../../nbs/11_dpo.ipynb #248273b0

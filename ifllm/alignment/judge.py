@@ -336,7 +336,8 @@ def collect(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) -> None:
     cost = estimate_cost(judge, requests, cache)
     if cost["dollars"] > judge.limit:
         raise InputError(
-            f"judge {judge.model}: {cost['requests']} requests may cost {cost['dollars']:.2f} US dollars, more than the limit of {judge.limit:.2f}; "
+            f"judge {judge.model}: {cost['requests']} requests may cost {cost['dollars']:.2f} US dollars, "
+            f"more than the limit of {judge.limit:.2f}; "
             "raise the limit (--limit), ask fewer questions (--prompts), or judge fewer models"
         )
     todo = {judge.cache_key(m): m for m in _messages(requests)}

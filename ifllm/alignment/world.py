@@ -280,7 +280,7 @@ def packed_logprobs(model, parameters: dict[str, torch.Tensor], tokens: torch.Te
     hidden = table.index_select(1, batch.ids)
     turn = _rotation(model, batch)
     for layer in range(model.config.num_hidden_layers):
-        own = lambda name: of(f"layers.{layer}.{name}")
+        own = lambda name, layer=layer: of(f"layers.{layer}.{name}")
         hidden = hidden + _attention(_rms(hidden, own("input_layernorm"), eps), own, turn, batch, eps)
         x = _rms(hidden, own("post_attention_layernorm"), eps)
         gate = torch.nn.functional.silu(_linear(x, own("mlp.gate_proj")))

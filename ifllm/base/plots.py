@@ -121,7 +121,7 @@ def forest(
                 type="data",
                 symmetric=False,
                 array=[h - e for e, h in zip(estimates, highs)],
-                arrayminus=[e - l for e, l in zip(estimates, lows)],
+                arrayminus=[e - low for e, low in zip(estimates, lows)],
                 thickness=1.6,
                 width=0,
                 color=GREY,

@@ -98,9 +98,10 @@ def _band(room: str, modules: list[Module], top: float) -> tuple[str, float]:
         x, y = 100.0, top + 2 * _GAP + number * (_ROW + _GAP) - _GAP / 2
         for module, wide in row:
             parts.append(
-                f'<g><title>{escape(module.summary)}</title><rect x="{x:.0f}" y="{y}" width="{wide:.0f}" height="{_ROW}" '
-                f'rx="4" fill="#FFFFFF" stroke="#0072B2"/><text x="{x + 10:.0f}" y="{y + 19}">{module.name.split(".")[-1]}'
-                f'</text><text x="{x + 10:.0f}" y="{y + 35}" fill="#64748B" font-size="11">{module.lines}</text></g>'
+                f"<g><title>{escape(module.summary)}</title>"
+                f'<rect x="{x:.0f}" y="{y}" width="{wide:.0f}" height="{_ROW}" rx="4" fill="#FFFFFF" stroke="#0072B2"/>'
+                f'<text x="{x + 10:.0f}" y="{y + 19}">{module.name.split(".")[-1]}</text>'
+                f'<text x="{x + 10:.0f}" y="{y + 35}" fill="#64748B" font-size="11">{module.lines}</text></g>'
             )
             x += wide + _GAP
     return "\n".join(parts), top + height + 10

@@ -254,7 +254,7 @@ def expected_dwell(
     """
     check_tables(samples, layout)
     parts = []
-    for at, part, words in _by_item(samples, layout):
+    for _, part, words in _by_item(samples, layout):
         boxes = words.select(_BOX).to_numpy()
         for (who, channel), own in part.partition_by("participant", "channel", as_dict=True).items():
             x, y, dt = (own[name].to_numpy() for name in ("x", "y", "dt_ms"))

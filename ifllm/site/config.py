@@ -287,7 +287,7 @@ def init_study(folder: str | Path, gaze: bool = True) -> Path:
     (folder / ".gitignore").write_text("node_modules/\n*.sqlite*\nexport/\n")
     if gaze:
         (folder / "package.json").write_text(
-            '{\n  "private": true,\n  "dependencies": {"webgazer": "%s"}\n}\n' % WEBGAZER
+            f'{{\n  "private": true,\n  "dependencies": {{"webgazer": "{WEBGAZER}"}}\n}}\n'
         )
     return target
 

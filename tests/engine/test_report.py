@@ -150,7 +150,7 @@ def test_every_link_and_anchor_of_the_site_resolves(site):
     ids = {page.resolve(): {tag["id"] for tag in tree.find_all(id=True)} for page, tree in pages.items()}
     checked = 0
     for page, tree in pages.items():
-        for tag, key in [(tag, key) for key in ("href", "src") for tag in tree.find_all(attrs={key: True})]:
+        for tag, key in [(tag, name) for name in ("href", "src") for tag in tree.find_all(attrs={name: True})]:
             address, _, anchor = tag[key].partition("#")
             if re.match(r"[a-z]+:", address):
                 continue
@@ -297,7 +297,8 @@ def test_the_report_opens_with_its_question_where_the_readme_opens_with_its_comm
         blocks=[
             Block(
                 "markdown",
-                "```\nmake report\n```\n\n<!-- report: figure fig-a -->\n\n## Why\n\nBecause.\n\n## Found\n\n<!-- report: findings -->\n\n## Cite",
+                "```\nmake report\n```\n\n<!-- report: figure fig-a -->\n\n"
+                "## Why\n\nBecause.\n\n## Found\n\n<!-- report: findings -->\n\n## Cite",
             )
         ],
     )
@@ -391,13 +392,13 @@ def test_what_is_asked_for_and_not_there_is_said_in_one_line(tmp_path, monkeypat
         report.render(run)
     monkeypatch.delenv("QUARTO_PATH")
     monkeypatch.setattr(report.shutil, "which", lambda name: None)
-    for given, words in (
+    for how, words in (
         (dict(engine="quarto"), "Quarto is not here"),
         (dict(engine="latex"), "choose auto"),
         (dict(engine="builtin", pdf=True), "needs Quarto or Chromium"),
     ):
         with pytest.raises(InputError, match=words):
-            report.render(run, **given)
+            report.render(run, **how)
     with pytest.raises(InputError, match="no such run"):
         report.find_run("nope", run)
 

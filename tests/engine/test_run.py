@@ -159,7 +159,8 @@ def test_a_notebook_is_refreshed_though_its_inputs_are_the_same(tiny_project):
     edit(
         tiny_project / "nbs" / "02_sum.ipynb",
         "total = int",
-        'beside = study.path / \\"beside.txt\\"\\nshift += int(beside.read_text()) if beside.exists() else 0\\ntotal = int',
+        'beside = study.path / \\"beside.txt\\"\\nshift += int(beside.read_text()) if beside.exists() else 0'
+        "\\ntotal = int",
     )
     run = run_study(profile="demo", data="own", name="t", cores=1)
     assert totals(run)["sum.total"] == 12

@@ -121,8 +121,14 @@ def snippet(text, i):
     return text.replace("\n", " ")[max(0, i - 10) : i + 10].strip()
 
 
-A = "The harbour of Alava was built in 1901.\nIt still serves the fishing fleet, and the old cranes are kept as a monument."
-B = "The harbour of Alava was rebuilt, and a second pier followed in 1931; today most visitors come for the market hall."
+A = (
+    "The harbour of Alava was built in 1901.\n"
+    "It still serves the fishing fleet, and the old cranes are kept as a monument."
+)
+B = (
+    "The harbour of Alava was rebuilt, and a second pier followed in 1931; "
+    "today most visitors come for the market hall."
+)
 
 
 @pytest.fixture(scope="module")

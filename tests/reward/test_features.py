@@ -389,7 +389,6 @@ def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import KFold, cross_val_predict
 
-    rng = np.random.default_rng(0)
     data = toy(n_workers=12, n_tasks=3, effect=0.0, spread=0.0, n_noise=149, seed=0)
     columns = [c for c in data.columns if c.startswith("x")]
     folds = rw.paper_folds(data, [rw.PAPER_SEED])

@@ -361,7 +361,7 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
             assert {httpx.URL(url).host for url, _ in visit.requests} == {"127.0.0.1"}, (
                 "nothing is fetched from or sent to anywhere else"
             )
-            for url, body in visit.requests:
+            for _, body in visit.requests:
                 assert not body or (json.loads(body) is not None and len(body) < 60_000), (
                     "JSON only, and never a picture"
                 )
