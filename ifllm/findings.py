@@ -231,7 +231,7 @@ def by_id(*frames: pl.DataFrame) -> dict[str, dict]:
 
 def cell(records: Mapping[str, Mapping], id: str | None, spec: str = "ci.3g") -> str:
     """A number as a link to its record, in Markdown; a dash where the run does not have it."""
-    return f"[{format_number(records[id], spec)}](results.html#{id})" if id in records else "\N{EN DASH}"
+    return f"[{format_number(records[id], spec)}](results.html#{id})" if id and id in records else "\N{EN DASH}"
 
 
 def linked(frame: pl.DataFrame) -> GT:
@@ -241,7 +241,7 @@ def linked(frame: pl.DataFrame) -> GT:
 # %% ../nbs/13_findings.ipynb #b43ef165
 def _shown(records: Mapping[str, Mapping], id: str | None, spec: str) -> str:
     """A number with its n and its chapter, in Markdown; a dash where the run does not have it."""
-    if id not in records:
+    if not id or id not in records:
         return "\N{EN DASH}"
     record = records[id]
     n = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{record['n']:,}, " if record["n"] is not None else ""

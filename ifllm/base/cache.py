@@ -72,7 +72,9 @@ def content_key(*parts, modules: Sequence[str] = (), packages: Sequence[str] = (
         Libraries whose version counts, e.g. "torch".
     """
     digest = hashlib.sha256()
-    root = Path(importlib.util.find_spec("ifllm").origin).parents[1]
+    found = importlib.util.find_spec("ifllm")
+    assert found and found.origin  # this package has an __init__.py
+    root = Path(found.origin).parents[1]
     code = [(root / file).read_bytes() for file in module_files(root, set(modules))]
     versions = {name: importlib.metadata.version(name) for name in packages}
     for part in [*parts, *code, versions]:

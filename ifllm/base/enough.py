@@ -7,7 +7,7 @@ __all__ = ['NotEnough', 'need', 'enough']
 
 # %% ../../nbs/base/enough.ipynb #5e9eb600
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from .files import InputError
 
@@ -26,7 +26,7 @@ def need(what: str, have: int, least: int = 1) -> None:
 
 # %% ../../nbs/base/enough.ipynb #c38c6fd3
 @contextlib.contextmanager
-def enough(study, what: str, *ids: str) -> Iterator[None]:
+def enough(study, what: str, *ids: str) -> Generator[None]:
     """Compute one thing of a chapter, or say in one line why these data do not hold enough for it.
 
     Parameters

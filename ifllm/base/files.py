@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 # %% ../../nbs/base/files.ipynb #f15feaf7
@@ -35,7 +35,7 @@ def _put(made: Path, path: Path, aside: Path) -> None:
 
 # %% ../../nbs/base/files.ipynb #11534021
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Generator[Path]:
     """Give a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
 
     Parameters

@@ -8,7 +8,7 @@ __all__ = ['progress']
 # %% ../../nbs/base/terminal.ipynb #8889c52e
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 
 # %% ../../nbs/base/terminal.ipynb #daff4d0d
 def progress(items: Iterable, label: str, total: int | None = None, every_s: float = 10.0) -> Iterator:
@@ -21,7 +21,7 @@ def progress(items: Iterable, label: str, total: int | None = None, every_s: flo
     total : number of items; taken from `len(items)` where that works
     every_s : seconds between two lines of a log
     """
-    total = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
+    total = total if total is not None else (len(items) if isinstance(items, Sized) else None)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from .architecture import ROOMS
 
@@ -173,7 +174,7 @@ def _page(module, short: str, chapters: Collection[str]) -> str:
     return _front(module.path, _first_line(module)) + "\n\n".join(part for part in body if part) + "\n"
 
 
-def _index(modules: Mapping[str, object]) -> str:
+def _index(modules: Mapping[str, Any]) -> str:
     """The first page: a heading for each room of the package, under it its modules in the order of their notebooks."""
     rooms: dict[str, list] = {}
     for short, module in modules.items():

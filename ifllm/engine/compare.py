@@ -54,6 +54,14 @@ def _change(x: dict | None, y: dict | None, exact: tuple[float, float], allowed:
     return "within" if allowed and _close(x, y, *allowed) else "changed"
 
 # %% ../../nbs/engine/compare.ipynb #5bb53e4c
+def _difference(x: dict | None, y: dict | None) -> tuple[float | None, bool | None]:
+    """`y`'s number less `x`'s, and whether it lies outside `x`'s interval; None where there is none of these."""
+    if x is None or y is None or not (_is_number(x.get("value")) and _is_number(y.get("value"))):
+        return None, None
+    low, value = x.get("ci_low"), y["value"]
+    return value - x["value"], None if low is None else not low <= value <= x["ci_high"]
+
+
 def compare_records(
     a: list[dict],
     b: list[dict],
@@ -80,13 +88,9 @@ def compare_records(
     rows = []
     for id in sorted(left.keys() | right.keys()):
         x, y = left.get(id), right.get(id)
-        change = _change(x, y, (rtol, atol), allowed(x or y) if allowed else None)
-        u, v = (x or {}).get("value"), (y or {}).get("value")
-        numbers = _is_number(u) and _is_number(v)
-        interval = numbers and x.get("ci_low") is not None
-        texts = _texts(x, y)
-        difference, outside = v - u if numbers else None, not x["ci_low"] <= v <= x["ci_high"] if interval else None
-        rows.append((id, change, *texts, difference, outside, (y or x).get("notebook")))
+        either = x or y or {}
+        change = _change(x, y, (rtol, atol), allowed(either) if allowed else None)
+        rows.append((id, change, *_texts(x, y), *_difference(x, y), (y or either).get("notebook")))
     kinds = [pl.String] * 4 + [pl.Float64, pl.Boolean, pl.String]
     names = ["id", "change", "a", "b", "difference", "outside", "notebook"]
     frame = pl.DataFrame(rows, schema=dict(zip(names, kinds)), orient="row")
@@ -239,7 +243,7 @@ def change_table(changed: pl.DataFrame, name_a: str, name_b: str) -> Table:
     return table
 
 
-def _labels(run_a: Path, run_b: Path) -> tuple[str, str]:
+def _labels(run_a: str | Path, run_b: str | Path) -> tuple[str, str]:
     """The runs' names; where both are called alike, with the folder above by which they differ."""
     a, b = Path(run_a).resolve().parts, Path(run_b).resolve().parts
     for depth in range(1, max(len(a), len(b)) + 1):

@@ -90,6 +90,7 @@ def _columns(layout: Mapping) -> int:
 
 
 def _plot(block: Block, key: str, alt: str, drawn: bool) -> str:
+    assert block.plot is not None
     layout = block.plot["layout"]
     still = "<noscript>This plot needs JavaScript; its data are linked below.</noscript>"
     if drawn:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/engine/pages.ipynb #0ecfc9f9
 @dataclass
@@ -116,7 +117,7 @@ def read_output(output: dict) -> Block | None:
     data, meta = output.get("data", {}), output.get("metadata", {}).get("ifllm", {})
     if meta.get("banner") or meta.get("caption_of"):
         return None
-    about = {key: meta.get(key) or "" for key in ("id", "caption", "alt", "csv")}
+    about: dict[str, Any] = {key: meta.get(key) or "" for key in ("id", "caption", "alt", "csv")}
     if plot := data.get("application/vnd.plotly.v1+json"):
         return Block(
             "figure",

@@ -91,6 +91,7 @@ def _chapter(site: Path, name: str, names: Collection[str]):
 
     soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
     main = soup.find("main")
+    assert main is not None  # every page has one
     _for_paper(main)
     if name != "references" and "references" in names and (cited := main.find(id="references")) is not None:
         cited.decompose()
@@ -174,7 +175,7 @@ def _by_browser(page: Path, pdf: Path, browser: str, paper: str) -> None:
             display_header_footer=True,
             header_template="<span></span>",
             footer_template=_FOOT,
-            margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm"),
+            margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"},
             outline=True,
             tagged=True,
         )
@@ -200,6 +201,7 @@ def make_pdf(site: Path, config: Path, quarto: str | None, browser: str | None) 
     try:
         if quarto:
             return [f"report.pdf: {line}" for line in _by_quarto(page, pdf, quarto, _PAPERS[size][0])]
+        assert browser is not None  # one of the two is there
         _by_browser(page, pdf, browser, _PAPERS[size][1])
         return []
     finally:

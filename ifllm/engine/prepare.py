@@ -95,6 +95,7 @@ def _write_figures(
         if block.png:
             (out / f"{key}.png").write_bytes(block.png)
         else:
+            assert block.plot is not None  # a figure is one or the other
             plots[key] = block.plot
             (out / f"{key}.js").write_text(figure_script(key, block.plot), encoding="utf-8")
     if not plots:
@@ -361,7 +362,7 @@ def _write_record(writer: _Writer, records: list[dict], pages: list[Page]) -> li
 def _write_api(folder: Path, api: Mapping[str, str], banner: str) -> None:
     (folder / "api").mkdir()
     for name, text in api.items():
-        front, body = re.match(r"---\n(.*?)---\n(.*)", text, re.S).groups()
+        _, front, body = text.split("---\n", 2)
         whole = _front(yaml.safe_load(front), "../") + banner + body
         (folder / "api" / f"{name}.qmd").write_text(whole, encoding="utf-8")
     for name, text in moved_pages(api).items():

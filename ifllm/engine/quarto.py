@@ -113,6 +113,7 @@ def run_quarto(quarto: str, *words: str) -> list[str]:
     with subprocess.Popen(
         [quarto, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             lines.append(_COLOUR.sub("", line).rstrip())
             if re.match(r"\[\s*\d+/\d+\]", lines[-1]):

@@ -476,10 +476,9 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
 def write_manifest(run: Path) -> dict:
     """Write `manifest.json`: data source, versions, commit, settings, hardware, time and memory of each notebook."""
     root = project_root(run)
-    requirement = re.compile(r"^[A-Za-z0-9_.-]+")
     versions = {}
     for line in importlib.metadata.requires("ifllm") or []:
-        name = requirement.match(line)[0]
+        name = re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -10,6 +10,7 @@ __all__ = ['MODEL_NAMES', 'WHERE', 'mean_by_worker', 'record_mean', 'clear_of', 
 
 # %% ../../nbs/04_collection.ipynb #596643fb
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -190,7 +191,7 @@ def flow_figure(stages: pl.DataFrame) -> go.Figure:
         part = stages.filter(pl.col("unit") == unit)
         fig.add_traces(_flow_bars(part, SEQUENCE[row - 1]), rows=row, cols=1)
         fig.update_yaxes(autorange="reversed", row=row, col=1)
-        fig.update_xaxes(range=[0, part["reached"].max() * 2], row=row, col=1)
+        fig.update_xaxes(range=[0, cast(int, part["reached"].max()) * 2], row=row, col=1)
     height = 130 + 34 * stages.height + 40 * len(units)
     return fig.update_layout(barmode="stack", height=height, margin=dict(l=8), showlegend=False)
 
@@ -271,8 +272,8 @@ def _preferred_less_other(pairs: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
     models = sorted(set(pairs["model_1"]) | set(pairs["model_2"]))
     rows, sign = np.arange(pairs.height), np.where(pairs["preference"] == 1, 1.0, -1.0)
     design = np.zeros((pairs.height, len(models) + 1))
-    np.add.at(design, (rows, [models.index(name) for name in pairs["model_1"]]), sign)
-    np.add.at(design, (rows, [models.index(name) for name in pairs["model_2"]]), -sign)
+    design[rows, [models.index(name) for name in pairs["model_1"]]] += sign
+    design[rows, [models.index(name) for name in pairs["model_2"]]] -= sign
     design[:, -1] = sign
     return design, models
 
@@ -582,7 +583,7 @@ page-absolute traces hold the click on the answer chosen.
 _BRACKETS = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def data_card(counts: Mapping[str, object], simulated: bool, min_cell: int = 5) -> str:
+def data_card(counts: Mapping[str, Any], simulated: bool, min_cell: int = 5) -> str:
     """A dataset card in the convention of the Hugging Face Hub: YAML front matter, then what a user must know.
 
     Parameters

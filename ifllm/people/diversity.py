@@ -13,11 +13,13 @@ __all__ = ['KEYS', 'PAGES', 'CLOCK_QUANTILES', 'COARSER', 'looks', 'readings', '
 
 # %% ../../nbs/05_diversity.ipynb #5e5bdaf9
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 from scipy import signal, stats
 from sklearn.cluster import BisectingKMeans, KMeans
@@ -130,7 +132,7 @@ def position_curves(seen: pl.DataFrame, points: int = 100) -> np.ndarray:
 
 # %% ../../nbs/05_diversity.ipynb #ec10f41d
 def mean_curve(
-    curves: np.ndarray, worker: Sequence, n_bootstrap: int = 200, seed: int = 0
+    curves: np.ndarray, worker: ArrayLike, n_bootstrap: int = 200, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of curves and its 95 % band from a bootstrap over workers, point by point.
 
@@ -177,7 +179,12 @@ def group_curves(curves: np.ndarray, each: pl.DataFrame, by: str, x: np.ndarray,
     """
     whole = np.isfinite(curves).all(axis=1)
     need("readings with a whole curve", int(whole.sum()))
-    rows = each.with_row_index("row").filter(pl.Series(whole)).drop_nulls(by).sort("modality", by, maintain_order=True)
+    rows = (
+        each.with_row_index("row")
+        .filter(pl.Series(np.asarray(whole)))
+        .drop_nulls(by)
+        .sort("modality", by, maintain_order=True)
+    )
     parts = []
     for (modality, group), own in rows.group_by("modality", by, maintain_order=True):
         mean, low, high = mean_curve(curves[own["row"].to_numpy()], own["worker"], **bootstrap)
@@ -278,7 +285,7 @@ def slide_figure(over_time: pl.DataFrame) -> go.Figure:
     ]
     play = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
     steps = [dict(method="animate", label=frame.name, args=[[frame.name], play]) for frame in frames]
-    widest = max(0.05, over_time["share"].max() * 1.05)
+    widest = max(0.05, cast(float, over_time["share"].max()) * 1.05)
     ticks = [tick / 10 for tick in range(-10, 11, 2) if abs(tick / 10) <= widest]
     title = "share of readings: gaze to the left, mouse to the right"
     return go.Figure(frames[0].data, frames=frames).update_layout(
@@ -295,7 +302,7 @@ def middling_pair(each: pl.DataFrame) -> int:
     gaze = each.filter((pl.col("modality") == "gaze") & (pl.col("side") != "single") & (pl.col("size") == "medium"))
     pairs = gaze.group_by("query").agg(sides=pl.len(), least=pl.col("looks").min()).filter(pl.col("sides") == 2)
     need("pairs of answers of middling length with gaze on both", pairs.height)
-    return pairs.sort("least", "query", descending=[True, False])["query"].first()
+    return pairs.sort("least", "query", descending=[True, False])["query"][0]
 
 
 def text_heat(heat: np.ndarray, length: int, columns: int = 60) -> np.ndarray:
@@ -329,7 +336,7 @@ def heat_figure(rows: Mapping[str, Mapping[str, np.ndarray]], lengths: Mapping[s
 
 # %% ../../nbs/05_diversity.ipynb #9414ef2c
 def intraclass_correlation(
-    values: np.ndarray, worker: Sequence, *, ranks: bool = True, n_bootstrap: int = 200, seed: int = 0
+    values: np.ndarray, worker: ArrayLike, *, ranks: bool = True, n_bootstrap: int = 200, seed: int = 0
 ) -> tuple[float, float, float]:
     """ICC(1) of a feature, from the one-way analysis of variance with unequal groups, with an interval over workers.
 
@@ -390,7 +397,7 @@ def feature_iccs(
     polars.DataFrame
         `feature`, `modality`, `family`, `source`, `icc`, `ci_low`, `ci_high`, `n` rows; highest first.
     """
-    rows, least = [], least_share * (features["mode"] == "pairwise").sum()
+    rows, least = [], least_share * int((features["mode"] == "pairwise").sum())
     known = registry.filter(pl.col("name").is_in(features.columns))
     for name, *about in known.select("name", "modality", "family", "source").iter_rows():
         values = features[name].cast(pl.Float64).to_numpy()
@@ -504,11 +511,10 @@ def evidence_figure(evidence: pl.DataFrame) -> go.Figure:
     panels = {"silhouette": "silhouette_null", "stability": "stability_null", "gap": None}
     fig = make_subplots(rows=1, cols=3, subplot_titles=list(panels), horizontal_spacing=0.1)
     for col, (value, null) in enumerate(panels.items(), 1):
-        lines = [
-            (value, "gaze curves", COLOURS["gaze"], "solid"),
-            (null, "one Gaussian cloud", COLOURS["null"], "dash"),
-        ]
-        for column, name, colour, dash in lines[: 2 if null else 1]:
+        lines = [(value, "gaze curves", COLOURS["gaze"], "solid")]
+        if null:
+            lines.append((null, "one Gaussian cloud", COLOURS["null"], "dash"))
+        for column, name, colour, dash in lines:
             style = dict(name=name, mode="lines+markers", marker_color=colour, line_dash=dash, showlegend=col == 1)
             fig.add_scatter(row=1, col=col, x=evidence["k"], y=evidence[column], **style)
     fig.add_hline(y=0, row=1, col=3, line=dict(dash="dash", width=1, color=GREY))
@@ -516,7 +522,7 @@ def evidence_figure(evidence: pl.DataFrame) -> go.Figure:
     return fig.update_layout(height=340, margin=dict(t=76), legend=dict(y=1.16))
 
 # %% ../../nbs/05_diversity.ipynb #0c05731e
-def clusters_figure(curves: np.ndarray, labels: np.ndarray, centres: np.ndarray, worker: Sequence) -> go.Figure:
+def clusters_figure(curves: np.ndarray, labels: np.ndarray, centres: np.ndarray, worker: ArrayLike) -> go.Figure:
     """The centres of clusters (left panel), and each reading as a dot on two principal components (right panel)."""
     k, worker = len(centres), np.asarray(worker)
     share = np.bincount(labels, minlength=k) / len(labels)
@@ -776,8 +782,8 @@ def _guesses(x: np.ndarray, worker: np.ndarray, conversation: np.ndarray, n_fold
 # %% ../../nbs/05_diversity.ipynb #df354687
 def reidentify(
     x: np.ndarray,
-    worker: Sequence,
-    group: Sequence,
+    worker: ArrayLike,
+    group: ArrayLike,
     *,
     n_folds: int = 5,
     trees: int = 200,

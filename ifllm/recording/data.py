@@ -173,6 +173,7 @@ def _copy_verified(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, 
     """Write a member to `target`; whether its SHA-256 is `digest`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     found, source = hashlib.sha256(), tar.extractfile(member)
+    assert source is not None  # a regular file
     with open(target, "wb") as out:
         while chunk := source.read(_CHUNK):
             found.update(chunk)
@@ -421,7 +422,7 @@ class Queries(pa.DataFrameModel):
     error_2: pl.Boolean
     excluded: pl.Boolean = pa.Field(description="participant is on the study's published exclusion list")
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #941757ae
@@ -445,7 +446,7 @@ class Tasks(pa.DataFrameModel):
     query_copy: pl.String = pa.Field(nullable=True, description="the question to which copy_sentence belongs")
     response_copy: pl.String = pa.Field(nullable=True)
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
         unique = ["worker", "task"]
 
@@ -474,7 +475,7 @@ class Workers(pa.DataFrameModel):
     )
     rule_excluded: pl.Boolean = pa.Field(nullable=True, description="the study's rule would leave the participant out")
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #90c8a561
@@ -505,7 +506,7 @@ class SamplesAbs(pa.DataFrameModel):
 
     in_reach = _POSITION(_in_reach)
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #1ba02941
@@ -539,7 +540,7 @@ class SamplesRel(pa.DataFrameModel):
 
     in_reach = _POSITION(_in_reach)
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #e1f6d186
@@ -557,7 +558,7 @@ class Ledger(pa.DataFrameModel):
         """Nothing vanishes."""
         return data.lazyframe.select(pl.col("rows_total") == pl.col("rows_parsed") + pl.col("rows_quarantined"))
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #4d5ad92a
@@ -610,7 +611,7 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
     declared = {column: fields[column] for column in frame.columns if column in fields and column != "worker"}
     frame = frame.with_columns(_cast(frame[column], field.dtype.type, name) for column, field in declared.items())
     for column, field in declared.items():
-        relative = column == "epoch_ms" and frame.height and 0 <= frame[column].min() <= frame[column].max() <= T_LIMIT
+        relative = column == "epoch_ms" and frame[column].count() > 0 and frame[column].is_between(0, T_LIMIT).all()
         if not relative:
             _check_values(frame[column], field, name)
     return frame
@@ -626,7 +627,7 @@ def _cast(column: pl.Series, dtype: pl.DataType, frame: str) -> pl.Series:
     if column.dtype.is_float() and dtype.is_integer():
         lost |= (given != cast).fill_null(False)
     if lost.any():
-        first = int(lost.arg_max())
+        first = lost.arg_true()[0]
         raise InputError(f"{frame}: {column.name}, row {first + 1}: {given[first]!r} is no {dtype}; correct the frame")
     return cast
 
@@ -646,9 +647,10 @@ def _check_values(values: pl.Series, field: pa.Column, frame: str) -> None:
     try:
         field.validate(pl.DataFrame({values.name: telling}, schema={values.name: values.dtype}))
     except pa.errors.SchemaError as fault:
+        assert fault.failure_cases is not None  # a check of values failed
         value = fault.failure_cases.to_series()[0]
-        row = int((values.is_null() if value is None else values == value).arg_max()) + 1
-        allowed = ", ".join(str(check.error) for check in field.checks) or "a value"
+        row = ((values.is_null() if value is None else values == value).arg_max() or 0) + 1
+        allowed = ", ".join(str(check.error) for check in field.checks or ()) or "a value"
         raise InputError(f"{frame}: {values.name}, row {row}: {value!r}; must be {allowed}") from None
 
 # %% ../../nbs/01_data.ipynb #d20190ad
@@ -1695,7 +1697,7 @@ def exclusion_agreement(table: pl.DataFrame, rule: QualityRule = _RULE) -> dict[
     )
     differ = table.filter(~pl.col("agree"))
     return {
-        "agree": table["agree"].sum() / max(table.height, 1),
+        "agree": float(table["agree"].sum()) / max(table.height, 1),
         "kappa": float(cohen_kappa_score(table["list"], table["rule"])) if several else None,
         "both": by("out", "out"),
         "list_only": by("out", "in"),

@@ -11,6 +11,7 @@ __all__ = ['MODALITIES', 'WINDOWS', 'BINS', 'EPSILON', 'CAP', 'CELL', 'LAGS', 'C
 import re
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import cast
 
 import numpy as np
 import plotly.express as px
@@ -188,8 +189,8 @@ def _study_metric_features() -> list[Feature]:
     green = "gaze samples, both sides, with the head in the validation box (all, where it was not logged)"
     share = pl.when(entries > 0).then(pl.col("camera_green") / entries)
 
-    def kept(*about, **more):
-        return Feature(*about, "study", mirror=about[0], **more)
+    def kept(name: str, formula: str, unit: str, span: str, family: str, modality: str, **more):
+        return Feature(name, formula, unit, span, family, modality, "study", mirror=name, **more)
 
     return [
         *_study_side_features("left", _BOTH),
@@ -582,9 +583,8 @@ def _pairs(
 # %% ../../nbs/06_features.ipynb #38b63d12
 def _ours(m: str, stem: str, formula: str, unit: str, span: str, family: str, **more) -> Feature:
     """A feature of one modality, of a computation of its own; it stays when the two answers trade places."""
-    return Feature(
-        f"{m}_{stem}", formula, unit, span, family, m, "ifllm", **{"mirror": f"{m}_{stem}", "level": "frame"} | more
-    )
+    name = f"{m}_{stem}"
+    return replace(Feature(name, formula, unit, span, family, m, "ifllm", mirror=name, level="frame"), **more)
 
 
 def _sided(m: str, stem: str, formula: str, unit: str, span: str, family: str, expr: pl.Expr | None = None) -> Feature:
@@ -1184,9 +1184,8 @@ def _sides(rows: pl.DataFrame, ends: pl.DataFrame, inactivity_ms: float) -> pl.D
 def _study_pairwise(
     rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame, inactivity_ms: float
 ) -> None:
-    rows = rows.lazy().filter(pl.col("file") % 3 > 0)
     columns = ("recording", "file", "epoch_ms", "t_ms", "on_element", "centre_idx", "study_at", "notice")
-    rows = rows.select(columns).collect()
+    rows = rows.lazy().filter(pl.col("file") % 3 > 0).select(columns).collect()
     if rows.is_empty():
         return
     spans, views = _timelines(windows, queries, cells)
@@ -1465,18 +1464,21 @@ def _measured() -> list[str]:
     ] + _HELPERS
 
 # %% ../../nbs/06_features.ipynb #4756eb61
+def _needs(feature: Feature) -> set[str]:
+    """The columns that a feature of level "query" is made of."""
+    assert feature.expr is not None
+    return set(feature.expr.meta.root_names())
+
+
 @cache
 def _stages(mode: str) -> list[list[pl.Expr]]:
     """The features of level "query" of a mode, each as soon as the columns that it needs are there."""
     there = set(_measured())
     waiting, stages = [f for f in registry() if f.level == "query" and mode in f.modes], []
     while waiting:
-        ready = [f for f in waiting if set(f.expr.meta.root_names()) <= there]
+        ready = [f for f in waiting if _needs(f) <= there]
         if not ready:
-            raise ValueError(
-                f"feature {waiting[0].name} needs {set(waiting[0].expr.meta.root_names()) - there}, which nothing "
-                f"computes"
-            )
+            raise ValueError(f"feature {waiting[0].name} needs {_needs(waiting[0]) - there}, which nothing computes")
         stages.append([f.expr.cast(pl.Float64).alias(f.name) for f in ready])
         there |= {f.name for f in ready}
         waiting = [f for f in waiting if f.name not in there]
@@ -1838,7 +1840,7 @@ def replay(
         for r, name in enumerate(("left", "right") if len(texts) == 2 else ("answer",), 1)
     ]
     fig = make_subplots(rows=1, cols=len(texts), horizontal_spacing=0.02, subplot_titles=names)
-    ways, end = _ways(seen, layouts), seen["s"].max()
+    ways, end = _ways(seen, layouts), cast(float, seen["s"].max())
     answers = range(1, len(texts) + 1)
     cells = np.concatenate([np.ravel(_heat(ways, r, end, height)) for r in answers])
     # a point right of a line's end counts at its last character: one cell must not set the scale

@@ -27,7 +27,7 @@ class Samples(pa.DataFrameModel):
     x: pl.Float64 = pa.Field(nullable=True, description="px from the left; null: nothing was measured")
     y: pl.Float64 = pa.Field(nullable=True, description="px from the top")
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = False  # validity, pupil and whatever else was recorded stay
 
 
@@ -45,7 +45,7 @@ class Layout(pa.DataFrameModel):
     char_start: pl.Int32 = pa.Field(ge=0, description="first character of the word in its text")
     char_end: pl.Int32 = pa.Field(ge=0, description="character after its last")
 
-    class Config:
+    class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = False
 
 # %% ../../nbs/recording/locate.ipynb #7bb3dccd

@@ -1003,9 +1003,9 @@ def _rel_columns(r: dict, stray: np.ndarray, order: np.ndarray, tail: list[pl.Se
     middle = [pl.concat([pl.Series([off], dtype=pl.String), c]) for off, c in zip(("-1", "-1", None, None), inside)]
     columns = [c.gather(pick) for c in middle] + tail
     # a few lines with a quote before the closing one end in a third
-    stray = columns[2].str.ends_with('""').fill_null(False) & pl.Series(stray).gather(order)
-    if stray.any():
-        columns[-1] = columns[-1].cast(pl.String) + pl.Series(["", '"']).gather(stray.cast(pl.UInt32))
+    doubled = columns[2].str.ends_with('""').fill_null(False) & pl.Series(stray).gather(order)
+    if doubled.any():
+        columns[-1] = columns[-1].cast(pl.String) + pl.Series(["", '"']).gather(doubled.cast(pl.UInt32))
     return columns
 
 # %% ../../nbs/02_simulate.ipynb #fd064925
@@ -1031,7 +1031,7 @@ class _Table:
 
     def __init__(self, folder: Path, name: str):
         self.file = (folder / name).open("w", encoding="utf-8", newline="")
-        self.writer = csv.DictWriter(self.file, TABLES[name], lineterminator="\n")
+        self.writer: csv.DictWriter[str] = csv.DictWriter(self.file, TABLES[name], lineterminator="\n")
         self.writer.writeheader()
 
     def write(self, **row):
@@ -1103,14 +1103,14 @@ def simulate(out: Path, workers: int, seed: int, max_tasks: int = 73, **links: f
     dict
         Counts: workers, queries, rows (of all behaviour files).
     """
-    links = Links(**links)
+    strengths = Links(**links)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; name a new folder, or remove it")
     if workers < 1 or max_tasks < 1:
         raise InputError(f"workers = {workers}, max_tasks = {max_tasks}: at least 1 of each is needed")
     with atomic_path(out) as made:
-        return _write_study(made, workers, seed, max_tasks, links)
+        return _write_study(made, workers, seed, max_tasks, strengths)
 
 # %% ../../nbs/02_simulate.ipynb #afe2781d
 _TRUE = ("utility_1", "utility_2", "value_1", "value_2", "asked_t_ms", "rating_t_ms", "rated_t_ms")

@@ -13,6 +13,8 @@ __all__ = ['LATEST_MS', 'LOST_STEPS', 'LOST_MS', 'LOST', 'LIKERT', 'PREFERENCE',
            'errors_figure', 'planted_hits', 'planted_figure', 'event_table']
 
 # %% ../../nbs/03_trajectories.ipynb #92976b12
+from typing import cast
+
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
@@ -265,7 +267,7 @@ _TIME_BITS = 42
 LATEST_MS = 2**_TIME_BITS - 1  # in the year 2109
 
 
-def time_key(ids: np.ndarray, ms: np.ndarray) -> np.ndarray:
+def time_key(ids: np.ndarray, ms: np.ndarray | int) -> np.ndarray:
     """One whole number for a group and a time: sorts by group, then by time.
 
     Parameters
@@ -924,7 +926,7 @@ def to_pymovements(page: pl.DataFrame, width_px: float = 1536.0, height_px: floa
     import pymovements
 
     gaze, known = _gaze(page)
-    step = max(FINEST_MS, round(gaze["step_ms"].unique().median() or FINEST_MS))
+    step = max(FINEST_MS, round(cast(float, gaze["step_ms"].unique().median() or FINEST_MS)))
     trials, reach = [], max(LOST_STEPS, LOST_MS / step)  # a slower recording keeps its gaps
     for (number,), own in gaze.partition_by(["recording"], as_dict=True, maintain_order=True).items():
         first = own["epoch_ms"][0]
@@ -1606,7 +1608,7 @@ def errors_figure(errors: pl.DataFrame) -> go.Figure:
         color_discrete_sequence=SEQUENCE,
     )
     # said, since plotly.js leaves the axis at its default of -1 to 4 here
-    highest = seconds.group_by("mode", "second").agg(pl.col("queries").sum())["queries"].max() or 1
+    highest = cast(int, seconds.group_by("mode", "second").agg(pl.col("queries").sum())["queries"].max() or 1)
     fig.update_traces(width=1, marker_line_width=0).update_yaxes(range=[0, 1.05 * highest])
     return _plain_facets(fig).update_layout(height=340, bargap=0, legend=dict(y=1.12, title_text=""))
 

@@ -158,10 +158,11 @@ class StudyFile(_Part):
 
     @model_validator(mode="after")
     def _whole(self):
-        for what, values in (
-            ("topic id", [t.id for t in self.topics]),
-            ("responder name", [r.name for r in self.responders]),
-        ):
+        named: dict[str, list] = {
+            "topic id": [t.id for t in self.topics],
+            "responder name": [r.name for r in self.responders],
+        }
+        for what, values in named.items():
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what} {twice[0]} occurs twice; each needs its own")
@@ -254,7 +255,7 @@ def load_study(path: str | Path) -> StudyFile:
             f"{path}:1: not a study file but {type(content).__name__}; `ifllm study init` writes one to start from"
         )
     try:
-        return StudyFile(**{**content, "folder": path.parent.resolve()})
+        return StudyFile.model_validate({**content, "folder": path.parent.resolve()})
     except ValidationError as error:
         lines = []
         for e in error.errors(include_url=False):

@@ -50,10 +50,14 @@ def _num(value: float) -> str:
     return f"{value:.13g}"
 
 
+def _place(x: float | None, y: float | None) -> str:
+    return "-1,-1" if x is None or y is None else f"{_num(x)},{_num(y)}"
+
+
 def _rel(s: Sample, side: str) -> str:
     """A text-relative line: x, y, "snippet", index, page timer, flag (left out where there is no camera), epoch."""
     here = s.side == side and s.rel_x is not None
-    place = f"{_num(s.rel_x)},{_num(s.rel_y)}" if here else "-1,-1"
+    place = _place(s.rel_x, s.rel_y) if here else "-1,-1"
     quoted = '"' + s.window.replace('"', '""').replace("\n", " ") + '"' if here and s.window else ""
     index = str(s.index) if here and s.index is not None else ""
     flag = "" if s.flag is None else f"{s.flag},"
@@ -61,8 +65,7 @@ def _rel(s: Sample, side: str) -> str:
 
 
 def _abs(s: Sample) -> str:
-    place = "-1,-1" if s.x is None else f"{_num(s.x)},{_num(s.y)}"
-    return f"{place},{_num(s.t_ms)},{s.epoch_ms}\n"
+    return f"{_place(s.x, s.y)},{_num(s.t_ms)},{s.epoch_ms}\n"
 
 # %% ../../nbs/site/export.ipynb #061ca4f5
 def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[list[Sample], list[str], list[dict]]:
@@ -103,7 +106,9 @@ def _escaped(text: str | None) -> str | None:
 def asked_ms(t: Turn) -> int:
     """When a turn's window opens: its first characters stood on the screen; by the server's clock where the browser did
     not say."""
-    return t.shown_ms or t.answered_ms
+    asked = t.shown_ms or t.answered_ms
+    assert asked is not None  # both are set in an answered turn
+    return asked
 
 
 def _query(a: Assignment, t: Turn) -> dict:
@@ -276,14 +281,17 @@ def _export(study: StudyFile, session: Session, folder: Path, counts: Counter) -
             session.scalars(select(Assignment).where(Assignment.participant == p.id).order_by(Assignment.position))
         )
         frames = []
-        for a in (a for a in own if a.topic is not None and a.started_ms):
+        for a in own:
+            started = a.started_ms
+            if a.topic is None or not started:
+                continue
             of_task = list(session.scalars(select(Turn).where(Turn.assignment == a.id).order_by(Turn.turn)))
             answered = [t for t in of_task if t.state == "answered"]
             score = next(
                 (
                     c.accuracy
                     for c in reversed(calibrations)
-                    if c.participant == p.id and c.kind == "calibration" and c.at_ms <= a.started_ms
+                    if c.participant == p.id and c.kind == "calibration" and c.at_ms <= started
                 ),
                 None,
             )

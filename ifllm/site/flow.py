@@ -120,7 +120,9 @@ def missing_for_finish(study: StudyFile, assignment: Assignment, turns: list[Tur
         missing.append("Please wait for the answer to your last question.")
     if any(rating_gaps(assignment.mode, t) for t in answered):
         missing.append("Please give all ratings.")
-    left = study.tasks.minimum_s - (now - assignment.started_ms) / 1000
+    started = assignment.started_ms
+    assert started is not None  # what is not open is not finished
+    left = study.tasks.minimum_s - (now - started) / 1000
     if left > 0:
         missing.append(f"Please go on for {math.ceil(left)} more seconds.")
     return missing

@@ -75,6 +75,7 @@ async def _openai(
     responder: Responder, messages: list[dict], client: httpx.AsyncClient, result: Answer
 ) -> AsyncIterator[str]:
     """Pieces of text from a chat-completions endpoint."""
+    assert responder.base_url is not None  # the study file is refused without
     headers = {"accept": "text/event-stream"}
     if responder.key_env:
         key = os.environ.get(responder.key_env)

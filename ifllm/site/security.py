@@ -49,14 +49,14 @@ class Signer:
     def link(self, invite: str) -> str:
         return self._link.dumps(invite)
 
-    def read_link(self, token: str, max_age_s: float | None = None) -> str | None:
+    def read_link(self, token: str, max_age_s: int | None = None) -> str | None:
         """The invitation of a link, or None if the link was not signed by us or is too old."""
         return _checked(self._link, token, max_age_s)
 
     def session(self, participant: str) -> str:
         return self._session.dumps(participant)
 
-    def read_session(self, token: str, max_age_s: float = 14 * 86400) -> str | None:
+    def read_session(self, token: str, max_age_s: int = 14 * 86400) -> str | None:
         return _checked(self._session, token, max_age_s)
 
     def csrf(self, session: str) -> str:
@@ -78,7 +78,7 @@ class Signer:
         return f"{raw[:4]}-{raw[4:8]}-{raw[8:]}"
 
 # %% ../../nbs/site/security.ipynb #b0dc064c
-def _checked(serializer: URLSafeTimedSerializer, token: str, max_age_s: float | None) -> str | None:
+def _checked(serializer: URLSafeTimedSerializer, token: str, max_age_s: int | None) -> str | None:
     try:
         value = serializer.loads(token, max_age=max_age_s)
     except (BadSignature, ValueError):

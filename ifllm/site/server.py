@@ -79,7 +79,14 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 # requests a second and burst, for each participant (links and the researcher's page: for each address)
-RATES = {"link": (2, 60), "read": (4, 40), "write": (4, 40), "turn": (0.5, 8), "batch": (5, 80), "admin": (2, 20)}
+RATES: dict[str, tuple[float, float]] = {
+    "link": (2, 60),
+    "read": (4, 40),
+    "write": (4, 40),
+    "turn": (0.5, 8),
+    "batch": (5, 80),
+    "admin": (2, 20),
+}
 
 
 def _files(folder: FilePath) -> dict[str, tuple[bytes, str]]:
@@ -101,8 +108,8 @@ class Site:
     limiter: RateLimiter
     pages: dict[str, tuple[bytes, str]]
     models: dict[str, tuple[bytes, str]]
-    writer: BatchWriter | None = None
-    client: httpx.AsyncClient | None = None
+    writer: BatchWriter = field(init=False)  # these two from the application's start to its end
+    client: httpx.AsyncClient = field(init=False)
     running: dict[int, "Generation"] = field(default_factory=dict)
 
     @property
@@ -177,12 +184,10 @@ async def asks(
     return _checked_write(site, request, who, x_csrf_token, "turn")
 
 
-Reader, Writer, Asker, TheSite = (
-    Annotated[Visitor, Depends(reader)],
-    Annotated[Visitor, Depends(writes)],
-    Annotated[Visitor, Depends(asks)],
-    Annotated[Site, Depends(the_site)],
-)
+Reader = Annotated[Visitor, Depends(reader)]
+Writer = Annotated[Visitor, Depends(writes)]
+Asker = Annotated[Visitor, Depends(asks)]
+TheSite = Annotated[Site, Depends(the_site)]
 router = APIRouter()
 
 # %% ../../nbs/site/server.ipynb #9f9660e4
@@ -400,8 +405,7 @@ def _said(text: str) -> str:
     return text
 
 
-def _text(length: int, required: bool = True):
-    return Annotated[str, Field(max_length=length), AfterValidator(_said if required else _plain)]
+_PLAIN, _SAID = AfterValidator(_plain), AfterValidator(_said)
 
 
 class _Form(BaseModel):
@@ -414,10 +418,10 @@ class Consent(_Form):
 
 class Demographics(_Form):
     age: Annotated[int, Field(ge=18, le=122)] | None = None
-    location: _text(250) | None = None
+    location: Annotated[str, Field(max_length=250), _SAID] | None = None
     education: Literal["None", "High school", "Associate", "Bachelor", "Master", "Doctorate"] | None = None
-    race: Annotated[list[_text(60)], Field(min_length=1, max_length=8)] | None = None
-    gender: _text(60) | None = None
+    race: Annotated[list[Annotated[str, Field(max_length=60), _SAID]], Field(min_length=1, max_length=8)] | None = None
+    gender: Annotated[str, Field(max_length=60), _SAID] | None = None
 
 # %% ../../nbs/site/server.ipynb #6e2d1c10
 class Empty(_Form):
@@ -502,7 +506,7 @@ def calibration(form: Fixation, who: Writer, site: TheSite) -> dict:
         session.add(
             Calibration(
                 participant=p.id,
-                assignment=task.id if form.kind == "drift" else None,
+                assignment=task.id if task and form.kind == "drift" else None,
                 kind=form.kind,
                 attempt=len(done) + 1,
                 accuracy=score,
@@ -555,7 +559,7 @@ def start(id: AssignmentId, form: Before, who: Writer, site: TheSite) -> dict:
         if a.id != next(x.id for x in _assignments(session, who.participant) if not x.closed_ms):
             raise HTTPException(409, "This task is not the next one.")
         if a.topic is None:
-            if form.topic not in a.offered:
+            if form.topic not in (a.offered or []):
                 raise HTTPException(422, "Please choose one of the topics.")
             a.topic = form.topic
         a.understand_before, a.started_ms = form.understand_before, now_ms()
@@ -565,7 +569,7 @@ def start(id: AssignmentId, form: Before, who: Writer, site: TheSite) -> dict:
 # %% ../../nbs/site/server.ipynb #946d21b5
 class Ask(_Form):
     turn: Annotated[int, Field(ge=1, le=50)]
-    question: _text(2000)
+    question: Annotated[str, Field(max_length=2000), _SAID]
 
 # %% ../../nbs/site/server.ipynb #339c11f3
 @router.post("/api/assignments/{id}/turns")
@@ -624,6 +628,8 @@ def _spent(site: Site, session: Session) -> bool:
 class Generation:
     """The answers to one turn while they arrive; any number of readers, each from the start."""
 
+    task: asyncio.Task  # which asks for them
+
     def __init__(self):
         self.pieces: list[dict] = []
         self.over = False
@@ -670,11 +676,11 @@ async def _generate(site: Site, turn_id: int, generation: Generation) -> None:
 
 def _context(site: Site, turn_id: int) -> list[tuple[str, list[dict]]]:
     with site.db.read() as session:
-        turn = session.get(Turn, turn_id)
+        turn = session.get_one(Turn, turn_id)
         earlier = [t for t in _turns(session, turn.assignment) if t.turn < turn.turn and t.state == "answered"]
         histories = [
-            [(t.question, t.bullets, t.response_1) for t in earlier],
-            [(t.question, t.bullets, t.response_2) for t in earlier],
+            [(t.question, t.bullets, t.response_1 or "") for t in earlier],
+            [(t.question, t.bullets, t.response_2 or "") for t in earlier],
         ]
         return [
             (name, conversation(history, turn.question, turn.bullets))
@@ -844,9 +850,9 @@ def finish(id: AssignmentId, form: Finish, who: Writer, site: TheSite) -> dict:
 # %% ../../nbs/site/server.ipynb #a1882858
 class After(_Form):
     understand_after: Likert
-    summary: _text(2000)
-    copy_sentence: _text(4000)
-    feedback: _text(4000, required=False) = ""
+    summary: Annotated[str, Field(max_length=2000), _SAID]
+    copy_sentence: Annotated[str, Field(max_length=4000), _SAID]
+    feedback: Annotated[str, Field(max_length=4000), _PLAIN] = ""
 
 
 @router.post("/api/assignments/{id}/after")
@@ -1025,6 +1031,7 @@ def create_app(
             "progress page"
         )
     models = _files(study.folder / "models") if (study.folder / "models").is_dir() else {}
+    assert ASSETS is not None  # the package's folder is known
     pages = _files(ASSETS)
     if study.gaze.source != "scripted":
         pages.pop("gaze-scripted.js", None)

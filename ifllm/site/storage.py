@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Annotated, Literal, NamedTuple
@@ -191,12 +191,12 @@ class Database:
         Base.metadata.create_all(self.engine)
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self) -> Generator[Session]:
         with Session(self.engine) as session:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self) -> Generator[Session]:
         """A transaction: committed on success, rolled back on an exception."""
         with (
             self.engine.connect().execution_options(write=True) as connection,
@@ -209,7 +209,9 @@ class Database:
         """Fold SQLite's write-ahead log into the file, so that deleted text does not linger there."""
         if self.engine.dialect.name == "sqlite":
             with self.engine.connect() as connection:
-                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                driver = connection.connection.driver_connection
+                assert driver is not None  # the connection is open
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self):
         self.engine.dispose()
