@@ -19,7 +19,7 @@ test: setup
 	$(BIN)/ifllm run --profile demo --name demo $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report demo
 	bash scripts/install-browser.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: setup
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[lab]"
