@@ -1549,6 +1549,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ifllm.reward.text._texts_of': ('text_reward.html#_texts_of', 'ifllm/reward/text.py'),
                                    'ifllm.reward.text._tiny_config': ('text_reward.html#_tiny_config', 'ifllm/reward/text.py'),
                                    'ifllm.reward.text._tiny_tokenizer': ('text_reward.html#_tiny_tokenizer', 'ifllm/reward/text.py'),
+                                   'ifllm.reward.text._tokenizer_is': ('text_reward.html#_tokenizer_is', 'ifllm/reward/text.py'),
                                    'ifllm.reward.text._tuples': ('text_reward.html#_tuples', 'ifllm/reward/text.py'),
                                    'ifllm.reward.text._with_interval': ('text_reward.html#_with_interval', 'ifllm/reward/text.py'),
                                    'ifllm.reward.text.accuracy_figure': ('text_reward.html#accuracy_figure', 'ifllm/reward/text.py'),

@@ -430,11 +430,17 @@ def _key(*parts) -> str:
     return content_key(*parts, modules=["ifllm.reward.text"], packages=PACKAGES)
 
 
+def _tokenizer_is(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """What makes a tokenizer; how it last cut and padded is left out, which each call sets anew."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: part for name, part in state.items() if name not in ("truncation", "padding")}
+
+
 def encoder_key(model: RewardEncoder, tokenizer: PreTrainedTokenizerBase) -> str:
     """Name of an encoder by what it is: weights (without the head), architecture, tokenizer."""
     weights = model.backbone.state_dict().items()
     tensors = [part for name, tensor in weights for part in (name, tensor.cpu().float().numpy())]
-    return content_key(*tensors, model.config.backbone, tokenizer.backend_tokenizer.to_str())
+    return content_key(*tensors, model.config.backbone, _tokenizer_is(tokenizer))
 
 
 def _read_array(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -1089,7 +1095,7 @@ def study_out_of_fold(
     texts, y, parts = study_text(pairs, features), pairs["y"].to_numpy(), []
     model, tokenizer = _study_classifier(encoder, texts[1], seed)
     weights = [tensor.cpu().float().numpy() for tensor in model.state_dict().values()]
-    encoder_is = content_key(*weights, tokenizer.backend_tokenizer.to_str())
+    encoder_is = content_key(*weights, _tokenizer_is(tokenizer))
     for number, (train, test) in enumerate(StratifiedKFold(5, shuffle=True, random_state=seed).split(y, y)):
         key = _key(encoder_is, asdict(settings), seed, texts, y, number)
         make = lambda folder, train=train, test=test: {

@@ -611,6 +611,8 @@ def test_weights_tokenizer_and_architecture_name_an_encoder():
         tr.encoder_key(*tr.load_encoder("tiny-bert", TEXTS, seed=2)),
         tr.encoder_key(model, tr.load_encoder("tiny-bert", TEXTS[:3], seed=1)[1]),
     ]
+    tokenizer(["a long text"], truncation=True, max_length=3, padding=True)
+    assert tr.encoder_key(model, tokenizer) == again  # having been used changes nothing
     model.config.backbone["layer_norm_eps"] = 1e-5
     assert len({again, *others, tr.encoder_key(model, tokenizer)}) == 4
 
