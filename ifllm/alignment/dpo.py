@@ -105,11 +105,13 @@ class RobustDPOTrainer(DPOTrainer):
         self.loss_types = ["robust", "sft"] if alpha else ["robust"]
         self.loss_weights = [1.0, alpha] if alpha else [1.0]
 
+    # ty: ignore[incompatible-method-override]  # TRL names what it passes; none of it is needed
     def _prepare_dataset(self, dataset, *_):
         return dataset  # already tokens, by the same rule for fine-tuning, DPO and evaluation
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
+        assert self._signature_columns is not None  # they are set now
         if "noise_rate" not in self._signature_columns:
             self._signature_columns.append("noise_rate")
 
@@ -134,6 +136,7 @@ def as_prompt(question: str, tokenizer=None, template: str = "plain") -> str:
         "plain": the study's dialogue. "chat": the template that `tokenizer` brings.
     """
     if template == "chat":
+        assert tokenizer is not None  # who asks for a template brings it
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
@@ -213,7 +216,7 @@ def tokenise_pairs(
     encode = lambda texts: [ids + end for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     chosen, rejected = (encode(gap + text for text in pairs[side]) for side in ("chosen", "rejected"))
     longest = [max(len(a), len(b)) for a, b in zip(chosen, rejected)]
-    prompts = encode_prompts(pairs["prompt"], tokenizer, longest, max_length, max_prompt_length, template)
+    prompts = encode_prompts(pairs["prompt"].to_list(), tokenizer, longest, max_length, max_prompt_length, template)
     rows = []
     for prompt, a, b, noise in zip(prompts, chosen, rejected, pairs["noise_rate"]):
         if len(prompt) + max(len(a), len(b)) > max_length:
@@ -426,6 +429,7 @@ def load_model(key: str, recipe: Recipe, texts: Sequence[str], seed: int):
         check_available(llm)
         check_fits(key, recipe)
         tokenizer = AutoTokenizer.from_pretrained(llm.hub_id)
+        assert tokenizer is not None  # or it raises
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         # a full fine-tune keeps float32 weights (autocast computes in bf16): RMSprop's steps of 5e-7 vanish in bf16's
@@ -476,10 +480,11 @@ class _ProgressLines(transformers.TrainerCallback):
         self.label, self.every_s, self.last = label, every_s, time.monotonic()
 
     def on_log(self, args, state, control, logs=None, **_):
-        if state.is_world_process_zero and time.monotonic() - self.last >= self.every_s and "loss" in (logs or {}):
+        loss = (logs or {}).get("loss")
+        if state.is_world_process_zero and time.monotonic() - self.last >= self.every_s and loss is not None:
             self.last = time.monotonic()
             print(
-                f"{self.label}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}",
+                f"{self.label}: step {state.global_step} of {state.max_steps}, loss {float(loss):.3f}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -490,12 +495,13 @@ def quietly():
     """Switch off the progress bars and warnings of the training libraries."""
     import datasets
     import huggingface_hub
+    from transformers.utils import logging
 
     before = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     datasets.disable_progress_bars()
     huggingface_hub.utils.disable_progress_bars()
     with warnings.catch_warnings():
@@ -503,7 +509,7 @@ def quietly():
         try:
             yield
         finally:
-            transformers.utils.logging.set_verbosity(level)
+            logging.set_verbosity(level)
             os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
 
 
@@ -643,7 +649,7 @@ def train_dpo(
             model,
             ref_model=reference,
             args=args,
-            train_dataset=Dataset.from_list(list(rows)),
+            train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
             data_collator=NoisyPairCollator(pad_token_id=tokenizer.pad_token_id),
             peft_config=_lora(recipe, key),
@@ -959,7 +965,8 @@ def run_job(
         name = job_key("dpo", key, source, asdict(recipe), train, test, answers, prompts, seed)
         with cached_folder(cache, name) as (folder, done):
             if done:
-                return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS))
+                log, heldout, sampled = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
+                return Outcome(log, heldout, sampled)
             load, tokenizer, sft_log, sft_answers = fine_tuned(answers, prompts, key, recipe, cache, seed)
             if _world()[0] > 1:  # processes do not share the file in which precomputed log-probabilities are kept
                 recipe = replace(recipe, precompute_reference=False)

@@ -426,7 +426,7 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/12_judge.ipynb #96903dbf
-def position_bias(verdicts: pl.DataFrame) -> dict[str, float]:
+def position_bias(verdicts: pl.DataFrame) -> dict[str, float | None]:
     """How often the answer in position A wins (0.5 without bias), how often the two orders agree,
     and the share of replies that cannot be read."""
     read = verdicts.filter("readable")
@@ -437,10 +437,10 @@ def position_bias(verdicts: pl.DataFrame) -> dict[str, float]:
     )
     asked = verdicts.filter("asked")
     return {
-        "a_wins": read["a_wins"].mean(),
-        "consistent": pairs["agree"].mean(),
-        "unreadable": 1 - asked["readable"].mean() if len(asked) else None,
-        "unasked": 1 - verdicts["asked"].mean() if len(verdicts) else None,
+        "a_wins": read.select(pl.col("a_wins").mean()).item(),
+        "consistent": pairs.select(pl.col("agree").mean()).item(),
+        "unreadable": asked.select(1 - pl.col("readable").mean()).item(),
+        "unasked": verdicts.select(1 - pl.col("asked").mean()).item(),
     }
 
 # %% ../../nbs/12_judge.ipynb #4098ecdc

@@ -11,6 +11,7 @@ __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'targe
 
 # %% ../../nbs/07_evaluation.ipynb #fd27806d
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -188,8 +189,11 @@ def fit_nested(
     split: str,
     grid: Mapping | Sequence | None = None,
     seed: int = 0,
-) -> BaseEstimator:
-    """Fit `model`, choosing within `grid` on inner folds by log loss (or squared error, for a regressor)."""
+) -> Any:
+    """Fit `model`, choosing within `grid` on inner folds by log loss (or squared error, for a regressor).
+
+    Gives the fitted model, or with a grid the `GridSearchCV`.
+    """
     y = data["y"].to_numpy()
     if grid is None:
         return clone(model).fit(x, y)
@@ -207,7 +211,7 @@ def _goodness(model, x, y):
     return -np.mean(log_loss(p, y))
 
 # %% ../../nbs/07_evaluation.ipynb #d1d6325e
-def predict(model: BaseEstimator, x: np.ndarray) -> np.ndarray:
+def predict(model: Any, x: np.ndarray) -> np.ndarray:
     """Probability of class 1 from a classifier (0 where it has never seen one), the value from a regressor."""
     return model.predict_proba(x) @ (np.asarray(model.classes_) == 1) if is_classifier(model) else model.predict(x)
 
@@ -551,7 +555,7 @@ def noise_ceiling(
     """
     rated = pairs.drop_nulls(["likert_1", "likert_2"]).filter(pl.col("preference").is_in([1, 2]))
     unequal = (rated["likert_1"] != rated["likert_2"]).sum()
-    need("choices between two answers that were rated unequally", unequal, 1)
+    need("choices between two answers that were rated unequally", int(unequal), 1)
     workers, worker = np.unique(rated["worker"].to_numpy(), return_inverse=True)
     difference = rated["likert_1"].to_numpy().astype(float) - rated["likert_2"].to_numpy().astype(float)
     left = rated["preference"].to_numpy() == 1

@@ -17,6 +17,7 @@ __all__ = ['PAGE', 'MODALITIES', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'FOREST',
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -312,7 +313,8 @@ class SymmetricBoosting(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, x):
-        margin = self.trees_.predict(x, raw_score=True) - self.trees_.predict(-x, raw_score=True)
+        one, other = (np.asarray(self.trees_.predict(rows, raw_score=True)) for rows in (x, -x))
+        margin = one - other
         p = special.expit(margin / 2)
         return np.column_stack([1 - p, p])
 
@@ -495,6 +497,7 @@ def _embed(texts, path, max_tokens, batch):
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+    assert tokenizer is not None  # or it raises
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode():
@@ -929,7 +932,7 @@ def permutation_importance(
             home = np.argsort(worker[test], kind="stable")
             for i, name in enumerate(names):
                 shuffled, inside = x[test].copy(), [columns.index(c) for c in groups[name]]
-                shuffled[np.ix_(home, inside)] = x[test][np.ix_(order, inside)]
+                shuffled[home[:, None], inside] = x[test][order[:, None], inside]
                 rise[test, i] += (log_loss(predict(fitted, shuffled), y[test]) - base) / (n_shuffles * n_repeats)
     found = worker_means(rise, worker, n_bootstrap, seed)
     return found.select(pl.Series("group", names, dtype=pl.String), pl.all()).sort("value", descending=True)
@@ -999,7 +1002,7 @@ def partial_dependence(
 def fold_accuracy(data: pl.DataFrame, folds: pl.DataFrame, model: BaseEstimator, columns: Sequence[str]) -> float:
     """Accuracy on unseen workers, of one repeat."""
     frame = out_of_fold(data, folds, "unseen_worker", model, columns, name="model")
-    return float(((frame["p"] > 0.5) == (frame["y"] > 0.5)).mean())
+    return cast(float, ((frame["p"] > 0.5) == (frame["y"] > 0.5)).mean())
 
 
 def fewest_training_workers(data: pl.DataFrame, folds: pl.DataFrame) -> int:

@@ -10,6 +10,7 @@ __all__ = ['count_cues', 'pair_features', 'hits', 'side_auc', 'recovery', 'recov
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -179,7 +180,7 @@ class Design:
         The variance between workers follows by the method of moments.
         """
         d = scored.select("worker", d=pl.col("fusion").cast(pl.Float64) - pl.col("text").cast(pl.Float64))
-        mean, discordance = d["d"].mean(), (d["d"] != 0).mean()
+        mean, discordance = cast(float, d["d"].mean()), cast(float, (d["d"] != 0).mean())
         by = d.group_by("worker").agg(pl.len(), pl.col("d").sum()).sort("worker")  # one order, one rounding
         n = by["len"].to_numpy()
         # E[sum over workers of (S_i - n_i d)^2] = sum n_i (psi - d^2) + sum n_i (n_i - 1) tau^2
@@ -370,7 +371,8 @@ def power_check(
     rows = []
     for size in sizes:
         judged = judge_studies(pool, size, n_bootstrap, seed=seed)
-        gain, m = float(judged["gain"].mean()), int(round(judged["pairs"].mean() / size))
+        gain, pairs = (cast(float, judged[name].mean()) for name in ("gain", "pairs"))
+        m = int(round(pairs / size))
         point = power_curve((max(gain, 0.0),), (size,), (m,), design, 400, 400, seed=power_seed).row(0, named=True)
         claimed = int(judged["claimed"].sum())
         found = (claimed / judged.height, *share_interval(claimed, judged.height))
