@@ -15,6 +15,7 @@ report: setup
 	@$(BIN)/ifllm compare reference $(NAME) || true
 
 test: setup
+	bash scripts/check-code.sh
 	bash scripts/check-notebooks.sh
 	$(BIN)/ifllm run --profile demo --name demo $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report demo

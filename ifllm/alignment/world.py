@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -236,10 +237,11 @@ def for_each(model, function: Callable, parameters: dict[str, torch.Tensor], *sh
 
 def clip_each(parameters: Sequence[torch.Tensor], longest: float = 10.0) -> None:
     """Clip the gradient of each copy to a norm of `longest`, as `clip_grad_norm_` does it for one model."""
-    norm = torch.stack([p.grad.flatten(1).norm(dim=1) for p in parameters]).norm(dim=0)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
     scale = (longest / (norm + 1e-6)).clamp(max=1)
-    for p in parameters:
-        p.grad.mul_(scale.view(-1, *[1] * (p.dim() - 1)))
+    for g in gradients:
+        g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
 
 # %% ../../nbs/11b_world.ipynb #26ed00cc
 @dataclass(frozen=True)
@@ -429,7 +431,7 @@ def make_world(seed: int, pairs: int, questions: int, epochs: int, links: simula
     test, luck = draw_questions(rng, questions), draw_luck(questions, seed)
     before = utility(test, answer(model, as_tokens(test), *luck).numpy())
     read = implicit_source(traces[:pairs], traces[pairs:], choice[pairs:])
-    own = tuple(side[:pairs] for side in tokens)
+    own = tokens[0][:pairs], tokens[1][:pairs]
     return World(seed, own, choice[:pairs], noise, read, worth.std(), model, test, luck, before)
 
 # %% ../../nbs/11b_world.ipynb #da5e7e7c
@@ -522,7 +524,7 @@ def run_worlds(seeds: Sequence[int], *args, jobs: int = 1, **kwargs) -> pl.DataF
 # %% ../../nbs/11b_world.ipynb #062095c0
 def mean_interval(values: pl.Series, level: float = 0.95) -> tuple[float, float, float]:
     """Mean over worlds and its t interval; without width (NaN) for a single world."""
-    mean = float(values.mean())
+    mean = cast(float, values.mean())
     if len(values) < 2:
         return mean, float("nan"), float("nan")
     low, high = stats.ttest_1samp(values.to_numpy(), 0).confidence_interval(level)

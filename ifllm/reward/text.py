@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import Any, cast, overload
 
 import numpy as np
 import plotly.graph_objects as go
@@ -192,9 +192,12 @@ class RewardEncoder(PreTrainedModel):
     ) -> torch.Tensor:
         """Mean of the last layer over tokens, feature tokens included: (batch, width)."""
         frozen = self.config.n_frozen
-        below = states_below(self, input_ids, attention_mask) if frozen else None
-        hidden = below if frozen else self.backbone.get_input_embeddings()(input_ids)
+        if frozen:
+            hidden = states_below(self, input_ids, attention_mask)
+        else:
+            hidden = self.backbone.get_input_embeddings()(input_ids)
         if self.config.n_features:
+            assert features is not None  # a model of features is given them
             n = len(features), self.config.n_tokens
             hidden = torch.cat([self.project(features).view(*n, self.width), hidden], dim=1)
             attention_mask = torch.cat([attention_mask.new_ones(n), attention_mask], dim=1)
@@ -223,7 +226,7 @@ def run_layers(
 ) -> torch.Tensor:
     """Layers `first` to `end` of a BERT encoder on hidden states (batch, tokens, width)."""
     attention = create_bidirectional_mask(config=backbone.config, inputs_embeds=hidden, attention_mask=mask)
-    for layer in backbone.encoder.layer[first:end]:
+    for layer in cast(Any, backbone).encoder.layer[first:end]:
         hidden = layer(hidden, attention)
     return hidden
 
@@ -293,7 +296,9 @@ def _backbone(name: str, texts: Sequence[str]) -> tuple[PreTrainedModel, PreTrai
         return AutoModel.from_config(_tiny_config(name.removeprefix("tiny-"), len(tokenizer))), tokenizer
     path = encoder_path(name)
     try:
-        return AutoModel.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+        model, tokenizer = AutoModel.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+        assert tokenizer is not None  # or it raises
+        return model, tokenizer
     except (OSError, ValueError) as fault:
         raise InputError(
             f"encoder {name}: {path} is neither here nor to be had from the model hub; "
@@ -390,11 +395,10 @@ def embed(
     pooled = np.zeros((len(ids), model.width), dtype=np.float32)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     for rows in progress(batches, "embed texts"):
-        extra = (
-            {"features": torch.tensor(features[rows], dtype=torch.float32, device=model.device)}
-            if model.config.n_features
-            else {}
-        )
+        extra = {}
+        if model.config.n_features:
+            assert features is not None  # a model of features is given them
+            extra["features"] = torch.tensor(features[rows], dtype=torch.float32, device=model.device)
         batch = {
             name: value.to(model.device)
             for name, value in _batch([ids[row] for row in rows], tokenizer.pad_token_id).items()
@@ -700,7 +704,7 @@ def train_reward(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    return trainer.model.eval()
+    return cast(RewardEncoder, trainer.model).eval()
 
 # %% ../../nbs/09_text_reward.ipynb #d4555e39
 def pair_logits(
@@ -713,7 +717,7 @@ def pair_logits(
     """Reward of the left response minus that of the right one, for each pair."""
     questions, rewards = pairs["question"].to_list(), []
     for side in (1, 2):
-        features = behaviour(pairs, side) if model.config.n_features else None
+        features = behaviour(pairs, side) if behaviour is not None and model.config.n_features else None
         responses = pairs[f"response_{side}"].to_list()
         rewards.append(reward(model, embed(model, tokenizer, questions, responses, max_length, features)))
     return rewards[0] - rewards[1]
@@ -1066,7 +1070,7 @@ def _study_logits(encoder, settings: Encoder, rows, train, test, texts, folder: 
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    logits = trainer.predict(rows.select(test)).predictions
+    logits = np.asarray(trainer.predict(rows.select(test)).predictions)
     return logits[:, 1] - logits[:, 0]
 
 # %% ../../nbs/09_text_reward.ipynb #b512fc11
@@ -1179,7 +1183,7 @@ def reading_of(samples: pl.DataFrame, prompt: str, response_a: str, response_b: 
         if samples[column].n_unique() != 1:
             raise InputError(f"samples: of {samples[column].n_unique()} values of {column}; give those of one reading")
     query = _one_query(samples, prompt, response_a, response_b)
-    start, end = samples["epoch_ms"].min(), samples["epoch_ms"].max() + 1
+    start, end = samples["epoch_ms"].min(), cast(int, samples["epoch_ms"].max()) + 1
     cuts = pl.DataFrame(
         {
             "query": [1] * 3,
@@ -1239,7 +1243,13 @@ def model_card(facts: Mapping, calibrators: Mapping[str, Calibrator], reads: boo
     """Model card with the hub's front matter; `reads` says whether the model takes reading behaviour."""
     from huggingface_hub import ModelCardData
 
-    empty = {"name": "IFLLM reward model", "base_model": None, "data": "unknown", "results": [], "limits": []}
+    empty: dict[str, Any] = {
+        "name": "IFLLM reward model",
+        "base_model": None,
+        "data": "unknown",
+        "results": [],
+        "limits": [],
+    }
     facts = {**empty, **facts}
     front = ModelCardData(
         license="apache-2.0",
@@ -1341,10 +1351,12 @@ class RewardModel:
         if samples is not None:
             pairs = pl.concat([pairs, _reading_for(pairs, samples, self.behaviour)], how="horizontal")
         elif early:
+            assert self.behaviour is not None  # it made the encoder's features
             pairs = pairs.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in self.behaviour.columns)
         seen = self.behaviour if early else None
         logits = pair_logits(self.encoder, self.tokenizer, pairs, self.max_length, seen)
         if samples is not None and not early:
+            assert self.behaviour is not None  # or the samples were refused
             logits = self.text_weight * logits + self.behaviour.logit(pairs)
         p = self.calibrators["text" if samples is None else "fusion"](logits)
         return float(p[0]) if isinstance(prompt, str) else p
@@ -1356,7 +1368,7 @@ class RewardModel:
     def save(self, path: str | Path) -> None:
         """Write a folder: README.md (model card), config.json, model.safetensors, the tokenizer, reward.json."""
         disable_progress_bar()
-        parts = {"calibrators": {name: asdict(fitted) for name, fitted in self.calibrators.items()}}
+        parts: dict[str, Any] = {"calibrators": {name: asdict(fitted) for name, fitted in self.calibrators.items()}}
         parts |= {"behaviour": asdict(self.behaviour) if self.behaviour else None, "facts": self.facts}
         with atomic_path(path) as folder:
             self.encoder.save_pretrained(folder)
@@ -1389,6 +1401,7 @@ class RewardModel:
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as fault:
             why = next(iter(str(fault).splitlines()), type(fault).__name__)
             raise InputError(f"{path}: cannot be read ({why}); save the model again") from fault
+        assert tokenizer is not None  # or it raised
         return cls(encoder, tokenizer, *rest)
 
 

@@ -138,7 +138,10 @@ def notebooks(data):
             code("# Parameters\nrun = 'runs/x'\n", tags=["injected-parameters"]),
             code("study = Study.open(run, '01_data')", *banner),
             md("## What came in {#sec-ledger}\n\nNothing vanishes; see @tbl-ledger. Money: $5 or $6."),
-            code("with enough(study, '...'): ...", say("Of all rows, [99.4 %](results.html#match.share.exact) match exactly.")),
+            code(
+                "with enough(study, '...'): ...",
+                say("Of all rows, [99.4 %](results.html#match.share.exact) match exactly."),
+            ),
             code("study.table(...)", *table(wide, "tbl-ledger", "Ledger of rows, by *reason*; see also @fig-icc.")),
             code(
                 "study.figure(...)",

@@ -193,9 +193,7 @@ def test_a_number_and_a_figure_lead_to_the_cell_that_made_them(site):
     )  # no cell is known
     page = soup(site, "01_data")
     mark = page.find(id="cell-10")
-    assert (
-        mark.get_text() == "[10]" and mark.find_parent("details") and "enough(" in mark.find_next("code").get_text()
-    )
+    assert mark.get_text() == "[10]" and mark.find_parent("details") and "enough(" in mark.find_next("code").get_text()
     assert (
         page.find("figure", id="fig-replay").find("a", string="Code")["href"] == "#cell-12"
         and "study.figure" in page.find(id="cell-12").find_next("code").get_text()

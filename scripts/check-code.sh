@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Style, layout and types, in seconds; the rules are in pyproject.toml.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+ruff check .
+ruff format --check .
+ty check
