@@ -336,8 +336,9 @@ def test_folders_that_cannot_be_made_are_told_in_a_line(sets, tmp_path, monkeypa
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target" / "README.md").exists()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    pf.write_preferences(sets, "text", ".")
-    assert (tmp_path / "empty" / "README.md").exists()
+    with pytest.raises(InputError, match="the one you work in"):  # a folder cannot be replaced from inside
+        pf.write_preferences(sets, "text", ".")
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_what_cannot_be_written_is_named(sets, tmp_path):
