@@ -633,12 +633,16 @@ def score(
 # %% ../../nbs/engine/cli.ipynb #123dffef
 @app.command(hidden=True)
 def readme() -> None:
-    """Write README.md from the notebooks and the reference's numbers; for who maintains the project."""
+    """Write docs/architecture.md from the code, and README.md from the notebooks and the reference's numbers."""
     from ifllm.base.files import write_bytes
+    from ifllm.engine.architecture import page, picture, read_modules
     from ifllm.engine.readme import readme as text
     from ifllm.engine.run import project_root
 
     root = project_root()
+    modules = read_modules(root / "ifllm")
+    write_bytes(root / "docs" / "architecture.md", page(modules).encode())
+    write_bytes(root / "docs" / "architecture.svg", picture(modules).encode())
     write_bytes(root / "README.md", text(root, root / "reference").encode())
 
 # %% ../../nbs/engine/cli.ipynb #682afcd2
