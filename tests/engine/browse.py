@@ -41,11 +41,16 @@ class Visit:
         self.page.evaluate(
             """async () => { for (let y = 0; y < document.documentElement.scrollHeight; y += 600) { scrollTo(0, y); await new Promise((go) => setTimeout(go, 25)); } }"""
         )
-        plots = self.page.locator(".ifllm-plot").count()
-        if plots:
-            self.page.wait_for_function(
-                f"document.querySelectorAll('.ifllm-plot.is-drawn').length === {plots}", timeout=90_000
-            )
+        # a busy machine paints less often than the loop above scrolls, and what was never painted was never reached
+        self.page.evaluate(
+            """async () => { for (const plot of document.querySelectorAll('.ifllm-plot')) {
+                plot.scrollIntoView({block: 'center', behavior: 'instant'});
+                for (let n = 0; n < 1200 && !plot.classList.contains('is-drawn'); n++) await new Promise((go) => setTimeout(go, 25)); } }"""
+        )
+        undrawn = self.page.locator(".ifllm-plot:not(.is-drawn)").evaluate_all(
+            "(all) => all.map((p) => p.dataset.figure)"
+        )
+        assert undrawn == [], f"not drawn in 30 s each: {undrawn}"
 
     def weight(self) -> int:
         """Bytes of the files that were asked for, each once."""

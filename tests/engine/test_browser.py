@@ -68,7 +68,6 @@ def test_the_checks_find_what_they_look_for(chromium, tmp_path):
     }
 
 
-@pytest.mark.xfail(strict=False, reason="one page of the demo report waits for a plot that is not drawn: to be found")
 def test_every_page_of_the_demo_report(chromium):
     """The demo run's report, where `make test` has rendered it: each page once, the widths and schemes taking turns."""
     index = ROOT / "runs" / "demo" / "site" / "index.html"

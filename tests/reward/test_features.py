@@ -505,7 +505,7 @@ def test_worker_means_are_means_of_rows():
 def test_steps_fall_to_one_half_on_shuffled_labels_only_where_nothing_leaks(planted):
     _, data, blocks, folds = planted["strong"]
     rng = np.random.default_rng(0)
-    noise = {f"n{i}": rng.normal(size=data.height) for i in range(150)}
+    noise = {name: rng.normal(size=data.height) for name in [*rw.PAPER_PAIRWISE, *(f"n{i}" for i in range(100))]}
     table = data.select("query", "worker", "task", "y").with_columns(**noise)
     steps = rw.Steps(table, table, list(noise), data, blocks)
     mixed = steps.shuffled(np.random.default_rng(1))
@@ -531,14 +531,14 @@ def test_figures_draw_what_the_data_say():
             "ci_high": [0.7, 0.65],
         }
     )
-    drawn = [(*trace.x, trace.error_x.array[0]) for trace in rw.ablation_figure(rows).data if len(trace.x)]
+    drawn = [(trace.x[0], trace.error_x.array[0]) for trace in rw.ablation_figure(rows).data if len(trace.x)]
     assert drawn == [(0.6, pytest.approx(0.1)), (0.55, pytest.approx(0.1))]
     steps = rows.select(pl.Series("step", ["one", "two"]), "value", "ci_low", "ci_high", null=pl.lit(0.51))
-    assert rw.waterfall_figure(steps).data[-1].x == (0.51, 0.51)
+    assert list(rw.waterfall_figure(steps).data[-1].x) == [0.51, 0.51]
     null = rw.null_figure({"text": (0.6, np.array([0.4, 0.5]))})
     assert list(null.data[0].x) == [0.4, 0.5] and null.layout.shapes[0].x0 == 0.6
     curve = rows.select("model", "value", "ci_low", "ci_high", own_labels=pl.lit("0"))
-    assert [trace.y for trace in rw.personal_figure(curve).data] == [(0.6,), (0.55,)]
+    assert [list(trace.y) for trace in rw.personal_figure(curve).data] == [[0.6], [0.55]]
     importance = pl.DataFrame(
         {"group": ["length", "gaze, order"], "value": [2.0, 1.0], "ci_low": [1.0, 0], "ci_high": [3.0, 2]}
     )
@@ -547,4 +547,4 @@ def test_figures_draw_what_the_data_say():
         {"column": ["text_length"] * 2, "x": [0.0, 1], "p": [0.4, 0.6], "ci_low": [0.3, 0.5], "ci_high": [0.5, 0.7]}
     )
     band, line = rw.dependence_figure(bend).data
-    assert line.y == (0.4, 0.6) and band.y == (0.5, 0.7, 0.5, 0.3)
+    assert list(line.y) == [0.4, 0.6] and list(band.y) == [0.5, 0.7, 0.5, 0.3]
