@@ -23,11 +23,15 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import pytest
+
+os.environ |= {"PYTHONDONTWRITEBYTECODE": "1"} | dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
+sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / ".mutants"
 pairs = lambda text: dict(word.split(":") for word in text.split())
@@ -159,27 +163,66 @@ def workplace(folder: Path, module: str) -> None:
         test.write_text(EXAMPLES.format(cells=json.dumps(examples), module=module))
 
 
+def warm(folder: Path, module: str, tests: list[str]) -> None:
+    """Import, once, what the module, what it imports of the package, and its tests import from other packages.
+
+    Each try is a fork of this process, which would else spend ten seconds on importing torch anew. Nothing of the
+    package itself is imported here: a fork reads the mutated file.
+    """
+    files, seen = [folder / "ifllm" / f"{module.replace('.', '/')}.py", folder / "tests" / "conftest.py"], set()
+    files += [file for test in tests for file in ([folder / test, *sorted((folder / test).glob("*.py"))])]
+    own = {"ifllm", *(file.stem for file in (folder / "tests").rglob("*.py"))}
+    while files:
+        file = files.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "level", 0):
+                continue
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+            if names[0].split(".")[0] not in own:
+                with contextlib.suppress(Exception):  # an optional package
+                    exec(ast.unparse(node), {})
+            elif isinstance(node, ast.ImportFrom):
+                names += [f"{node.module}.{name.name}" for name in node.names]
+            files += [folder / f"{name.replace('.', '/')}.py" for name in names]
+
+
+def _attempt(folder: Path, tests: list[str], seconds: int, record: bool) -> None:
+    """In a fork: run the tests and end with pytest's status."""
+    os.setsid()  # what a test starts ends with it
+    # the limit is one of CPU time: a busy machine kills no mutant. What waits for ever ends by the clock
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    with open(folder / "output.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    words = ["-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    os._exit(pytest.main([*words, "-p", "mutants_plugin"] if record else words))
+
+
 def outcome(folder: Path, source: Path, tests: list[str], seconds: float, record: str = "") -> str:
     """Run tests on the module as it now is: survived (all pass), killed or timeout."""
     (folder / "mutants_plugin.py").write_text(PLUGIN)
-    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    env |= {"MUTANT": str(source), "MUTANT_RECORD": record}
-    words = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
-    words += ["-p", "mutants_plugin"] if record else []
-    with open(folder / "output.log", "w") as log:
-        # the limit is one of CPU time: a busy machine kills no mutant. What waits for ever ends by the clock
-        spare = lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
-        process = subprocess.Popen(
-            words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True, preexec_fn=spare
-        )
-    try:
-        status = process.wait(30 * seconds)
-        return "timeout" if -status in (signal.SIGXCPU, signal.SIGKILL) else "killed" if status else "survived"
-    except subprocess.TimeoutExpired:
+    os.environ |= {"PYTHONPATH": str(folder), "MUTANT": str(source), "MUTANT_RECORD": record}
+    process = os.fork()
+    if not process:
+        try:
+            _attempt(folder, tests, int(seconds), bool(record))
+        finally:
+            os._exit(70)
+    ends = time.monotonic() + 30 * seconds
+    while not (ended := os.waitpid(process, os.WNOHANG))[0] and time.monotonic() < ends:
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):  # what a test had started, too
+        os.killpg(process, signal.SIGKILL)
+    if not ended[0]:
+        os.waitpid(process, 0)
         return "timeout"
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # what a test had started, too
-            os.killpg(process.pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(ended[1])
+    return "timeout" if -status in (signal.SIGXCPU, signal.SIGKILL) else "killed" if status else "survived"
 
 
 def tests_of(folder: Path, module: str, more: list[str]) -> list[str]:
@@ -209,7 +252,10 @@ def baseline(folder: Path, module: str, source: Path, tests: list[str], testing:
         made = folder / "record.json"
         if outcome(folder, source, tests, 3600, str(made)) != "survived":
             sys.exit(f"mutants: {module}: tests fail without any mutant\n{(folder / 'output.log').read_text()[-2000:]}")
-        kept.write_text(json.dumps({**json.loads(made.read_text()), "key": key}))
+        record = json.loads(made.read_text())
+        if not any(record["entered"].values()):
+            sys.exit(f"mutants: {module}: no test enters it; is another copy of the package imported?")
+        kept.write_text(json.dumps({**record, "key": key}))
     return json.loads(kept.read_text())
 
 
@@ -230,6 +276,7 @@ def examine(module: str, options: argparse.Namespace) -> None:
         todo = [mutant for mutant in wanted if not known(seen.get(mutant["id"]))]
         if not todo:
             return
+        warm(folder, module, tests)
         record = baseline(folder, module, source, tests, testing)
         for number, mutant in enumerate(todo, 1):
             chosen = meets(record, mutant["function"], options.slowest)

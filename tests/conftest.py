@@ -61,7 +61,7 @@ def tiny_project(tmp_path, monkeypatch) -> Path:
     shutil.copy(ROOT / "workflow" / "Snakefile", tmp_path / "workflow" / "Snakefile")
     (tmp_path / "settings.ini").write_text(
         "[DEFAULT]\nseed = 7\nthreads = {}\ndata = auto\nscale = 2\nshift = 0\n"
-        "dpo_models = []\ndpo_sources = []\n[demo]\n[big]\nscale = 10\n"
+        'dpo_models = ["gpt2_xl_twin"]\ndpo_sources = ["explicit"]\n[demo]\n[big]\nscale = 10\n'
     )
     (tmp_path / "nbs" / "01_data.ipynb").write_text(
         notebook(

@@ -30,6 +30,7 @@ from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
 from ..base.cache import content_key
 from ..base.files import InputError, write_json
 from ..base.plots import COLOURS, GREY
+from ..base.settings import check_settings
 
 # %% auto #0
 __all__ = ['CHAT_ML', 'LOG_SCHEMA', 'HELDOUT_SCHEMA', 'ANSWER_SCHEMA', 'robust_dpo_loss', 'NoisyPairCollator', 'RobustDPOTrainer',
@@ -246,27 +247,6 @@ def example_pairs(n: int = 8) -> pl.DataFrame:
         schema_overrides={"query": pl.Int64},
     )
 
-# %% ../../nbs/11_dpo.ipynb #c0320955
-_CHOICES = dict(
-    method=("full", "lora"),
-    precision=("fp32", "bf16"),
-    nll=("sum", "mean"),
-    sft_targets=("both", "chosen"),
-    template=("plain", "chat"),
-)
-_INFINITE = float("inf")
-_RANGES = {  # name -> kind, bounds that a value lies between, and values allowed besides
-    "beta": (int | float, 0, _INFINITE, ()),
-    "alpha": (int | float, 0, _INFINITE, (0,)),
-    "max_noise": (int | float, 0, 0.5, (0,)),
-    "temperature": (int | float, 0, _INFINITE, ()),
-    "top_p": (int | float, 0, 1, (1,)),
-    **dict.fromkeys(("learning_rate", "sft_learning_rate", "epochs", "sft_epochs"), (int | float, 0, _INFINITE, ())),
-    **dict.fromkeys(("batch_size", "sft_batch_size", "lora_rank", "new_tokens"), (int, 0, _INFINITE, ())),
-    **dict.fromkeys(("max_length", "max_prompt_length"), (int, 0, _INFINITE, ())),
-    **dict.fromkeys(("warmup_steps", "save_steps", "pairs", "prompts"), (int, 0, _INFINITE, (0,))),
-}
-
 # %% ../../nbs/11_dpo.ipynb #9489ccf5
 @dataclass(frozen=True)
 class Recipe:
@@ -306,21 +286,7 @@ class Recipe:
     top_p: float = 0.95
 
     def __post_init__(self):
-        for name, values in _CHOICES.items():
-            if getattr(self, name) not in values:
-                raise InputError(f"setting dpo_{name} = {getattr(self, name)!r} is not one of {', '.join(values)}")
-        for name, (kind, low, high, inside) in _RANGES.items():
-            value = getattr(self, name)
-            good = isinstance(value, kind) and not isinstance(value, bool) and (low < value < high or value in inside)
-            if not good:
-                what = "a whole number" if kind is int else "a number"
-                also = f" (or {inside[0]})" if inside else ""
-                raise InputError(f"setting dpo_{name} = {value!r} is not {what} above {low} and below {high}{also}")
-        if self.max_prompt_length >= self.max_length:
-            raise InputError(
-                f"setting dpo_max_prompt_length = {self.max_prompt_length} leaves no room in "
-                f"dpo_max_length = {self.max_length}"
-            )
+        check_settings({f"dpo_{name}": value for name, value in asdict(self).items()})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Recipe:

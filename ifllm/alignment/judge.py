@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,6 +35,7 @@ from .dpo import shorten
 from .models import llm_label
 from ..base.files import InputError, write_bytes, write_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, forest
+from ..base.settings import check_settings, number, whole
 from ..base.terminal import progress
 from ..reward.evaluation import compare, score
 
@@ -210,12 +211,10 @@ class Judge:
     limit: float = 0.0
 
     def __post_init__(self):
-        least = dict(temperature=0, max_tokens=1, tries=1, backoff_s=0, concurrency=1, price_in=0, price_out=0, limit=0)
-        for name, low in least.items():
-            if not low <= getattr(self, name) < float("inf"):
-                raise InputError(f"setting judge_{name} = {getattr(self, name)!r} is not a number of at least {low}")
-        if not 0 < self.timeout_s < float("inf"):
-            raise InputError(f"setting judge_timeout_s = {self.timeout_s!r} is not a positive number of seconds")
+        check_settings({f"judge_{name}": value for name, value in asdict(self).items()})
+        for name, rule in (("tries", whole(1)), ("backoff_s", number(0))):
+            if not rule.fits(value := getattr(self, name)):
+                raise InputError(f"judge: {name} = {value!r} is not {rule.words}")
 
     def body(self, messages: list[dict[str, str]]) -> dict:
         """The request for one verdict."""

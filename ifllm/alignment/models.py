@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import torch
-import transformers
-from transformers import AutoModelForCausalLM
 
 from ..base.files import InputError
+
+if TYPE_CHECKING:  # the names alone are asked for when a run starts, which need not wait for torch
+    import transformers
 
 # %% auto #0
 __all__ = ['TWIN_VOCABULARY', 'REGISTRY', 'LLM', 'find_llm', 'llm_label', 'count_parameters', 'memory_gib', 'registry_table']
@@ -54,6 +54,8 @@ class LLM:
     def architecture(self, twin: bool = False, **extra) -> transformers.PretrainedConfig:
         """The configuration, with the true sizes or the twin's (whose tokenizer has the end of text as token 0 and
         padding as 1)."""
+        import transformers
+
         own = dict(self.twin_sizes, bos_token_id=0, eos_token_id=0, pad_token_id=1) if twin else {}
         return getattr(transformers, self.config)(**{**self.sizes, **own, **extra})
 
@@ -178,6 +180,9 @@ def llm_label(name: str) -> str:
 @cache
 def count_parameters(key: str) -> int:
     """Parameters of a registry key, counted on the architecture without allocating it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     llm, twin = find_llm(key)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(llm.architecture(twin))

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM
 
 from .dpo import robust_dpo_loss
 from .models import find_llm
-from ..base.files import InputError
 from ..base.plots import GREY, SEQUENCE
 from ..recording import simulate
 
@@ -31,8 +30,8 @@ __all__ = ['TOPICS', 'FACTS', 'FILLERS', 'LONGEST', 'PAD', 'END', 'VOCABULARY', 
            'draw_questions', 'draw_answers', 'utility', 'spell', 'read_and_choose', 'Labels', 'source_of_accuracy',
            'implicit_source', 'small_model', 'as_tokens', 'logprobs', 'fine_tune', 'draw_luck', 'answer', 'copies',
            'for_each', 'clip_each', 'Packed', 'pack', 'packed_logprobs', 'noise_and_weight', 'Arm', 'prefer', 'World',
-           'make_world', 'arms_of', 'check_worlds', 'run_world', 'run_worlds', 'mean_interval', 'summarise',
-           'condition', 'difference', 'slope', 'compare_losses', 'shown', 'accuracy_figure', 'traps_figure']
+           'make_world', 'arms_of', 'run_world', 'run_worlds', 'mean_interval', 'summarise', 'condition', 'difference',
+           'slope', 'compare_losses', 'shown', 'accuracy_figure', 'traps_figure']
 
 # %% ../../nbs/11b_world.ipynb #daaec594
 TOPICS, FACTS, FILLERS, LONGEST = 8, 6, 6, 9
@@ -450,24 +449,6 @@ def arms_of(world: World, accuracies: Sequence[float]) -> list[Arm]:
     certain = Labels(world.said, (world.said > 0).astype(float))
     arms += [Arm("readers", "explicit", certain, "plain", alpha) for alpha in ALPHAS]
     return arms + [Arm("readers", "implicit", world.read, loss, alpha) for loss, alpha in product(LOSSES, ALPHAS)]
-
-# %% ../../nbs/11b_world.ipynb #3d2ac656
-def check_worlds(
-    seeds: int, accuracies: Sequence[float], pairs: int, questions: int, learning_rate: float, epochs: int
-) -> None:
-    """Raise an `InputError` that names the setting, before anything is trained, if a world cannot be made of these."""
-    least = dict(
-        world_seeds=(seeds, 1), world_pairs=(pairs, 20), world_questions=(questions, 1), world_epochs=(epochs, 0)
-    )
-    for name, (value, low) in least.items():
-        if not isinstance(value, int) or value < low:
-            raise InputError(f"setting {name} = {value!r} is not a whole number of at least {low}")
-    if not 0 < learning_rate < float("inf"):
-        raise InputError(f"setting world_learning_rate = {learning_rate} is not a positive number")
-    if outside := [a for a in accuracies if not 0 < a < 1]:
-        raise InputError(f"setting world_accuracies: {outside[0]} is not a share between 0 and 1")
-    if missing := {0.55, 0.64} - set(accuracies):
-        raise InputError(f"setting world_accuracies lacks {min(missing)}; the chapter compares 0.55 with 0.64")
 
 # %% ../../nbs/11b_world.ipynb #f09fec5f
 def run_world(

@@ -25,6 +25,7 @@ import polars as pl
 from .enough import NotEnough
 from .files import InputError, write_bytes, write_json
 from .prose import lack
+from .settings import check_settings
 
 # %% ../../nbs/base/study.ipynb #e615a94a
 def _literal(text: str):
@@ -53,7 +54,8 @@ def load_settings(path: str | Path, profile: str) -> dict:
     Raises
     ------
     InputError
-        No such file or profile, or a key in a profile that `[DEFAULT]` does not know.
+        No such file or profile, a key in a profile that `[DEFAULT]` does not know, or a value that breaks the setting's
+        rule (see `base.settings`).
     """
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=None)
     if not parser.read(path, encoding="utf-8"):
@@ -76,7 +78,24 @@ def load_settings(path: str | Path, profile: str) -> dict:
                         f"{Path(path).name}:{number}: key {key[1]} is not in [DEFAULT]; "
                         "correct its name or declare it there"
                     )
-    return {"profile": profile, **{key: _literal(value) for key, value in parser[profile].items()}}
+    settings = {key: _literal(value) for key, value in parser[profile].items()}
+    try:
+        check_settings(settings)
+    except InputError as fault:
+        line = _line_of(path, profile, str(fault).split()[1])
+        raise InputError(f"{Path(path).name}:{line}: {fault}") from None
+    return {"profile": profile, **settings}
+
+
+def _line_of(path: str | Path, profile: str, key: str) -> int:
+    """The line that sets a key: the profile's own, else that of `[DEFAULT]`."""
+    section, found = "", {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if heading := re.match(r"\[(.+)\]", line):
+            section = heading[1]
+        elif re.match(rf"(?i){key}\s*[=:]", line):
+            found[section] = number
+    return found.get(profile) or found["DEFAULT"]
 
 # %% ../../nbs/base/study.ipynb #b716f43c
 def derive_seed(seed: int, *names: str) -> int:
@@ -214,12 +233,14 @@ class Study:
         Raises
         ------
         InputError
-            There is no such run; the message says which command makes it.
+            There is no such run (the message says which command makes it), or a parameter that was given breaks its
+            rule.
         """
         path = _find_run(run)
         settings = json.loads((path / "settings.json").read_text())
         data = json.loads((path / "source.json").read_text())
         changed, unset = _parameters_here(path, notebook)
+        check_settings(changed)
         name = f"{notebook}-{hashlib.sha256(json.dumps(changed, default=repr).encode()).hexdigest()[:8]}"
         study = cls(path, path / "trials" / name if changed else path, notebook, part, {**settings, **changed}, data)
         study._save_records()

@@ -30,6 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..alignment.models import find_llm
 from ..base.cache import imports, module_files
 from ..base.files import InputError, atomic_path, write_bytes, write_json
 from ..base.prose import fill_notebook
@@ -665,6 +666,8 @@ def run_study(
     """
     root = project_root(root)
     settings = load_settings(root / "settings.ini", profile)
+    for model in settings["dpo_models"]:
+        find_llm(model)  # or refuse it now, not ten chapters on
     run = root / "runs" / _run_name(profile if name is None else name)
     write_json(run / "settings.json", settings)
     resolve_data(run, data or settings["data"], archive, settings)

@@ -12,7 +12,7 @@ __all__ = ['ENCODERS', 'PENALTIES', 'PACKAGES', 'CALIBRATIONS', 'OOF_TEXT', 'ELS
            'prompt_folds', 'reading_of', 'model_card', 'RewardModel', 'text_columns', 'text_source', 'reading_source',
            'fit_reward_model', 'label_confidence', 'no_predictions', 'no_labels', 'with_text', 'window_table',
            'gains_over', 'calibration_table', 'reliability_curves', 'reliability_figure', 'accuracy_figure',
-           'gains_table', 'errors_table', 'check_settings']
+           'gains_table', 'errors_table']
 
 # %% ../../nbs/09_text_reward.ipynb #f454dd2a
 import json
@@ -1684,25 +1684,3 @@ def errors_table(calibration: pl.DataFrame) -> pl.DataFrame:
         }
         for row in calibration.iter_rows(named=True)
     )
-
-# %% ../../nbs/09_text_reward.ipynb #a9eac35e
-def check_settings(settings: Mapping[str, object]) -> None:
-    """Refuse settings of this chapter that would fail later, or give a result that means nothing.
-
-    Raises
-    ------
-    InputError
-        The message names the setting, its value, and what it may be.
-    """
-    number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    rules = {
-        "n_bootstrap": (lambda v: number(v) and v >= 1, "give how many draws, at least 1"),
-        "text_max_length": (lambda v: v is None or number(v) and v >= 8, "give tokens, at least 8, or None"),
-        "text_epochs": (lambda v: v is None or number(v) and v > 0, "give passes over the choices, above 0, or None"),
-        "text_tuned_splits": (lambda v: set(v) <= set(SPLITS), f"use some of {', '.join(SPLITS)}"),
-        "text_calibration": (lambda v: v in CALIBRATIONS, f"use one of {', '.join(CALIBRATIONS)}"),
-        "prompt_test_share": (lambda v: number(v) and 0 < v < 1, "give a share between 0 and 1"),
-    }
-    for name, (fits, advice) in rules.items():
-        if name in settings and not fits(settings[name]):
-            raise InputError(f"{name} = {settings[name]!r}: {advice}")

@@ -22,7 +22,6 @@ from ifllm.alignment.world import (
     accuracy_figure,
     answer,
     as_tokens,
-    check_worlds,
     clip_each,
     compare_losses,
     condition,
@@ -47,7 +46,6 @@ from ifllm.alignment.world import (
     traps_figure,
     utility,
 )
-from ifllm.base.files import InputError
 from ifllm.recording import simulate
 
 
@@ -254,27 +252,6 @@ def test_one_world_has_all_arms_however_they_are_stacked():
     again = run_world(0, [0.8], pairs=24, questions=30, epochs=1, side_by_side=5)
     assert world.drop("gain", "win_rate").equals(again.drop("gain", "win_rate"))
     assert (world["gain"] - again["gain"]).abs().mean() < 0.02
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        (dict(seeds=0), "world_seeds"),
-        (dict(pairs=0), "world_pairs"),
-        (dict(questions=0), "world_questions"),
-        (dict(learning_rate=float("nan")), "world_learning_rate"),
-        (dict(learning_rate=0), "world_learning_rate"),
-        (dict(epochs=-1), "world_epochs"),
-        (dict(accuracies=[0.55, 0.64, 1.0]), "world_accuracies"),
-        (dict(accuracies=[0.55, 0.64, float("nan")]), "world_accuracies"),
-        (dict(accuracies=[0.55]), "world_accuracies"),
-    ],
-)
-def test_settings_that_make_no_world_are_refused_by_name(change, name):
-    good = dict(seeds=2, accuracies=[0.55, 0.64], pairs=100, questions=50, learning_rate=1e-4, epochs=2)
-    check_worlds(**good)
-    with pytest.raises(InputError, match=f"setting {name}"):
-        check_worlds(**good | change)
 
 
 def test_the_loss_is_the_trainers(monkeypatch):

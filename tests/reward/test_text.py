@@ -674,34 +674,6 @@ def test_both_sides_get_a_topic(share):
 # -- settings
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("n_bootstrap", 0),
-        ("n_bootstrap", None),
-        ("text_max_length", 2),
-        ("text_epochs", 0),
-        ("text_epochs", float("nan")),
-        ("text_tuned_splits", ["unseen_word"]),
-        ("text_calibration", "temprature"),
-        ("prompt_test_share", 0.0),
-        ("prompt_test_share", 1.0),
-        ("prompt_test_share", float("nan")),
-    ],
-)
-def test_settings_are_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"^{name} = ") as fault:
-        tr.check_settings({name: value})
-    assert "\n" not in str(fault.value)
-
-
-@pytest.mark.parametrize("profile", ["demo", "quick", "paper"])
-def test_the_profiles_settings_pass(root, profile):
-    from ifllm.base.study import load_settings
-
-    tr.check_settings(load_settings(root / "settings.ini", profile))
-
-
 # -- the saved model
 
 
