@@ -261,6 +261,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ifllm.base.enough.need': ('base/enough.html#need', 'ifllm/base/enough.py')},
             'ifllm.base.files': { 'ifllm.base.files.InputError': ('base/files.html#inputerror', 'ifllm/base/files.py'),
                                   'ifllm.base.files._put': ('base/files.html#_put', 'ifllm/base/files.py'),
+                                  'ifllm.base.files.as_new_files': ('base/files.html#as_new_files', 'ifllm/base/files.py'),
                                   'ifllm.base.files.atomic_path': ('base/files.html#atomic_path', 'ifllm/base/files.py'),
                                   'ifllm.base.files.write_bytes': ('base/files.html#write_bytes', 'ifllm/base/files.py'),
                                   'ifllm.base.files.write_json': ('base/files.html#write_json', 'ifllm/base/files.py')},

@@ -189,7 +189,7 @@ def warm(folder: Path, module: str, tests: list[str]) -> None:
             files += [folder / f"{name.replace('.', '/')}.py" for name in names]
 
 
-def _attempt(folder: Path, tests: list[str], seconds: int, record: bool) -> None:
+def _attempt(folder: Path, words: list[str], seconds: int, record: bool) -> None:
     """In a fork: run the tests and end with pytest's status."""
     os.setsid()  # what a test starts ends with it
     # the limit is one of CPU time: a busy machine kills no mutant. What waits for ever ends by the clock
@@ -199,18 +199,18 @@ def _attempt(folder: Path, tests: list[str], seconds: int, record: bool) -> None
         os.dup2(log.fileno(), 2)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    words = ["-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    words = ["-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *words]
     os._exit(pytest.main([*words, "-p", "mutants_plugin"] if record else words))
 
 
-def outcome(folder: Path, source: Path, tests: list[str], seconds: float, record: str = "") -> str:
-    """Run tests on the module as it now is: survived (all pass), killed or timeout."""
+def outcome(folder: Path, source: Path, words: list[str], seconds: float, record: str = "") -> str:
+    """Run pytest with these words on the module as it now is: survived (all pass), killed or timeout."""
     (folder / "mutants_plugin.py").write_text(PLUGIN)
     os.environ |= {"PYTHONPATH": str(folder), "MUTANT": str(source), "MUTANT_RECORD": record}
     process = os.fork()
     if not process:
         try:
-            _attempt(folder, tests, int(seconds), bool(record))
+            _attempt(folder, words, int(seconds), bool(record))
         finally:
             os._exit(70)
     ends = time.monotonic() + 30 * seconds
@@ -244,13 +244,13 @@ def meets(record: dict, function: str, slowest: float) -> list[str]:
     return sorted((test for test in found if seconds[test] <= slowest), key=seconds.get)
 
 
-def baseline(folder: Path, module: str, source: Path, tests: list[str], testing: str) -> dict:
+def baseline(folder: Path, module: str, source: Path, words: list[str], testing: str) -> dict:
     """Which functions each test enters and how long it takes, without a mutant; kept until module or tests change."""
-    kept, key = KEPT / f"{module}.tests.json", digest(source.read_text()) + testing
+    kept, key = KEPT / f"{module}.tests.json", digest(" ".join([source.read_text(), *words])) + testing
     KEPT.mkdir(exist_ok=True)
     if not kept.exists() or json.loads(kept.read_text())["key"] != key:
         made = folder / "record.json"
-        if outcome(folder, source, tests, 3600, str(made)) != "survived":
+        if outcome(folder, source, words, 3600, str(made)) != "survived":
             sys.exit(f"mutants: {module}: tests fail without any mutant\n{(folder / 'output.log').read_text()[-2000:]}")
         record = json.loads(made.read_text())
         if not any(record["entered"].values()):
@@ -277,7 +277,7 @@ def examine(module: str, options: argparse.Namespace) -> None:
         if not todo:
             return
         warm(folder, module, tests)
-        record = baseline(folder, module, source, tests, testing)
+        record = baseline(folder, module, source, [*tests, "-k", options.keyword], testing)
         for number, mutant in enumerate(todo, 1):
             chosen = meets(record, mutant["function"], options.slowest)
             source.write_text(mutant.pop("text"))
@@ -316,6 +316,7 @@ if __name__ == "__main__":
         "--skip", default="figure|plot|^show|_table$|html|svg|__repr__", help="functions left out: presentation"
     )
     parser.add_argument("--tests", action="append", default=[], help="a further test file, relative to the clone")
+    parser.add_argument("-k", dest="keyword", default="", help="only these tests, as in pytest; leaves slow ones out")
     parser.add_argument("--slowest", type=float, default=20, help="seconds; slower tests are left out")
     parser.add_argument("--table", action="store_true", help="only show what is known")
     chosen = parser.parse_args()

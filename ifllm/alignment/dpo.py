@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
 from ..base.cache import content_key
-from ..base.files import InputError, write_json
+from ..base.files import InputError, as_new_files, write_json
 from ..base.plots import COLOURS, GREY
 from ..base.settings import check_settings
 
@@ -531,6 +531,7 @@ def _save(folder: Path, model, tokenizer, **texts) -> None:
         with quietly():
             model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
+        as_new_files(folder / "model")
         for name, value in texts.items():
             write_json(folder / f"{name}.json", value)
 

@@ -108,8 +108,14 @@ RULES: dict[str, Rule] = {
 }
 
 # %% ../../nbs/base/settings.ipynb #701b1114
+_ENCODERS = ("minilm", "distilbert", "longformer", "modernbert")
+_named = lambda value: value in _ENCODERS or value.startswith("tiny-") or "/" in value
+
 RULES |= {
-    "text_encoder": text(),
+    "text_encoder": Rule(
+        lambda value: isinstance(value, str) and _named(value),
+        f"one of {', '.join(_ENCODERS)}, nor tiny-ARCHITECTURE, a hub id or a folder",
+    ),
     "text_max_length": optional(whole(8)),
     "text_epochs": optional(_size),
     "text_tuned_splits": several(one_of(*_SPLITS)),

@@ -217,6 +217,8 @@ def plan(run: Path) -> list[Job]:
     numbers = {
         step.notebook: [f"results/{step.name}{_suffix(part)}.json" for part in parts[step.notebook]] for step in steps
     }
+    if unknown := set(settings["threads"]) - set(parts):
+        raise InputError(f"setting threads: {min(unknown)} is no notebook; correct its name in settings.ini")
     up, jobs = os.path.relpath(root, run), []
     for step in steps:
         own = (f"{up}/nbs/{step.notebook}.ipynb", f"settings/{step.name}.json", *(f"{up}/{f}" for f in step.modules))
@@ -666,6 +668,8 @@ def run_study(
     """
     root = project_root(root)
     settings = load_settings(root / "settings.ini", profile)
+    if cores is not None and cores < 1:
+        raise InputError(f"--cores {cores}: give how many notebooks may run at a time, at least 1")
     for model in settings["dpo_models"]:
         find_llm(model)  # or refuse it now, not ten chapters on
     run = root / "runs" / _run_name(profile if name is None else name)

@@ -53,7 +53,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..base.cache import content_key
 from ..base.enough import NotEnough, need
-from ..base.files import InputError, atomic_path, write_json
+from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, forest
 from ..base.terminal import progress
@@ -1374,10 +1374,8 @@ class RewardModel:
             self.encoder.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             write_json(folder / "reward.json", parts | {"max_length": self.max_length, "text_weight": self.text_weight})
-            card = folder / "README.md"
-            card.write_text(self.card(), encoding="utf-8")
-            for file in folder.iterdir():  # safetensors writes for the owner alone
-                file.chmod(card.stat().st_mode)
+            (folder / "README.md").write_text(self.card(), encoding="utf-8")
+            as_new_files(folder)
 
     @classmethod
     def load(cls, path: str | Path) -> "RewardModel":

@@ -410,6 +410,9 @@ def test_a_ninth_model_is_one_entry(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(REGISTRY, "smol", ninth)
     assert run_job(example_pairs(), QUESTIONS, "smol_twin", "explicit", SMALL, tmp_path, 0).failure is None
+    (tmp_path / "new").touch()  # who may read new files here may read a saved model
+    weights = list(tmp_path.glob("*/model/*"))
+    assert len(weights) > 4 and {file.stat().st_mode for file in weights} == {(tmp_path / "new").stat().st_mode}
 
 
 # -- jobs
@@ -650,3 +653,59 @@ def test_seeds_decide_everything(tmp_path):
         run_job(example_pairs(), QUESTIONS, "olmo2_1b_twin", "explicit", SMALL, tmp_path / name, 5) for name in "ab"
     )
     assert first.answers.equals(again.answers) and first.heldout.equals(again.heldout)
+
+
+# -- against something written apart: the library's own loss, rows by hand
+
+
+def test_logprobs_are_those_of_the_librarys_loss(policy_and_reference):
+    """transformers' mean loss over the answer's tokens alone, one row at a time, times how many there are."""
+    model, _, tokenizer, rows = policy_and_reference
+    for side in ("chosen", "rejected"):
+        found = answer_logprobs(model, tokenizer, rows, side, 3)
+        for row, value in zip(rows, found):
+            prompt, said = row["prompt_ids"], row[f"{side}_ids"]
+            ids, labels = torch.tensor([prompt + said]), torch.tensor([[-100] * len(prompt) + said])
+            with torch.no_grad():
+                expected = -model(input_ids=ids, labels=labels).loss * len(said)
+            assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert answer_logprobs(model, tokenizer, [], "chosen").shape == (0,)
+
+
+def test_rewards_are_beta_times_the_log_ratio():
+    test = pl.DataFrame({"query": [7, 8], "worker": ["P1", "P2"], "fold": ["test"] * 2})
+    policy = {"chosen": torch.tensor([-3.0, -5.0]), "rejected": torch.tensor([-4.0, -2.0])}
+    base = {"chosen": torch.tensor([-4.0, -4.0]), "rejected": torch.tensor([-1.0, -6.0])}
+    found = dpo._rewards("m", "text", test, policy, base, 0.5)
+    assert found.rows() == [("m", "text", 7, "P1", 0.5, -1.5, -3.0), ("m", "text", 8, "P2", -0.5, 2.0, 2.0)]
+
+
+def test_all_sources_learn_from_the_same_queries_and_are_tested_on_readers_choices():
+    pairs = example_pairs(40)
+    text = pairs.rename({"chosen": "rejected", "rejected": "chosen"}).select(pairs.columns)
+    both = pl.concat([pairs, text.with_columns(source=pl.lit("text"))])
+    recipe = dataclasses.replace(SMALL, pairs=5)
+    (own, test, answers), (other, same, _) = (
+        dpo.job_pairs(both, QUESTIONS, s, recipe, 3) for s in ("explicit", "text")
+    )
+    assert own["query"].to_list() == other["query"].to_list() and len(own) == 5 and own["query"].is_sorted()
+    assert own["chosen"].to_list() == other["rejected"].to_list() and set(own["fold"]) == {"train"}
+    assert (
+        test.equals(same) and len(test) == 10 and set(test["source"]) == {"explicit"} and set(test["fold"]) == {"test"}
+    )
+    # fine-tuning sees both answers of each pair that is trained on, once, or the chosen ones of the source
+    assert sorted(answers.rows()) == sorted(
+        [r for q in own.rows(named=True) for r in ((q["prompt"], q["chosen"]), (q["prompt"], q["rejected"]))]
+    )
+    chosen = dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(recipe, sft_targets="chosen"), 3)[2]
+    assert sorted(chosen.rows()) == sorted(other.select("prompt", "chosen").rows())
+    assert len(dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(SMALL, pairs=0), 3)[0]) == 30
+
+
+def test_answers_are_sampled_as_the_recipe_says(monkeypatch, policy_and_reference):
+    model, _, tokenizer, _ = policy_and_reference
+    asked = {}
+    monkeypatch.setattr(type(model), "generate", lambda self, input_ids, **how: asked.update(how) or input_ids)
+    sample_answers(model, tokenizer, ["a?"], dataclasses.replace(SMALL, temperature=0.7, top_p=0.8), 0)
+    assert (asked["temperature"], asked["top_p"], asked["max_new_tokens"], asked["do_sample"]) == (0.7, 0.8, 6, True)
+    assert asked["top_k"] == 0  # transformers would cut to the 50 likeliest

@@ -1,7 +1,9 @@
 """Laws of the world of known truth: its grammar, its readers and sources, and that DPO there follows labels."""
 
 import copy
+from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -9,18 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from ifllm.alignment.world import (
     END,
+    FACTS,
     LONGEST,
     LOSS_COLOURS,
     LOSSES,
     PAD,
+    TOPICS,
     VOCABULARY,
     Arm,
     Labels,
     accuracy_figure,
     answer,
+    arms_of,
     as_tokens,
     clip_each,
     compare_losses,
@@ -34,6 +40,7 @@ from ifllm.alignment.world import (
     for_each,
     implicit_source,
     logprobs,
+    make_world,
     mean_interval,
     noise_and_weight,
     packed_logprobs,
@@ -42,6 +49,7 @@ from ifllm.alignment.world import (
     run_world,
     small_model,
     source_of_accuracy,
+    spell,
     summarise,
     traps_figure,
     utility,
@@ -344,3 +352,137 @@ def test_differences_are_paired_within_seeds():
     )
     assert mean == pytest.approx(0.215) and high - low < 0.1
     assert all(np.isnan(mean_interval(pl.Series([1.0]))[1:]))
+
+
+# -- against something written apart: words read one by one, expected values, chapter 10's traps
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_utility_is_that_of_the_words_read_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    asked = draw_questions(rng, 30)
+    for question, said, worth in zip(asked, answers := draw_answers(rng, asked), utility(asked, answers)):
+        topic, _, rest = spell(question, said).partition(", ")
+        wish, _, words = rest.partition(":")
+        told, value = Counter(words.split()), 0.0
+        for word, times in told.items():
+            if word == "hm":
+                value -= 0.3 * times
+            elif word[0] == topic:
+                value += 1 - 0.5 * (times - 1)
+            else:
+                value -= times
+        brief = max(0, told.total() - 4) if wish == "brief" else 0
+        assert worth == pytest.approx(value - 0.7 * brief), spell(question, said)
+
+
+def test_writers_are_of_mixed_skill_and_length():
+    rng = np.random.default_rng(0)
+    asked = draw_questions(rng, 20_000)
+    said = draw_answers(rng, asked)
+    lengths = (said == END).argmax(1)
+    assert set(lengths) == set(range(2, LONGEST + 1)) and lengths.mean() == pytest.approx((2 + LONGEST) / 2, abs=0.06)
+    words = [spell(q, a).split(": ")[1].split() for q, a in zip(asked, said)]
+    own = np.array([np.mean([w[0] == "ABCDEFGH"[q[0]] for w in text]) for q, text in zip(asked, words)])
+    filler = np.mean([w == "hm" for text in words for w in text])
+    # skill is uniform on 0.2 to 0.9; of what misses, half is filler, and a stray fact has the right topic by chance
+    assert filler == pytest.approx(0.45 / 2, abs=0.01) and own.mean() == pytest.approx(0.55 + 0.225 / TOPICS, abs=0.01)
+    longest = own[lengths == LONGEST]  # between and within writers
+    within = np.mean((p := np.linspace(0.2, 0.9, 2001) * (1 - 0.5 / TOPICS) + 0.5 / TOPICS) * (1 - p)) / LONGEST
+    assert longest.var() == pytest.approx(p.var() + within, abs=0.004)
+    assert {a % FACTS for a in said[(said > END + 2 + TOPICS) & (said < VOCABULARY - 6)]} == set(range(FACTS))
+    assert asked[:, 0].max() == TOPICS - 1 and asked[:, 1].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_choices_and_traces_have_the_rates_that_the_links_give():
+    """Everybody alike (no heterogeneity) and one margin for all pairs: each rate is a formula's."""
+    n = 30_000
+    alike = simulate.Links(heterogeneity=0.0, noise=2.0, position=0.4, gaze=1.5, mouse=0.5)
+    for margin in (-1.0, 0.0, 1.5):
+        worth = np.tile([0.2, 0.2 + margin], (n, 1))
+        choice, traces = read_and_choose(np.random.default_rng(1), worth, alike)
+        # 15 % are careless: felt is noise of 1 on either side, and behaviour says nothing
+        right = lambda shift, spread: stats.norm.cdf(shift / (spread * np.sqrt(2)))
+        expected = 0.85 * right(margin - 0.4, 0.5 * 2.0) + 0.15 * right(-0.4, 1)
+        assert (choice == 1).mean() == pytest.approx(expected, abs=0.025), margin
+        pull = simulate.PULL
+        lean = lambda logit: 0.85 * np.tanh(logit / 2)  # right minus left, per look
+        again, last, hand = traces.T
+        assert again.mean() == pytest.approx(2 * lean(1.5 * pull["again"] * margin), abs=0.06), margin
+        assert last.mean() == pytest.approx(0.5 * lean(2 * 1.5 * pull["again"] * margin), abs=0.03), margin
+        assert hand.mean() == pytest.approx(2 * lean(0.5 * pull["hand"] * margin), abs=0.06), margin
+        assert set(last) <= {-1, 0, 1} and (last == 0).mean() == pytest.approx(0.5, abs=0.01)
+    readers, _ = read_and_choose(np.random.default_rng(2), worth[:31], alike)
+    assert readers.shape == (31,)  # the last reader sees one pair
+
+
+def test_the_traps_are_those_of_chapter_10():
+    """`class_one` and `reversed` are made here from P(right); chapter 10 makes both from the predicted side."""
+    from ifllm.alignment.preferences import trap_labels
+
+    rng = np.random.default_rng(3)
+    said = rng.choice([-1, 1], 300)
+    world = SimpleNamespace(said=said, noise=rng.standard_normal(300), read=Labels(said, np.full(300, 0.7)))
+    arms = arms_of(world, [0.55, 0.64])
+    for accuracy in (0.64, 0.8):
+        of = lambda figure, a=accuracy: [arm for arm in arms if arm.figure == figure and arm.nominal == a]
+        source = source_of_accuracy(said, world.noise, accuracy)
+        query = np.arange(300)
+        pairs = pl.DataFrame({"query": query, "preference": np.where(said > 0, 2, 1)})
+        confidence = pl.DataFrame(
+            {
+                "query": query,
+                "worker": "P1",
+                "source": "implicit",
+                "predicted_side": np.where(source.side > 0, 2, 1),
+                "confidence": np.where(source.side > 0, source.p_right, 1 - source.p_right),
+            }
+        )
+        trapped = trap_labels(pairs, confidence).sort("query")
+        for arm in of("class_one"):
+            assert np.array_equal(arm.labels.side, source.side)  # the labels stay, the confidence is another's
+            assert np.allclose(arm.noise_and_weight()[0], trapped["trap_noise"])
+        for arm in of("reversed"):
+            assert np.array_equal(arm.labels.side > 0, trapped["trap_side"] == 2)
+            assert np.allclose(arm.noise_and_weight()[0], trapped["noise_rate"])
+        assert len(of("class_one")) == len(of("reversed")) == 2 and {a.loss for a in of("class_one")} == {"per pair"}
+    assert [arm.nominal for arm in arms if arm.figure == "accuracy" and arm.loss == "plain"] == [0.55, 0.55, 0.64, 0.64]
+    for arm in (arm for arm in arms if arm.figure == "readers"):
+        assert np.array_equal(arm.labels.side, said)
+        if arm.source == "explicit":  # the choice is taken at its word
+            assert (arm.noise_and_weight()[0] == 0).all() and arm.loss == "plain"
+        else:
+            assert arm.labels is world.read
+
+
+def test_a_reward_model_in_a_world_has_not_seen_its_readers(monkeypatch):
+    import ifllm.alignment.world as world_module
+
+    seen, drawn = {}, {}
+    spy = lambda traces, others, choice: seen.update(own=traces, others=others, choice=choice) or Labels(choice, choice)
+
+    def readers(rng, worth, links):
+        drawn.update(worth=worth, said=(found := read_and_choose(rng, worth, links))[0], traces=found[1])
+        return found
+
+    monkeypatch.setattr(world_module, "implicit_source", spy)
+    monkeypatch.setattr(world_module, "read_and_choose", readers)
+    made = make_world(3, 20, 6, 0)
+    assert np.array_equal(made.said, drawn["said"][:20]) and np.array_equal(seen["choice"], drawn["said"][20:])
+    assert np.array_equal(seen["own"], drawn["traces"][:20]) and np.array_equal(seen["others"], drawn["traces"][20:])
+    assert drawn["worth"].mean() == pytest.approx(0) and drawn["worth"].std() == pytest.approx(1)
+    left, right = (part.numpy() for part in made.pairs)
+    asked = left[:, :2] - [2, 2 + TOPICS]
+    worth = np.stack([utility(asked, left[:, 2:]), utility(asked, right[:, 2:])], 1)
+    assert len(made.test) == 6 and made.before.shape == (6,)
+    assert np.allclose(np.diff(worth) / made.spread, np.diff(drawn["worth"][:20]))
+
+
+def test_a_gain_is_in_standard_deviations_and_ties_are_half_won():
+    from ifllm.alignment.world import _row
+
+    arm = Arm("accuracy", "model", Labels(np.array([1, -1, 1, 1]), np.full(4, 0.6)), "plain", 0.0, 0.8)
+    world = SimpleNamespace(seed=1, said=np.array([1, -1, -1, -1]), spread=2.0, before=np.array([0.0, 1.0, 2.0, 3.0]))
+    row = _row(world, arm, np.array([4.0, 1.0, 1.0, 7.0]))
+    assert (row["gain"], row["win_rate"], row["accuracy"]) == (7 / 4 / 2, 2.5 / 4, 0.5)

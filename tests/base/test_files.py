@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ifllm.base.files import InputError, atomic_path, write_bytes, write_json
+from ifllm.base.files import InputError, as_new_files, atomic_path, write_bytes, write_json
 
 
 def test_a_new_folder_is_made_with_those_above_it(tmp_path):
@@ -83,3 +83,17 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "t.json", {"a": float("nan")})
     assert os.listdir(tmp_path) == []
+
+
+def test_files_of_a_library_get_the_permissions_of_new_ones(tmp_path):
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    private = [tmp_path / "model" / "weights", tmp_path / "model" / "deep" / "more"]
+    for file in private:
+        file.touch(0o600)
+    before = os.umask(0o027)
+    try:
+        as_new_files(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert [file.stat().st_mode & 0o777 for file in private] == [0o640, 0o640]
+    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["deep", "weights"]

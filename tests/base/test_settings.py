@@ -21,7 +21,7 @@ REFUSED = {  # what each setting must not be; each would end, or empty, some cha
     "reward_splits": [["random"], ["unseen_worker", "random", "unseen"], "random"],
     "text_tuned_splits": [["unseen_word"], "random", None],
     "text_calibration": ["temprature", None, ["none"]],
-    "text_encoder": ["", None],
+    "text_encoder": ["", None, "minlm", "modernbert-base"],
     "text_max_length": [2, 0, 8.5, NAN],
     "text_epochs": [0, NAN, -1],
     "prompt_test_share": [0, 0.0, 1, 1.0, NAN, None],
@@ -102,7 +102,7 @@ def test_bounds_are_the_librarys():
     from ifllm.alignment.preferences import SOURCES
     from ifllm.recording.simulate import Links
     from ifllm.reward.evaluation import SPLITS
-    from ifllm.reward.text import CALIBRATIONS
+    from ifllm.reward.text import CALIBRATIONS, ENCODERS
 
     for name, words in (
         ("reward_splits", SPLITS),
@@ -111,6 +111,9 @@ def test_bounds_are_the_librarys():
     ):
         assert RULES[name].fits(list(words)) and RULES[name].words.endswith(", ".join(words))
     assert RULES["text_calibration"].words == f"one of {', '.join(CALIBRATIONS)}"
+    encoders = [*ENCODERS, "tiny-bert", "someone/model", "./folder"]
+    assert RULES["text_encoder"].words.startswith(f"one of {', '.join(ENCODERS)}, nor")
+    assert all(map(RULES["text_encoder"].fits, encoders))
     for field in fields(Links):  # what the rules let pass makes a world, and what they refuse does not
         for value in (-1.0, 0.0, 0.5, 1.0, 1.5, NAN, INF):
             if RULES[f"sim_{field.name}"].fits(value):

@@ -79,6 +79,22 @@ def test_a_failing_notebook_names_its_cell_and_leaves_the_others(tiny_project):
     assert not (run / "logs" / "03_bad-failed.ipynb").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "cores", "told"),
+    [
+        ("gpt2_xl_twin", "gpt2_xl_twins", 2, "model 'gpt2_xl_twins' is not in the registry"),
+        ("threads = {}", 'threads = {"01_date": 2}', 2, "setting threads: 01_date is no notebook"),
+        ("seed = 7", "seed = seven", 2, "settings.ini:2: setting seed = 'seven' is not a whole number of at least 0"),
+        ("seed = 7", "seed = 8", 0, "--cores 0: .* at least 1"),
+    ],
+)
+def test_what_would_fail_chapters_on_is_refused_before_anything_runs(tiny_project, old, new, cores, told):
+    edit(tiny_project / "settings.ini", old, new)
+    with pytest.raises(InputError, match=told):
+        run_study(profile="demo", data="own", name="t", cores=cores)
+    assert not (tiny_project / "runs" / "t" / "notebooks").exists()
+
+
 def test_what_follows_from_a_failed_notebook_waits_for_it(tiny_project):
     run = run_study(profile="demo", data="own", name="t", cores=2)
     edit(

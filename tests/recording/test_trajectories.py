@@ -37,6 +37,7 @@ from ifllm.recording.trajectories import (
     planted_figure,
     planted_hits,
     press_figure,
+    press_rule,
     press_shares,
     rating_onset,
     reading_measures,
@@ -1009,3 +1010,126 @@ def test_event_table_adds_up():
     table = dict(event_table(events).select("name", "total_s").iter_rows())
     fix = events.filter(pl.col("name") == "fixation_ivt")
     assert table["fixation_ivt"] == pytest.approx(fix["duration_ms"].sum() / 1000) and len(table) == 2
+
+
+# ---- the rules for rating, case by case
+
+
+def path_of(*rows, mode="pairwise"):
+    """A path of `rests`: (start_ms, end_ms, share of the width, y, on the text)."""
+    return pl.DataFrame(
+        [
+            {"query": 100, "mode": mode, "x": 1500 * s, "y": y, "start_ms": a, "end_ms": b, "on_text": t, "share": s}
+            for a, b, s, y, t in rows
+        ],
+        schema_overrides={"y": pl.Float64},
+    )
+
+
+TEXT = (0, 1000, 0.2, 400, True)
+FOURTH, FIFTH, RIGHT = 0.625, 0.7083, 0.6667  # the layout of the study's page, as read there
+
+
+@pytest.mark.parametrize(
+    ("rows", "mode", "told"),
+    [
+        ([TEXT, (1500, 1700, FOURTH, 500, False), (2000, 2200, FIFTH, 560, False)], "pairwise", (1000, "chain")),
+        # two presses less than 25 px apart, or more than 260, are no chain of rows of the form
+        ([TEXT, (1500, 1700, FOURTH, 500, False), (2000, 2200, FIFTH, 524, False)], "pairwise", (1000, "button")),
+        ([TEXT, (1500, 1700, FOURTH, 500, False), (2000, 2200, FIFTH, 525, False)], "pairwise", (1000, "chain")),
+        ([TEXT, (1500, 1700, FOURTH, 760, False), (2000, 2200, FIFTH, 500, False)], "pairwise", (1000, "chain")),
+        ([TEXT, (1500, 1700, FOURTH, 761, False), (2000, 2200, FIFTH, 500, False)], "pairwise", (1000, "button")),
+        # a press lasts 100 ms
+        ([TEXT, (1500, 1599, FOURTH, 500, False), (2000, 2200, FIFTH, 560, False)], "pairwise", (1000, "button")),
+        ([TEXT, (1500, 1600, FOURTH, 500, False), (2000, 2200, FIFTH, 560, False)], "pairwise", (1000, "chain")),
+        ([TEXT, (1500, 1599, FOURTH, 500, False)], "pairwise", None),
+        # on the way, a rest of 200 ms is a stop: rating begins after it
+        ([TEXT, (1100, 1300, 0.9, 90, False), (1500, 1700, FOURTH, 500, False)], "pairwise", (1300, "button")),
+        ([TEXT, (1100, 1299, 0.9, 90, False), (1500, 1700, FOURTH, 500, False)], "pairwise", (1000, "button")),
+        # with nothing at rest before it, rating begins at the press
+        ([(1500, 1700, FOURTH, 500, False)], "pairwise", (1500, "button")),
+        # 0.012 of the width from a button's centre is on it, 0.013 is not
+        ([TEXT, (1500, 1700, FOURTH + 0.0119, 500, False)], "pairwise", (1000, "button")),
+        ([TEXT, (1500, 1700, FOURTH - 0.013, 500, False)], "pairwise", None),
+        ([TEXT, (1500, 1700, RIGHT, 500, False)], "pairwise", (1000, "button")),
+        ([TEXT, (1500, 1700, RIGHT, 500, False)], "pointwise", None),  # there is no preference to give
+        ([TEXT, (1500, 1700, FOURTH, 500, True)], "pairwise", None),  # it lies on the text
+        # the text between two presses parts them; the later two are the chain, and the reader set off from the text
+        (
+            [
+                (1500, 1700, FOURTH, 500, False),
+                (1800, 1900, 0.2, 400, True),
+                (2000, 2200, FIFTH, 560, False),
+                (2400, 2600, RIGHT, 700, False),
+            ],
+            "pairwise",
+            (1900, "chain"),
+        ),
+        (
+            [(1500, 1700, FOURTH, 500, False), (1800, 1900, 0.2, 400, True), (2000, 2200, FIFTH, 560, False)],
+            "pairwise",
+            (1500, "button"),
+        ),
+        # one answer: where the pointer lay when it came is no press, nor are two of them a chain
+        ([(1500, 1700, FOURTH, 500, False), TEXT], "pointwise", None),
+        ([TEXT, (1500, 1700, FOURTH, 500, False), (2000, 2200, FIFTH, 560, False)], "pointwise", (1000, "button")),
+    ],
+)
+def test_the_onset_of_rating_case_by_case(rows, mode, told):
+    found = rating_onset(path_of(*rows, mode=mode))
+    assert found.rows() == ([] if told is None else [(100, *told)])
+
+
+def test_a_press_of_another_query_makes_no_chain():
+    one = path_of(TEXT, (1500, 1700, FOURTH, 500, False))
+    other = path_of((2000, 2200, FIFTH, 560, False)).with_columns(query=pl.lit(101, pl.Int64))
+    assert rating_onset(pl.concat([one, other])).rows() == [(100, 1000, "button"), (101, 2000, "button")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "rows", "right"),
+    [
+        ("pairwise", [(1500, 1600, 0.5, 700, False)], False),
+        ("pairwise", [(1500, 1600, RIGHT, 700, False)], True),
+        ("pairwise", [(1500, 1600, RIGHT, 700, False), (1700, 1800, 0.5, 700, False)], False),  # the last one counts
+        ("pairwise", [(1500, 1600, RIGHT, 700, False), (1700, 1799, 0.5, 700, False)], True),  # too short
+        ("pairwise", [(1500, 1600, RIGHT, 700, False), (1700, 1800, 0.5, 700, True)], True),  # on the text
+        ("pairwise", [(1500, 1600, RIGHT, 700, False), (2000, 2100, 0.5, 700, False)], True),  # past the window
+        ("pairwise", [(1000, 1100, RIGHT, 700, False)], True),
+        ("pairwise", [(999, 1600, RIGHT, 700, False)], None),  # it began before
+        ("pairwise", [(1500, 1600, RIGHT + 0.0119, 700, False)], True),
+        ("pairwise", [(1500, 1600, 0.5 - 0.013, 700, False)], None),
+        ("pairwise", [(1500, 1600, FOURTH, 700, False)], None),
+        ("pointwise", [(1500, 1600, FIFTH, 500, False)], True),
+        ("pointwise", [(1500, 1600, FOURTH, 500, False)], False),
+        ("pointwise", [(1500, 1600, RIGHT, 500, False)], None),
+    ],
+)
+def test_what_a_press_tells_case_by_case(mode, rows, right):
+    """The right answer was preferred, or the one answer rated 5; the window runs from 1000 to 2000 ms."""
+    queries = make_queries([(A, B if mode == "pairwise" else None)], mode=mode).with_columns(
+        excluded=False, preference=pl.lit(2, pl.Int8), likert_1=pl.lit(5, pl.Int8)
+    )
+    cuts = pl.DataFrame({"query": [100], "window": ["rating"], "start_ms": [1000], "end_ms": [2000]})
+    assert press_rule(path_of(*rows, mode=mode), cuts, queries)["right"].to_list() == [right]
+    for silent in (
+        queries.with_columns(excluded=True),
+        queries.with_columns(preference=pl.lit(0, pl.Int8), likert_1=pl.lit(3, pl.Int8)),
+    ):
+        assert press_rule(path_of(*rows, mode=mode), cuts, silent).is_empty()
+
+
+def test_the_windows_width_from_either_layout(study):
+    """The simulator knows each browser window; a panel's edge or its farthest sample gives it back."""
+    folder, release, matched, _ = study
+    known = pl.read_parquet(folder / "truth" / "workers.parquet")
+    names = pseudonyms(known["name"])
+    true = {names[row["name"]]: row["width"] for row in known.iter_rows(named=True)}
+    errors = {"pairwise": [], "pointwise": []}
+    for worker, own in matched.items():
+        page = release.samples_abs.filter(pl.col("worker") == worker)
+        mode = dict(release.queries.select("task", "mode").unique().iter_rows())
+        for task, width in page_width(own, page).select("task", "width").drop_nulls().iter_rows():
+            errors[mode[task]].append(width / true[worker] - 1)
+    for mode, found in errors.items():
+        assert len(found) > 3 and abs(np.median(found)) < 0.02, (mode, found)

@@ -402,3 +402,146 @@ def test_noise_ceiling_counts_ties_half():
         {"worker": ["a"] * 4, "likert_1": [5, 4, 4, None], "likert_2": [1, 4, 4, 2], "preference": [1, 1, 2, 1]}
     )
     assert ev.noise_ceiling(pairs, 5)["value"].to_list() == [1.0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+
+
+# -- against something written apart: scipy, loops over rows, counts by hand
+
+
+def test_a_nulls_mean_has_students_interval():
+    null = np.random.default_rng(1).normal(0.5, 0.02, 12)
+    mean, ends = ev.null_mean(null)
+    theirs = stats.ttest_1samp(null, 0).confidence_interval(0.95)
+    assert mean == pytest.approx(null.mean()) and ends == pytest.approx(tuple(theirs))
+    assert ev.null_mean(null, 0.8)[1] == pytest.approx(tuple(stats.ttest_1samp(null, 0).confidence_interval(0.8)))
+
+
+def test_memory_and_same_side_are_those_of_loops(data):
+    pairs = data.select("query", "worker", "task", "y").filter(pl.col("query") % 7 > 0)
+    folds = ev.make_folds(pairs, 4, seed=2)
+    fold = dict(folds.filter(pl.col("split") == "random").select("query", "fold").iter_rows())
+    rows = pairs.rows(named=True)
+    for query, p in ev.conversation_memory(pairs, folds, "random").select("query", "p").iter_rows():
+        own = next(row for row in rows if row["query"] == query)
+        known = [
+            r["y"]
+            for r in rows
+            if fold[r["query"]] != fold[query] and (r["worker"], r["task"]) == (own["worker"], own["task"])
+        ]
+        assert p == pytest.approx((sum(known) + 0.5) / (len(known) + 1))
+    found = ev.same_side(pairs, 20)
+    for name, alike in (("within", True), ("between", False)):
+        same = [
+            a["y"] == b["y"]
+            for i, a in enumerate(rows)
+            for b in rows[:i]
+            if a["worker"] == b["worker"] and (a["task"] == b["task"]) is alike
+        ]
+        assert found[name] == pytest.approx(np.mean(same)) and found[f"{name}_n"] == len(same)
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+
+
+def test_calibration_is_that_of_ten_equal_heaps():
+    rng = np.random.default_rng(3)
+    p = rng.permutation(np.linspace(0.02, 0.98, 200))
+    y = (rng.random(200) < p**2).astype(float)
+    oof = pl.DataFrame(
+        {"query": range(200), "worker": rng.choice(list("abcdefgh"), 200), "repeat": 0, "fold": 0, "p": p, "y": y}
+    )
+    heaps = np.argsort(p).reshape(10, 20)
+    gaps = [abs(y[heap].mean() - p[heap].mean()) for heap in heaps]
+    assert ev.score(oof, ["ece"], 10)["value"][0] == pytest.approx(np.mean(gaps))
+    curve = ev.calibration_curve(oof, 10, 200)
+    assert curve["n"].to_list() == [20] * 10 and curve["bin"].to_list() == list(range(10))
+    assert curve["p"].to_list() == pytest.approx([p[heap].mean() for heap in heaps])
+    assert curve["share"].to_list() == pytest.approx([y[heap].mean() for heap in heaps])
+    other = ev.calibration_curve(oof.with_columns(q=1 - pl.col("p")), 10, 10, column="q")
+    assert other["share"].to_list() == pytest.approx(curve["share"].to_list()[::-1])
+    counts, workers = ev.worker_counts(8, 200), sorted(set(oof["worker"]))
+    heap, worker = heaps[4], oof["worker"].to_numpy()
+    draws = []
+    for row in counts[1:]:
+        drawn = np.concatenate([y[[i for i in heap if worker[i] == w]].repeat(int(n)) for w, n in zip(workers, row)])
+        draws.append(drawn.mean() if len(drawn) else np.nan)
+    assert (curve["ci_low"][4], curve["ci_high"][4]) == pytest.approx(ev.interval(np.array(draws), 8))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_levels_reach_the_interval(oof, level):
+    counts = ev.worker_counts(oof["worker"].n_unique(), 100, 3)
+    draws = ev.metric_draws(oof, "accuracy", counts)
+    row = ev.score(oof, ["accuracy"], 100, 3, level).row(0, named=True)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(ev.interval(draws[1:], 20, level))
+    assert (row["n"], row["n_workers"]) == (oof["query"].n_unique(), 20)
+    flat = oof.with_columns(p=pl.lit(0.5))
+    found = [ev.compare(oof, flat, "accuracy", 200, 3, own) for own in (0.5, 0.95)]
+    assert found[1]["ci_low"] < found[0]["ci_low"] < found[0]["value"] < found[0]["ci_high"] < found[1]["ci_high"]
+
+
+def test_scores_of_all_are_those_of_each(oof):
+    both = pl.concat([oof, oof.with_columns(model=pl.lit("other"), p=1 - pl.col("p"))])
+    found = ev.score_all(both, ["accuracy"], n_bootstrap=20)
+    assert found["model"].to_list() == ["toy", "other"] and set(found["split"]) == {"unseen_worker"}
+    for model, value in found.select("model", "value").iter_rows():
+        assert value == ev.score(both.filter(pl.col("model") == model), ["accuracy"], 20)["value"][0]
+    assert found["value"].sum() == pytest.approx(1)
+
+
+def test_coverage_counts_intervals_by_hand():
+    rows = [("auc", 0.5, 0.4, 0.6), ("auc", 0.5, 0.5, 0.6), ("auc", 0.5, -0.1, 0.5), ("auc", 0.5, 0.51, 0.6)]
+    frame = pl.DataFrame(rows, schema=["figure", "truth", "ci_low", "ci_high"], orient="row")
+    assert ev.coverage(frame).rows() == [("auc", 0.5, 0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5), 0.75, 4)]
+
+
+class Counts(DummyClassifier):
+    """Predicts how many rows, and how many values of its first column, it was fitted on: `rows` + `values` / 1000."""
+
+    def fit(self, x, y, sample_weight=None):
+        super().fit(x, y)
+        self.told_ = len(x) / 1e6 + len(np.unique(x[:, 0])) / 1e3
+        return self
+
+    def predict_proba(self, x):
+        return np.tile([1 - self.told_, self.told_], (len(x), 1))
+
+
+@pytest.mark.parametrize("unit", ["worker", "query"])
+def test_a_learning_curve_learns_from_as_many_as_it_says(data, unit):
+    numbered = data.with_columns(number=pl.col("worker").rank("dense").cast(pl.Float64))
+    folds = ev.make_folds(numbered, 4, 2, splits=["unseen_worker"])
+    curve = ev.learning_curve(
+        numbered, folds, "unseen_worker", Counts(), ["number"], [3, 9, 500], unit=unit, n_draws=2, seed=1
+    )
+    assert set(curve["size"]) == {3, 9}  # there are no 500
+    rows, values = (curve["p"] * 1e6).round() % 1000, (curve["p"] * 1e3).floor()
+    if unit == "worker":
+        assert (values == curve["size"]).all() and (rows == 15 * curve["size"]).all()
+    else:
+        assert (rows == curve["size"]).all()
+    assert set(curve["repeat"]) == {0, 1, 2, 3}  # two repeats, two draws each
+    of_size = curve.filter(pl.col("size") == 9)
+    assert of_size.height == 4 * data.height and of_size.group_by("query").len()["len"].unique().to_list() == [4]
+
+
+def test_fold_sizes_are_counted_by_hand():
+    data = pl.DataFrame({"query": range(8), "worker": list("aabbccdd"), "task": [1, 1, 2, 2, 1, 3, 3, 4]})
+    fold = [0, 0, 0, 0, 1, 1, 1, 1]
+    folds = pl.concat(
+        pl.DataFrame({"query": range(8), "split": split, "repeat": repeat, "fold": fold})
+        for split in ("random", "unseen_worker_and_question")
+        for repeat in (0, 1)
+    )
+    assert ev.fold_sizes(data, folds).rows() == [
+        ("random", 0, 4, 4, 2, 2),
+        ("random", 1, 4, 4, 2, 3),
+        ("unseen worker and question", 0, 3, 4, 2, 2),  # one row has a topic of the test
+        ("unseen worker and question", 1, 2, 4, 2, 3),
+    ]
+
+
+def test_targets_are_in_order_of_time_within_worker():
+    rows = [("b", 5, 1), ("a", 9, 2), ("a", 3, 3), ("a", 3, 0)]
+    queries = pl.DataFrame(rows, schema=["worker", "asked_ms", "query"], orient="row").with_columns(
+        task=1, mode=pl.lit("pairwise"), turn=1, preference=pl.lit(2), likert_1=3, error_1=False, error_2=False
+    )
+    found = ev.targets(queries)["pairwise"]
+    assert found["query"].to_list() == [0, 3, 2, 1] and found["y"].to_list() == [0] * 4

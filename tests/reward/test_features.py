@@ -548,3 +548,250 @@ def test_figures_draw_what_the_data_say():
     )
     band, line = rw.dependence_figure(bend).data
     assert list(line.y) == [0.4, 0.6] and list(band.y) == [0.5, 0.7, 0.5, 0.3]
+
+
+# -- against something written apart: counts by hand, sums over a grid, scikit-learn, every permutation
+
+
+def test_text_measures_are_those_counted_by_hand():
+    answer = "Ships anchor in 12 bays:\n- Big ships drop two anchors\n  2. Small ones, none\nDone."
+    queries = pl.DataFrame(
+        {
+            "query": [1, 2],
+            "question": ["How do SHIPS anchor in ice?", "Why"],
+            "response_1": [answer, None],
+            "response_2": ["no end", "An end!  \n"],
+        }
+    )
+    one, empty = rw.text_measures(queries, 1).rows(named=True)
+    # words of four letters and more: ships, anchor, bays, drop, anchors, small, ones, none, done; asked: ships, anchor
+    by_hand = {"length": len(answer), "lines": 3, "items": 2, "digits": 3, "words": 9}
+    for name, count in by_hand.items():
+        assert one[f"text_{name}"] == pytest.approx(np.log(count + 1)), name
+        assert empty[f"text_{name}"] == 0
+    assert one["text_shared"] == pytest.approx(2 / 3) and empty["text_shared"] == 0
+    assert [one["text_whole"], empty["text_whole"]] == [1, 0]
+    assert rw.text_measures(queries, 2)["text_whole"].to_list() == [0, 1]
+
+
+def test_who_wrote_is_one_column_a_model():
+    queries = pl.DataFrame({"query": [1, 2], "model_1": ["b", None], "model_2": ["a", "c"]})
+    assert rw.model_indicators(queries, 1).rows() == [(1, 0, 1, 0), (2, 0, 0, 0)]
+    assert rw.model_indicators(queries, 2).rows() == [(1, 1, 0, 0), (2, 0, 0, 1)]
+
+
+def test_the_answer_before_is_what_a_later_one_is_held_against():
+    base = {"worker": "P1", "task": 2, "question": "q", "response_2": None, "model_2": None, "error_2": False}
+    base |= {"mode": "pointwise", "error_1": False, "model_1": "a", "likert_1": 4, "asked_ms": 1}
+    queries = pl.DataFrame(
+        [
+            base | {"query": 10 + t, "turn": t, "preference": p, "response_1": "x" * n}
+            for t, p, n in ((1, None, 3), (2, 1, 7), (3, 0, 15), (4, 1, 5))
+        ]
+    )
+    features = pl.DataFrame({"query": [11, 12, 13, 14], "look": [1.0, 4.0, 2.0, 8.0], "prior": [3.0, 1.0, 2.0, 9.0]})
+    registry = pl.DataFrame({"name": ["look", "prior"], "family": ["dwell", "previous"]}).with_columns(
+        mirror=pl.lit(None, pl.String), signed=False, modality=pl.lit("gaze"), source=pl.lit("ifllm")
+    )
+    registry = registry.with_columns(modes=pl.lit("pointwise"))
+    made = rw.tables(queries, features, registry)
+    data, blocks = made["pointwise_better"]
+    assert data["query"].to_list() == [12, 13, 14] and data["y"].to_list() == [1, 0, 1]
+    assert np.allclose(data["text_change_length"], np.log([8 / 4, 16 / 8, 6 / 16]))
+    assert np.allclose(data["text_length"], np.log([8, 16, 6])) and blocks["turn"] == ["turn"]
+    assert blocks["gaze"] == ["look", "prior"] and data["turn"].to_list() == [2, 3, 4]
+    assert made["pointwise"][1]["gaze"] == ["look"] and made["pointwise"][0].height == 4
+
+
+@pytest.mark.parametrize("tau", [(0.8, 0.0), (0.0, 0.8), (0.7, 0.5)])
+def test_styles_are_those_of_bayes_rule_on_a_grid(tau):
+    """The probability of each choice by brute force: a prior on a grid, every earlier label multiplied in."""
+    rng = np.random.default_rng(2)
+    n, per_talk = 8, 4
+    style, side = np.meshgrid(np.linspace(-4, 4, 161), np.linspace(-4, 4, 161), indexing="ij")
+    density = lambda value, spread: np.exp(-((value / spread) ** 2) / 2) if spread else (value == 0).astype(float)
+    for _ in range(4):
+        offset, z, y = rng.normal(0, 0.7, n), rng.normal(0, 1, n), rng.integers(0, 2, n).astype(float)
+        talk = np.repeat(np.arange(n // per_talk), per_talk)
+        found = rw.filter_styles(offset, z[:, None], y, np.array(["a"] * n), talk, np.array(tau))
+        belief, exact = density(style, tau[0]) * density(side, tau[1]), []
+        for i in range(n):
+            if i and talk[i] != talk[i - 1]:  # a new conversation has a side of its own
+                belief = belief.sum(axis=1, keepdims=True) * density(side, tau[1])
+            p = expit(offset[i] + style * z[i] + side)
+            exact.append((belief * p).sum() / belief.sum())
+            belief = belief * (p if y[i] else 1 - p)
+        assert np.allclose(found, exact, atol=0.02), np.abs(found - exact).max()
+
+
+def test_later_labels_of_a_person_change_no_earlier_prediction():
+    """Nor are the spreads of styles, or anything else, fitted on the people who are predicted."""
+    data = people(2.0, 1.0, seed=4, n_workers=8, n=6)
+    folds = make_folds(data, 2, splits=["unseen_worker"])
+    held = folds.filter(pl.col("fold") == 0)["query"].implode()
+    last = pl.col("query") % 6 == 5
+    flipped = data.with_columns(y=pl.when(pl.col("query").is_in(held) & last).then(1 - pl.col("y")).otherwise("y"))
+    a, b = (
+        rw.personalise(d, folds, rw.SignedLogistic(), ["z", "flat"], ["z"], name="own").filter(
+            pl.col("query").is_in(held)
+        )
+        for d in (data, flipped)
+    )
+    assert a["p"].equals(b["p"]) and (a["y"] != b["y"]).sum() == 4
+    assert a.sort("query")["n_own"].to_list() == list(range(6)) * 4
+
+
+def test_chance_is_the_share_of_left_choices_in_training():
+    data, _ = table(*choices(n_workers=6, n_queries=4))
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    found = rw.chance(data, folds, "unseen_worker")
+    for fold, part in found.group_by("fold"):
+        others = data.filter(~pl.col("worker").is_in(part["worker"].unique().implode()))
+        assert np.allclose(part["p"], others["y"].mean()), fold
+
+
+def test_importance_is_the_mean_rise_over_every_shuffle():
+    """Each row's rise, averaged over all rows of the same worker that may take its place."""
+    data = toy(n_workers=4, n_tasks=2, n_turns=3, effect=2.0, seed=5)
+    folds = make_folds(data, 2, splits=["unseen_worker"])
+    columns = ["x0", "x1"]
+    found = rw.permutation_importance(
+        data, folds, "unseen_worker", rw.SignedLogistic(), columns, {"both": columns, "one": ["x0"]}, n_shuffles=1500
+    )
+    expected = {"both": [], "one": []}
+    x, y, worker = data.select(columns).to_numpy(), data["y"].to_numpy(), data["worker"].to_numpy()
+    for fold in (0, 1):
+        test = data["query"].is_in(folds.filter(pl.col("fold") == fold)["query"].implode()).to_numpy()
+        model = rw.SignedLogistic().fit(x[~test], y[~test])
+        loss = lambda row, label, m=model: -np.log(m.predict_proba(row[None])[0, int(label)])
+        for i in np.flatnonzero(test):
+            mates = [j for j in np.flatnonzero(test) if worker[j] == worker[i]]
+            for name, changed in (("both", [0, 1]), ("one", [0])):
+                rows = np.array([np.where(np.isin([0, 1], changed), x[j], x[i]) for j in mates])
+                expected[name].append(np.mean([loss(row, y[i]) for row in rows]) - loss(x[i], y[i]))
+    for row in found.iter_rows(named=True):
+        assert row["value"] == pytest.approx(np.mean(expected[row["group"]]), abs=0.02), row
+    assert found["value"].is_sorted(descending=True)
+
+
+def test_dependence_is_the_mean_prediction_with_one_column_set():
+    data = toy(n_workers=5, n_tasks=2, n_turns=2, seed=6)
+    model = rw.SignedLogistic(C=1.0)
+    found = rw.partial_dependence(data, model, ["x0", "x1"], ["x1"], n_refits=6, n_points=3)
+    x = data.select("x0", "x1").to_numpy()
+    assert found["x"].to_list() == pytest.approx(
+        [np.percentile(x[:, 1], 2), np.percentile(x[:, 1], [2, 98]).mean(), np.percentile(x[:, 1], 98)]
+    )
+    fitted = model.fit(x, data["y"].to_numpy())
+    for value, p in found.select("x", "p").iter_rows():
+        set_to = np.column_stack([x[:, 0], np.full(len(x), value)])
+        assert p == pytest.approx(fitted.predict_proba(set_to)[:, 1].mean())
+
+
+def test_the_rating_forest_is_scikit_learns():
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    data = toy(n_workers=6, n_tasks=3, seed=2).with_columns(y=pl.col("x0") + 3)
+    found = rw.paper_forest(
+        data,
+        rw.paper_folds(data, [49]),
+        "random",
+        ["x0", "x1"],
+        name="paper",
+        window="full",
+        target="pointwise",
+        depth=3,
+        n_jobs=1,
+    )
+    model = RandomForestRegressor(
+        n_estimators=100, max_depth=3, min_samples_split=5, min_samples_leaf=2, max_features="sqrt", random_state=49
+    )
+    x, y = data.select("x0", "x1").to_numpy(), data["y"].to_numpy()
+    theirs = cross_val_predict(model, x, y, cv=KFold(5, shuffle=True, random_state=49))
+    assert np.allclose(found.sort("query")["p"], theirs)
+    inside = rw.in_sample_forest(data, ["x0", "x1"], 3)
+    assert np.allclose(inside["p"], model.fit(x, y).predict(x)) and inside["query"].equals(data["query"])
+
+
+def test_reading_is_counted_from_the_start_of_its_window_up_to_its_end():
+    matched = pl.LazyFrame(
+        {
+            "query": [1] * 6,
+            "response": [1] * 6,
+            "char": [0, 1, 2, 3, None, 5],
+            "modality": ["gaze"] * 5 + ["mouse"],
+            "epoch_ms": [9, 10, 19, 20, 15, 15],
+            "dt_ms": [1.0] * 6,
+        }
+    )
+    spans = pl.DataFrame({"query": [1, 1], "window": ["reading", "full"], "start_ms": [10, 0], "end_ms": [20, 99]})
+    assert rw.text_dwell(matched, spans)["char"].to_list() == [1, 2]
+    assert rw.text_dwell(matched, spans, "full")["char"].to_list() == [0, 1, 2, 3]
+
+
+def test_who_was_right_in_the_first_repeat():
+    rows = [
+        (q, "P1", "pairwise", model, window, "unseen_worker", repeat, 0, p, 1.0)
+        for q, text, fusion in ((1, 0.6, 0.5), (2, 0.4, 0.9))
+        for model, p in (("text", text), ("all", fusion))
+        for window in ("reading", "full")
+        for repeat in (0, 1)
+    ]
+    oof = pl.DataFrame(rows, schema=rw.OOF_COLUMNS, orient="row")
+    assert rw.right_of(oof, "text", "all").rows() == [(1, "P1", True, False), (2, "P1", False, True)]
+
+
+def test_own_labels_are_counted_in_four_bins():
+    n_own = [0, 1, 3, 4, 7, 8, 20]
+    frame = pl.DataFrame(
+        {
+            "query": range(14),
+            "worker": ["a"] * 7 + ["b"] * 7,
+            "repeat": 0,
+            "fold": 0,
+            "p": 0.9,
+            "y": 1.0,
+            "n_own": n_own * 2,
+        }
+    )
+    wrong = frame.with_columns(p=pl.when(pl.col("n_own") > 3).then(0.1).otherwise(0.9))
+    found = rw.personal_curve({"own": frame, "other": wrong}, n_bootstrap=10)
+    assert found["own_labels"].to_list() == ["0", "1-3", "4-7", "8+"] * 2 and found["n"].to_list() == [2, 4, 4, 4] * 2
+    assert found["value"].to_list() == [1] * 4 + [1, 1, 0, 0] and found["gain"].to_list() == [0] * 6 + [-1, -1]
+
+
+def test_what_is_learnable_has_enough_of_the_rarer_label():
+    from ifllm.base.enough import NotEnough
+
+    data, blocks = table(*choices(n_workers=4, n_queries=6))
+    ones = int(data["y"].sum())
+    rare = min(ones, len(data) - ones)
+    made = {"reading": {"pairwise": (data, blocks)}}
+    assert rw.learnable(made, "reading", "pairwise", 4, rare)[0] is data
+    for least_workers, least_each, told in ((5, 1, "at least 5 workers"), (2, rare + 1, f"there are {rare}")):
+        with pytest.raises(NotEnough, match=told):
+            rw.learnable(made, "reading", "pairwise", least_workers, least_each)
+    with pytest.raises(NotEnough, match="no labels of the target pointwise"):
+        rw.learnable(made, "reading", "pointwise")
+
+
+def test_the_plan_runs_every_split_before_rating_and_less_later():
+    block = {"length": ["l"], "text": ["l"], "model": ["m"], "gaze": ["g"], "mouse": [], "cross": []}
+    made = {window: {"pairwise": (None, block), "pointwise": (None, block)} for window in ("reading", "full", "rating")}
+    plan = rw.ablation_plan(made)
+    of = lambda **row: sum(
+        all(dict(zip(("target", "model", "window", "split"), r))[k] == v for k, v in row.items()) for r in plan
+    )
+    for model in ("chance", "length", "model", "text", "gaze", "text_gaze", "all"):
+        assert of(target="pairwise", model=model, window="reading") == 4
+    for model in ("chance", "length", "model", "text"):  # without behaviour they are the same in every window
+        assert of(model=model, window="full") == of(model=model, window="rating") == 0
+    assert of(target="pairwise", model="gaze", window="full") == 2  # random, unseen workers
+    assert (
+        of(target="pointwise", model="gaze", window="full") == 0
+        and of(target="pointwise", model="all", window="full") == 2
+    )
+    assert of(model="mouse") == of(model="mouse_gaze") == 0 and of(target="pointwise_better") == 0  # nothing there
+    assert {(r[0], r[3]) for r in plan if r[2] == "rating"} == {("pairwise", "unseen_worker")}
+    assert of(window="rating") == 2  # gaze and all, where the leak shows
