@@ -852,11 +852,12 @@ class Steps:
             data, folds, split, columns, name=name, window=window, select=select, n_jobs=n_jobs
         )
         names, inside = self.candidates, "training rows"
+        protocol = forest(self.full, shuffled, "random", published, "paper", "none")
         return {
-            "the study's protocol, its seed": forest(
-                self.full, shuffled.filter(pl.col("repeat") == 0), "random", published, "paper_seed", "none"
+            "the study's protocol, its seed": protocol.filter(pl.col("repeat") == 0).with_columns(
+                model=pl.lit("paper_seed")
             ),
-            "mean over fold seeds": forest(self.full, shuffled, "random", published, "paper", "none"),
+            "mean over fold seeds": protocol,
             "50 features chosen on all rows": forest(self.full, few, "random", names, "paper_all_rows", "all rows"),
             "50 features chosen inside folds": forest(self.full, few, "random", names, "paper_inside", inside),
             "workers held out": forest(self.full, folds, "unseen_worker", names, "paper_workers", inside),
