@@ -870,6 +870,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ifllm.recording.data.parse_rel': ('data.html#parse_rel', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.parse_release': ('data.html#parse_release', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.plain_id': ('data.html#plain_id', 'ifllm/recording/data.py'),
+                                      'ifllm.recording.data.polars_frame': ('data.html#polars_frame', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.pseudonyms': ('data.html#pseudonyms', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.quotes_doubled': ('data.html#quotes_doubled', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.read_queries': ('data.html#read_queries', 'ifllm/recording/data.py'),

@@ -21,6 +21,7 @@ from scipy import stats
 from .base.numbers import format_number
 from .base.plots import COLOURS, GREY, SEQUENCE, forest
 from .base.study import Study
+from .reward.features import PAPER_ACCURACY
 
 # %% ../nbs/13_findings.ipynb #dbd4e92d
 @dataclass(frozen=True)
@@ -105,10 +106,7 @@ def verdict(own: bool | None, honest: bool | None) -> str:
     return IN_PART if any(known) else NOT
 
 # %% ../nbs/13_findings.ipynb #e3789ab9
-PUBLISHED = {
-    "paper.text_accuracy": (0.55, "share"),
-    "paper.implicit_accuracy": (0.64, "share"),
-    "paper.lift": (0.09, "share"),
+PUBLISHED = PAPER_ACCURACY | {
     "paper.dpo_ratio": (3, 'times, "nearly"'),
     "paper.workers": (59, "workers"),
     "paper.conversations": (1336, "conversations"),
@@ -490,4 +488,4 @@ def panel_figure(curves: pl.DataFrame, asked: int) -> go.Figure:
     fig.add_vline(x=asked, line=dict(dash="dash", width=1, color=COLOURS["null"]))
     fig.update_xaxes(title="questions, one comparison each", type="log", tickvals=[10, 30, 100, 300, 1000])
     fig.update_yaxes(title="probability to see the gain", tickformat=".0%", range=[0, 1.02])
-    return fig.update_layout(height=420, legend=dict(orientation="v", x=0.02, y=0.98, yanchor="top"))
+    return fig.update_layout(height=420, legend=dict(orientation="v"))

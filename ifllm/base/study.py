@@ -24,6 +24,7 @@ import polars as pl
 
 from .enough import NotEnough
 from .files import InputError, write_bytes, write_json
+from .numbers import format_number
 from .prose import lack
 from .settings import check_settings
 
@@ -481,7 +482,8 @@ class Study:
         table : polars.DataFrame or great_tables.GT
         id : "tbl-...", unique in the report
         caption : can be read alone
-        fmt : column -> format spec of its numbers, e.g. `{"accuracy": ".3f"}`; missing values show as a dash
+        fmt : column -> how `format_number` writes its numbers, e.g. `{"accuracy": ".3f", "p": "p"}`; missing values
+            show as a dash
         """
         from great_tables import GT
         from IPython.display import display
@@ -491,9 +493,7 @@ class Study:
             gt = GT(table, id=id)
             for column, spec in (fmt or {}).items():
                 gt = gt.fmt(
-                    lambda value, spec=spec: (
-                        "\N{EN DASH}" if value is None else format(value, spec).replace("-", "\N{MINUS SIGN}")
-                    ),
+                    lambda value, spec=spec: "\N{EN DASH}" if value is None else format_number({"value": value}, spec),
                     columns=column,
                 )
             gt = gt.sub_missing(missing_text="\N{EN DASH}")

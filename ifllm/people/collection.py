@@ -191,7 +191,7 @@ def flow_figure(stages: pl.DataFrame) -> go.Figure:
         part = stages.filter(pl.col("unit") == unit)
         fig.add_traces(_flow_bars(part, SEQUENCE[row - 1]), rows=row, cols=1)
         fig.update_yaxes(autorange="reversed", row=row, col=1)
-        fig.update_xaxes(range=[0, cast(int, part["reached"].max()) * 2], row=row, col=1)
+        fig.update_xaxes(range=[0, cast(int, part["reached"].max()) * 2.4], row=row, col=1)
     height = 130 + 34 * stages.height + 40 * len(units)
     return fig.update_layout(barmode="stack", height=height, margin=dict(l=8), showlegend=False)
 

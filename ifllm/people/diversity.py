@@ -289,11 +289,11 @@ def slide_figure(over_time: pl.DataFrame) -> go.Figure:
     ticks = [tick / 10 for tick in range(-10, 11, 2) if abs(tick / 10) <= widest]
     title = "share of readings: gaze to the left, mouse to the right"
     return go.Figure(frames[0].data, frames=frames).update_layout(
-        height=460,
+        height=490,
         barmode="overlay",
         xaxis=dict(title=title, range=[-widest, widest], tickvals=ticks, ticktext=[f"{abs(t):.0%}" for t in ticks]),
         yaxis=dict(title="position in the answer (top: beginning)", autorange="reversed"),
-        sliders=[dict(currentvalue=dict(prefix="time of the reading: "), pad=dict(t=40), steps=steps)],
+        sliders=[dict(currentvalue=dict(prefix="time of the reading: "), pad=dict(t=70), steps=steps)],
     )
 
 # %% ../../nbs/05_diversity.ipynb #048f0dfb

@@ -7,9 +7,9 @@ __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_
            'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'MAX_LOST_SHARE', 'dataset_folder',
            'pseudonyms', 'plain_id', 'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder',
            'unpack', 'download', 'fetch', 'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel',
-           'Ledger', 'validated', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'read_table',
-           'read_queries', 'read_tasks', 'read_workers', 'QualityRule', 'Release', 'parse_release', 'load',
-           'ledger_summary', 'exclusion_table', 'exclusion_agreement', 'exclusion_figure', 'missing_answers']
+           'Ledger', 'validated', 'polars_frame', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files',
+           'read_table', 'read_queries', 'read_tasks', 'read_workers', 'QualityRule', 'Release', 'parse_release',
+           'load', 'ledger_summary', 'exclusion_table', 'exclusion_agreement', 'exclusion_figure', 'missing_answers']
 
 # %% ../../nbs/01_data.ipynb #78c7945e
 import gzip
@@ -578,6 +578,34 @@ def validated(frame: pl.DataFrame, model: type[pa.DataFrameModel]) -> pl.DataFra
             f"nbs/01_data.ipynb"
         ) from None
 
+# %% ../../nbs/01_data.ipynb #8992977d
+_WHOLE_NUMBERS = {
+    "query": pl.Int64,
+    "response": pl.Int8,
+    "char": pl.Int32,
+    "sentence": pl.Int64,
+}  # of things; pandas has them as floats where one is missing
+
+
+def polars_frame(frame: object, name: str, required: Iterable[str] = ()) -> pl.DataFrame:
+    """Take a polars, lazy or pandas frame as a polars frame.
+
+    Raises
+    ------
+    InputError
+        Not a frame, or a column of `required` is missing; `name` says of what.
+    """
+    if isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    elif type(frame).__module__.split(".")[0] == "pandas":
+        frame = pl.from_pandas(frame)
+        frame = frame.cast({column: kind for column, kind in _WHOLE_NUMBERS.items() if column in frame.columns})
+    if not isinstance(frame, pl.DataFrame):
+        raise InputError(f"{name}: a {type(frame).__name__} was given; give a polars or pandas frame")
+    if missing := [column for column in required if column not in frame.columns]:
+        raise InputError(f"{name}: no column {missing[0]}; the frame has {', '.join(frame.columns) or 'none'}")
+    return frame
+
 # %% ../../nbs/01_data.ipynb #6e5935d1
 def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[str] = ()) -> pl.DataFrame:
     """Take a frame that somebody made, as `model` declares it.
@@ -599,14 +627,7 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
         Not a frame, a column is missing, or a value is not what its column is declared to hold.
     """
     name = model.__name__
-    if isinstance(frame, pl.LazyFrame):
-        frame = frame.collect()
-    elif type(frame).__module__.split(".")[0] == "pandas":
-        frame = pl.from_pandas(frame)
-    if not isinstance(frame, pl.DataFrame):
-        raise InputError(f"{name}: a {type(frame).__name__} was given; give a polars or pandas frame")
-    if missing := [column for column in required if column not in frame.columns]:
-        raise InputError(f"{name}: no column {missing[0]}; the frame has {', '.join(frame.columns) or 'none'}")
+    frame = polars_frame(frame, name, required)
     fields = model.to_schema().columns
     declared = {column: fields[column] for column in frame.columns if column in fields and column != "worker"}
     frame = frame.with_columns(_cast(frame[column], field.dtype.type, name) for column, field in declared.items())
@@ -1738,7 +1759,9 @@ def exclusion_figure(table: pl.DataFrame, rule: QualityRule = _RULE) -> go.Figur
     figure.add_vline(x=rule.min_rows, line=dict(dash="dot", width=1))
     figure.add_hline(y=rule.min_text_rows, line=dict(dash="dot", width=1))
     x, y = "samples a file (mean over tasks)", "samples with a snippet"
-    return figure.update_layout(xaxis=dict(title=x, type="log"), yaxis=dict(title=y, type="log"), height=430)
+    return figure.update_layout(
+        xaxis=dict(title=x, type="log", nticks=8), yaxis=dict(title=y, type="log", nticks=7), height=430
+    )
 
 # %% ../../nbs/01_data.ipynb #d9e344d2
 def missing_answers(queries: pl.DataFrame, tasks: pl.DataFrame, workers: pl.DataFrame) -> pl.DataFrame:

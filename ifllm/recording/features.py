@@ -21,7 +21,7 @@ from plotly.subplots import make_subplots
 
 from ..base.files import InputError
 from ..base.plots import COLOURS
-from .data import Queries, SamplesAbs, SamplesRel, as_frame
+from .data import Queries, SamplesAbs, SamplesRel, as_frame, polars_frame
 from ifllm.recording.trajectories import (
     LATEST_MS,
     by_key,
@@ -1575,8 +1575,11 @@ def extract_features(
         window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
-    matched, queries = as_frame(matched, SamplesRel, ["query", "char", "dt_ms"]), as_frame(queries, Queries, ["query"])
+    needed = ["worker", "task", "query", "modality", "epoch_ms", "response", "char", "position", "dt_ms", "phase"]
+    matched, queries = as_frame(matched, SamplesRel, needed), as_frame(queries, Queries, ["query"])
     page = page if page is None else as_frame(page, SamplesAbs, ["worker", "task", "modality", "x", "y", "epoch_ms"])
+    windows = polars_frame(windows, "windows", ["query", "window", "start_ms", "end_ms"])
+    reading = reading if reading is None else polars_frame(reading, "reading", ["query", "response", "sentence"])
     matched, known = numbered(matched)
     own = queries.join(known, on=["worker", "task"], how="left")
     own = own.filter(pl.col("worker").is_in(known["worker"].implode()))
@@ -1633,8 +1636,9 @@ def zscore_within_worker(features: pl.DataFrame) -> pl.DataFrame:
         Same rows and columns; (value - worker's mean) / worker's standard deviation. Null where the worker has fewer
         than two values or does not vary.
     """
-    names = [f.name for f in registry() if f.name in features.columns]
     by = ["worker", "mode", "window"]
+    features = polars_frame(features, "features", by)
+    names = [f.name for f in registry() if f.name in features.columns]
 
     def z(name):
         spread = pl.col(name).std().over(by)
@@ -1743,7 +1747,7 @@ def _draw_text(fig: go.Figure, r: int, heat: list, most: float, words: list, sca
         hoverinfo="skip",
         showscale=scale,
         colorscale=[[0, "rgba(240,228,66,0)"], [0.35, "rgba(240,228,66,0.55)"], [1, "rgba(213,94,0,0.75)"]],
-        colorbar=dict(title="gaze, s", thickness=10, len=0.6),
+        colorbar=dict(title="gaze, s", thickness=10, len=0.6, nticks=4),
     )
     fig.add_scatter(
         x=[w[1] for w in words],
@@ -1863,7 +1867,7 @@ def replay(
     fig.update_xaxes(visible=False, range=[-1, COLUMNS + 1])
     fig.update_yaxes(visible=False, range=[height - 0.3, -0.9])
     return fig.update_layout(
-        height=190 + 21 * height,
+        height=190 + 21 * max(height, 6),  # room for the scale of colours
         width=140 + 430 * len(texts),
         sliders=[_slider(stops)],
         updatemenus=[_play(max(40, 1000 * end / steps / 4))],

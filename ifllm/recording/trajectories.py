@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 from ..base.bootstrap import interval, worker_counts
 from ..base.files import InputError
 from ..base.plots import COLOURS, SEQUENCE, forest
-from .data import NOTICE, Queries, SamplesRel, as_frame
+from .data import NOTICE, Queries, SamplesRel, as_frame, polars_frame
 
 # %% ../../nbs/03_trajectories.ipynb #2bf310f8
 _FILE = ("worker", "task", "modality", "side")
@@ -510,6 +510,7 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
     polars.DataFrame
         The same rows with ``phase``: "reviewing", "idle" or "composing"; null for samples of no query.
     """
+    matched = polars_frame(matched, "matched", ["query", "modality", "epoch_ms", "char"])
     # of a query that is null nothing is said: any number stands for it
     rows = matched.select(pl.col("query").fill_null(-1))
     number = by_run(rows, lambda heads: heads["query"].rank("dense"), "query")
@@ -766,6 +767,9 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`). A query whose time
         on display was not recorded has no row.
     """
+    matched = polars_frame(matched, "matched", [*_RECORDING, "query", "how", "modality", "char", "epoch_ms"])
+    page = polars_frame(page, "page", [*_RECORDING, "modality", "x", "y", "epoch_ms"])
+    queries = polars_frame(queries, "queries", ["query", *_RECORDING, "mode", "asked_ms"])
     matched, known = numbered(matched)
     page, _ = numbered(page, known)
     own = queries.join(known, on=_RECORDING, how="semi")
@@ -1320,6 +1324,10 @@ def fixations(
     InputError
         As for `detect`.
     """
+    matched = polars_frame(matched, "matched", [*_RECORDING, "query", "modality", "char", "response", "epoch_ms"])
+    page = polars_frame(page, "page", [*_RECORDING, "modality", "x", "y", "epoch_ms"])
+    windows = polars_frame(windows, "windows", ["query", "window", "start_ms", "end_ms"])
+    queries = polars_frame(queries, "queries", ["query", *_RECORDING])
     _, known = numbered(matched)
     spans = windows.filter(pl.col("window") == "reading").join(
         queries.select("query", *_RECORDING).join(known, on=_RECORDING), on="query"
@@ -1351,6 +1359,8 @@ def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = 
     """
     from pymovements.measure.reading import compute_reading_measures
 
+    events = polars_frame(events, "events", ["query", "response", "name", "onset_ms", "duration_ms", "sentence"])
+    queries = polars_frame(queries, "queries", ["query"])
     fix = events.filter((pl.col("name") == f"fixation_{method}") & pl.col("sentence").is_not_null()).select(
         "query", "response", onset="onset_ms", duration="duration_ms", word_idx="sentence"
     )
@@ -1451,6 +1461,7 @@ def months_figure(months: pl.DataFrame) -> go.Figure:
         y="month",
         color="how",
         facet_col="modality",
+        facet_col_spacing=0.1,
         orientation="h",
         category_orders={"how": _HOW.to_list()},
         color_discrete_sequence=[SEQUENCE[0], SEQUENCE[5], COLOURS["null"], "#D1D5DB"],
@@ -1523,7 +1534,7 @@ def press_figure(shares: pl.DataFrame) -> go.Figure:
         shares["low"],
         shares["high"],
         reference=0.5,
-        x_title="share of the verdicts named that are right",
+        x_title="verdicts named that are right",
         hover=[f"{n} of {v} verdicts named, {r:.1%} right" for n, v, r in rows],
     )
     return fig.update_xaxes(tickformat=".0%")
@@ -1554,6 +1565,7 @@ def lengths_figure(lengths: pl.DataFrame) -> go.Figure:
         x="seconds",
         color="window",
         facet_col="mode",
+        facet_col_spacing=0.1,
         log_x=True,
         color_discrete_map={"reading": SEQUENCE[2], "rating": SEQUENCE[1], "full": COLOURS["explicit"]},
         labels={"seconds": "length of the window, s"},
@@ -1603,6 +1615,7 @@ def errors_figure(errors: pl.DataFrame) -> go.Figure:
         y="queries",
         color="clause",
         facet_col="mode",
+        facet_col_spacing=0.1,
         range_x=[-60, 30],
         labels={"second": "found - true onset, s"},
         color_discrete_sequence=SEQUENCE,

@@ -57,6 +57,7 @@ from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, forest
 from ..base.terminal import progress
+from ..recording.data import polars_frame
 from ..recording.features import extract_features
 from ..recording.trajectories import add_phases, match_samples
 from ifllm.reward.evaluation import (
@@ -1222,10 +1223,7 @@ def _reading_for(pairs: pl.DataFrame, samples: pl.DataFrame, behaviour: Behaviou
     """Columns of `behaviour` for each of `pairs`, from features or, for one pair, from raw samples."""
     if behaviour is None:
         raise InputError("score: this model was made from text alone; leave samples out")
-    samples = samples.collect() if isinstance(samples, pl.LazyFrame) else samples
-    if not isinstance(samples, pl.DataFrame):
-        kind = f"{type(samples).__module__.split('.')[0]}.{type(samples).__name__}"
-        raise InputError(f"score: samples is a {kind}; give a polars frame, e.g. polars.from_pandas(samples)")
+    samples = polars_frame(samples, "score: samples")
     if "epoch_ms" in samples.columns and len(pairs) == 1:
         samples = reading_of(samples, *pairs.row(0))
     missing = [name for name in behaviour.columns if name not in samples.columns]

@@ -1,6 +1,8 @@
 """The run folder as a notebook sees it: what it reads, writes, records and shows."""
 
+import html
 import json
+import re
 
 import polars as pl
 import pytest
@@ -168,3 +170,13 @@ def test_a_worker_is_written_once(run):
     with pytest.raises(ValueError, match="P001 is written twice"), Study.open(run, "x").sink("s") as sink:
         sink.write("P001", pl.DataFrame({"a": [1]}))
         sink.write("P001", pl.DataFrame({"a": [1]}))
+
+
+def test_numbers_of_a_table_are_written_as_in_prose(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append(data))
+    study = Study.open(run, "x")
+    frame = pl.DataFrame({"gain": [-0.25, None], "p_value": [0.00004, 0.0421]})
+    study.table(frame, "tbl-a", caption="c", fmt={"gain": ".1%", "p_value": "p"})
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", shown[0]["text/html"])
+    assert [html.unescape(cell) for cell in cells] == ["\N{MINUS SIGN}25.0%", "< 0.001", "\N{EN DASH}", "0.042"]

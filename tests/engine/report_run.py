@@ -102,11 +102,15 @@ def notebooks(data):
         [0.3, 0.25, 0.1],
         [0.5, 0.46, 0.35],
         reference=0,
-        x_title="ICC",
+        x_title="ICC, the share of a feature's variance that lies between workers, not within them",
     )
     replay = go.Figure(
         go.Scatter(x=[0, 1, 2, 3], y=[0, 1, 1, 4], mode="lines+markers", line_color=COLOURS["gaze"], name="gaze"),
-        layout=dict(height=380, xaxis_title="x (px)", yaxis_title="y (px)"),
+        layout=dict(
+            height=380,
+            xaxis_title="x (px)",
+            yaxis_title="y (px), from the top of the page down to where the text of the answer ends",
+        ),
     )
     wide = pl.DataFrame({f"a rather long column name {i}": [0.123 * i, 0.5] for i in range(9)})
     yield (

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from ifllm.base.files import InputError
 from ifllm.recording import simulate as sim
 from ifllm.recording.data import behaviour_files, fetch, load, parse_files, pseudonyms, read_queries
 from ifllm.recording.features import (
@@ -82,6 +83,49 @@ def made(study, workers):
 @pytest.fixture(scope="module")
 def features(made):
     return pl.concat([f for *_, f in made.values()]).sort("query", "window")
+
+
+# ---- frames of others
+
+
+def steps(study, worker):
+    """Each public step from samples to features, with its frames by name."""
+    rel, page = of(study, worker)
+    queries = study.queries
+    matched = match_samples(rel, queries)
+    phased = add_phases(matched)
+    cut = windows(phased, page, queries)
+    events = fixations(phased, page, cut, queries)
+    reading = reading_measures(events, queries)
+    made = extract_features(phased, queries, cut, page, reading)
+    return {
+        add_phases: {"matched": matched},
+        windows: {"matched": phased, "page": page, "queries": queries},
+        fixations: {"matched": phased, "page": page, "windows": cut, "queries": queries},
+        reading_measures: {"events": events, "queries": queries},
+        extract_features: {
+            "matched": phased,
+            "queries": queries,
+            "windows": cut,
+            "page": page,
+            "reading": reading,
+        },
+        zscore_within_worker: {"features": made},
+    }
+
+
+def test_every_step_takes_lazy_and_pandas_frames_and_refuses_the_rest_in_a_line(study, workers):
+    for step, frames in steps(study, workers[0]).items():
+        plain = step(**frames)
+        assert_frame_equal(step(**{name: frame.lazy() for name, frame in frames.items()}), plain)
+        theirs = step(**{name: frame.to_pandas() for name, frame in frames.items()})
+        assert_frame_equal(theirs, plain, check_dtypes=False, categorical_as_str=True)
+        for name, frame in frames.items():
+            column = "query" if "query" in frame.columns and name != "features" else "worker"
+            for wrong in (frame.head(2).to_dicts(), frame.drop(column)):
+                with pytest.raises(InputError, match=r"a list was given; give a|no column \w+") as fault:
+                    step(**(frames | {name: wrong}))
+                assert "\n" not in str(fault.value)
 
 
 # ---- the registry

@@ -756,7 +756,7 @@ def test_score_says_what_is_wrong(saved, tmp_path):
         ((None, "a", "b"), "prompt is None"),
         (("q", "a", 3), "response_b is 3"),
         ((["q", "q"], ["a", None], ["b", "c"]), r"response_a\[1\] is None; give a text"),
-        (("q", "a", "b", {"left": [1.0]}), "samples is a builtins.dict; give a polars frame"),
+        (("q", "a", "b", {"left": [1.0]}), "samples: a dict was given; give a polars or pandas frame"),
     ],
 )
 def test_what_is_no_text_and_no_frame_is_refused_in_a_line(saved, given, said):
@@ -765,13 +765,13 @@ def test_what_is_no_text_and_no_frame_is_refused_in_a_line(saved, given, said):
     assert "\n" not in str(fault.value)
 
 
-def test_frames_of_others_are_taken_or_refused(saved):
+def test_frames_of_others_are_taken(saved):
     fitted, _, data = saved
-    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pandas")
     texts = data["question"], data["response_1"].to_numpy(), tuple(data["response_2"])
-    assert np.array_equal(fitted.score(*texts, data.lazy()), fitted.score(*texts, data))
-    with pytest.raises(InputError, match="samples is a pandas.DataFrame; give a polars frame"):
-        fitted.score("q", "a", "b", pandas.DataFrame({"left": [1.0], "right": [0.0]}))
+    plain = fitted.score(*texts, data)
+    assert np.array_equal(fitted.score(*texts, data.lazy()), plain)
+    assert np.array_equal(fitted.score(*texts, data.to_pandas()), plain)
 
 
 def test_anybody_may_read_a_saved_model(saved, tmp_path):

@@ -46,6 +46,27 @@
     }
     return { data, layout, frames };
   };
+  // a title that is longer than its axis has room goes on in the next line
+  const broken = (text, letters) => text.split("<br>").map((line) => line.split(" ").reduce((lines, word) => {
+    const last = lines[lines.length - 1];
+    return last !== undefined && (last + " " + word).length <= letters ? [...lines.slice(0, -1), last + " " + word] : [...lines, word];
+  }, []).join("<br>")).join("<br>");
+  const fitTitles = (place) => {
+    const layout = place._fullLayout, frame = place.getBoundingClientRect(), changes = {};
+    const titled = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name)).map((name) => [name, layout[name], place.querySelector(`.${layout[name]._id}title`)])
+      .filter(([, , title]) => title).map(([name, axis, title]) => [name, axis, title.getBoundingClientRect()]);
+    titled.forEach(([name, axis, box]) => {
+      const along = name[0] === "x", [length, whole] = along ? [box.width, frame.width] : [box.height, frame.height], middle = axis._offset + axis._length / 2;
+      const beside = titled.some(([other, , its]) => other !== name && other[0] === name[0] && Math.abs(along ? its.top - box.top : its.left - box.left) < 30);
+      const room = beside ? axis._length + 8 : 2 * Math.min(middle, whole - middle) - 4;
+      const longest = Math.max(...axis.title.text.split("<br>").map((line) => line.length));
+      if (length > room) changes[`${name}.title.text`] = broken(axis.title.text, Math.floor(longest * room / length));
+    });
+    const added = Math.max(0, ...titled.filter(([name]) => name[0] === "x" && changes[`${name}.title.text`]).map(([name, axis]) => changes[`${name}.title.text`].split("<br>").length - axis.title.text.split("<br>").length));
+    // a legend below the plot makes room for them
+    if (added && layout.legend && layout.legend.y < 0) changes["legend.y"] = layout.legend.y - 1.3 * added * titled.find(([name]) => name[0] === "x")[1].title.font.size / layout._size.h;
+    return Object.keys(changes).length ? Plotly.relayout(place, changes) : null;
+  };
   // A plot in view on opening waits, as its picture, until the reader does anything at all: opening a page costs no more than the page.
   const awake = new Promise((done) => ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, done, { once: true, passive: true })));
   const draw = async (box) => {
@@ -57,6 +78,7 @@
       const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
       place.replaceChildren();
       await Plotly.newPlot(place, { data, layout, frames, config });
+      await fitTitles(place);
       box.classList.add("is-drawn");
     } catch (fault) {
       box.classList.add("is-broken");

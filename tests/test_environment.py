@@ -1,0 +1,19 @@
+"""environment.yml, which no test here can solve (conda's channels are not reached), asks for what pyproject.toml asks."""
+
+import re
+import tomllib
+
+import yaml
+
+OTHER_NAMES = {"matplotlib-base": "matplotlib", "pytorch": "torch", "quarto": "quarto-cli"}  # conda's -> PyPI's
+
+
+def test_conda_asks_for_the_versions_of_pyproject(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    pip = dict(re.match(r"([\w.-]+)(?:\[[^]]*\])?(.*)", line).groups() for line in project["dependencies"] + extras)
+    conda = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+    asked = dict(re.match(r"([\w-]+)(.*)", line).groups() for line in conda if isinstance(line, str))
+    assert asked.pop("python").startswith(project["requires-python"]) and asked.keys() >= {"pip", "make"}
+    bounds = {name: pip[OTHER_NAMES.get(name, name)] for name in asked.keys() - {"pip", "make"}}
+    assert {name: bound for name, bound in bounds.items() if asked[name] != bound} == {}
