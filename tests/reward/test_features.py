@@ -514,7 +514,7 @@ def test_steps_fall_to_one_half_on_shuffled_labels_only_where_nothing_leaks(plan
         assert (both["y"] != both["y_new"]).mean() > 0.2
         assert both.group_by("worker").agg(same=pl.col("y").sum() == pl.col("y_new").sum())["same"].all()
     assert mixed.full.select("query", "y").equals(mixed.honest.sort("query").select("query", "y"))
-    null = rw.steps_null(steps, folds, [rw.PAPER_SEED], n_null=2, n_jobs=1)
+    null = rw.steps_null(steps, folds, [rw.PAPER_SEED], n_null=1, n_jobs=1)
     assert list(null)[2] == "50 features chosen on all rows" and len(null) == 9
     assert null["50 features chosen on all rows"].mean() > 0.56
     assert abs(null["text alone"].mean() - 0.5) < 0.07 and abs(null["workers held out"].mean() - 0.5) < 0.07
