@@ -292,7 +292,7 @@ def examine(module: str, options: argparse.Namespace) -> None:
 
 
 def table() -> None:
-    """Print the survivors to be read, and the share killed by module."""
+    """Print the survivors to be read, and the share killed by module, which .mutants/table.md keeps."""
     lines = []
     for file in sorted(KEPT.glob("*.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -303,7 +303,10 @@ def table() -> None:
                 f"{file.stem}:{row['line']} {row['function']}: {row['what']}"
                 + ("" if row["met"] else "  (no test enters)")
             )
-    print("\n| module | mutants | killed | share |\n|---|---:|---:|---:|", *lines, sep="\n")
+    shares = "\n".join(["| module | mutants | killed | share |", "|---|---:|---:|---:|", *lines])
+    print(f"\n{shares}")
+    if lines:
+        (KEPT / "table.md").write_text(f"{shares}\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ..base.bootstrap import worker_mean
 from ..base.enough import need
 from ..base.files import InputError, atomic_path, write_json
 from ..base.plots import COLOURS, GREY, forest
+from ..people.collection import ORIGINS
 
 # %% ../../nbs/10_preferences.ipynb #dc34746d
 SOURCES = ("explicit", "text", "fusion", "implicit", "implicit_no_mouse", "implicit_no_gaze")
@@ -270,7 +271,7 @@ def write_preferences(
     template
         One of `TEMPLATES`.
     facts
-        For the card: `data` says where the choices come from.
+        For the card: `data` says where the choices come from, a key of `ORIGINS` (chapter 04) or a sentence.
 
     Raises
     ------
@@ -324,10 +325,10 @@ LABELLERS = {
 }
 
 
-def _front_matter(source: str, files: Mapping[str, str]) -> list[str]:
+def _front_matter(source: str, files: Mapping[str, str], licence: str) -> list[str]:
     return [
         "---",
-        "license: apache-2.0",
+        f"license: {licence}",
         "language: en",
         f"pretty_name: IFLLM preferences, {source}",
         "task_categories: [text-generation]",
@@ -349,18 +350,20 @@ def dataset_card(
 ) -> str:
     """Card of one source's set; its front matter tells `load_dataset` each split's file (`files`: fold -> name)."""
     counts = dict(rows.group_by("fold").len().iter_rows())
+    data = str((facts or {}).get("data", "of unknown origin."))
+    licence, origin = ORIGINS.get(data, ("unknown", data))
     noise = "0: the choice is taken at its word"
     if source != "explicit":
         noise = "1 - calibrated out-of-fold confidence of the predicted side"
     return "\n".join(
         [
-            *_front_matter(source, files),
+            *_front_matter(source, files, licence),
             "",
             f"# IFLLM preferences: {source}",
             "",
             f"Pairs of answers to one question, labelled by {LABELLERS[source]}. {counts.get('train', 0)} pairs to "
             f"train on, {counts.get('test', 0)} to test on, by {rows['worker'].n_unique()} workers; no prompt is in "
-            f"both. Made from: {(facts or {}).get('data', 'unknown data')}.",
+            f"both. The choices: {origin}",
             "",
             "```python",
             "from datasets import load_dataset",

@@ -611,7 +611,7 @@ def preferences(
     study = _study_of(run, "10_preferences")
     data = json.loads((run / "source.json").read_text())["source"]
     sets = study.read("preferences")
-    folder = write_preferences(sets, source, out, template, {"data": f"{data} data"})
+    folder = write_preferences(sets, source, out, template, {"data": data})
     counts = dict(sets.filter(source=source).group_by("fold").len().iter_rows())
     print(f"{folder}: {counts.get('train', 0)} pairs to train on, {counts.get('test', 0)} to test on")
 

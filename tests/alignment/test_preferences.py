@@ -255,6 +255,26 @@ def test_a_row_is_what_one_would_write_by_hand(tmp_path, load, template):
     assert card.startswith("---\nlicense:") and "made up" in card and "19 pairs to train on, 5 to test on" in card
 
 
+@pytest.mark.parametrize(
+    ("data", "licence", "told"),
+    [
+        ("release", "apache-2.0", "published under Apache-2.0"),
+        ("simulated", "apache-2.0", "no real people"),
+        ("path", "unknown", "State the licence"),
+        ("Asked of my colleagues.", "unknown", "Asked of my colleagues."),
+        (None, "unknown", "of unknown origin"),
+    ],
+)
+def test_a_card_gives_ones_own_choices_no_licence_of_ours(tmp_path, data, licence, told):
+    import yaml
+
+    queries = make_queries()
+    sets = pf.preference_sets(pf.usable_pairs(queries)[0], make_confidence(queries))
+    pf.write_preferences(sets, "text", tmp_path / "set", facts={"data": data} if data else None)
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == licence and told in card
+
+
 def test_plain_is_the_dialogue_that_models_are_asked_in():
     from ifllm.alignment.dpo import as_prompt
 

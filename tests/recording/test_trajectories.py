@@ -1122,14 +1122,15 @@ def test_what_a_press_tells_case_by_case(mode, rows, right):
 def test_the_windows_width_from_either_layout(study):
     """The simulator knows each browser window; a panel's edge or its farthest sample gives it back."""
     folder, release, matched, _ = study
-    known = pl.read_parquet(folder / "truth" / "workers.parquet")
-    names = pseudonyms(known["name"])
-    true = {names[row["name"]]: row["width"] for row in known.iter_rows(named=True)}
+    width = dict(pl.read_parquet(folder / "truth" / "workers.parquet").select("name", "width").iter_rows())
+    asked = pl.read_parquet(folder / "truth" / "queries.parquet").select("user_id", query="query_ID")
+    names = dict(asked.join(release.queries, on="query").select("worker", "user_id").iter_rows())
+    true = {worker: width[name] for worker, name in names.items()}
     errors = {"pairwise": [], "pointwise": []}
     for worker, own in matched.items():
         page = release.samples_abs.filter(pl.col("worker") == worker)
         mode = dict(release.queries.select("task", "mode").unique().iter_rows())
-        for task, width in page_width(own, page).select("task", "width").drop_nulls().iter_rows():
-            errors[mode[task]].append(width / true[worker] - 1)
-    for mode, found in errors.items():
-        assert len(found) > 3 and abs(np.median(found)) < 0.02, (mode, found)
+        for task, found in page_width(own, page).select("task", "width").drop_nulls().iter_rows():
+            errors[mode[task]].append(found / true[worker] - 1)
+    for mode, off in errors.items():
+        assert len(off) > 3 and abs(np.median(off)) < 0.02, (mode, off)
