@@ -386,11 +386,12 @@ class Study:
         unit : "share", "px", "s", ...
         protocol : "honest" (this project's) or "paper" (the study's own), where the two differ
         data : what the number is of, where that is not the run's data: "simulated" (by the notebook itself), or
-            "published" (what a paper says)
+            "published" (what a paper says), "webqamgaze" (the second data set)
         """
-        if data not in (None, "simulated", "published"):
+        if data not in (None, "simulated", "published", "webqamgaze"):
             raise ValueError(
-                f"result {id}: data is {data!r}; simulated and published are known, and None for the run's own"
+                f"result {id}: data is {data!r}; simulated, published and webqamgaze are known, "
+                "and None for the run's own"
             )
         if id in self._records:
             raise ValueError(f"result {id} is recorded twice in {self.notebook}")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'run', 'job', 'report', 'compare', 'reference',
            'clean_on_save', 'lab', 'fetch', 'doctor', 'study_needs', 'study_init', 'study_check', 'study_invite',
-           'study_serve', 'study_export', 'simulate', 'power', 'replay', 'dpo', 'judge', 'ratings_export',
-           'ratings_analyse', 'preferences', 'score', 'readme', 'main']
+           'study_serve', 'study_export', 'simulate', 'import_recordings', 'power', 'replay', 'dpo', 'judge',
+           'ratings_export', 'ratings_analyse', 'preferences', 'score', 'readme', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import json
@@ -310,6 +310,40 @@ def simulate(
         rating_clicks=rating_clicks,
     )
     print(f"{out}: {made['workers']} workers, {made['queries']} questions, {made['rows']} behaviour rows")
+
+# %% ../../nbs/engine/cli.ipynb #b5a562d6
+@app.command("import")
+def import_recordings(
+    files: Annotated[
+        list[Path], typer.Argument(help="jsPsych JSON files or a folder of them; with --map a samples and a layout CSV")
+    ],
+    out: Annotated[Path, typer.Option(help="folder to make, for `ifllm run --data`")],
+    column_map: Annotated[
+        Path | None, typer.Option("--map", help="JSON file that says which column of the two CSV files is what")
+    ] = None,
+    participant: Annotated[str, typer.Option(help="jsPsych: the field that names who")] = "participant",
+    item: Annotated[str, typer.Option(help="jsPsych: the field that names what was shown")] = "item",
+    left: Annotated[str | None, typer.Option(help="jsPsych: beginning of the left answer's selectors")] = None,
+    right: Annotated[str | None, typer.Option(help="jsPsych: beginning of the right answer's selectors")] = None,
+    reach: Annotated[float, typer.Option(help="farthest from a word that a sample is still on it, px")] = 50.0,
+) -> None:
+    """Turn recordings in px, with the boxes of words, into a folder that `ifllm run --data` analyses."""
+    from ifllm.recording.readers import read_csv, read_jspsych, read_map
+    from ifllm.recording.tables import LABELS, write_study
+
+    if (left is None) != (right is None):
+        raise InputError("import: --left and --right go together; give both where two answers were shown")
+    if column_map and len(files) != 2:
+        raise InputError(f"import: --map takes two files, samples and layout; {len(files)} given")
+    if column_map:
+        read = read_csv(*files, read_map(column_map))
+    else:
+        read = read_jspsych(files, participant, item, responses={left: 1, right: 2} if left and right else None)
+    given = [name for name in LABELS if name in read.trials.columns]
+    made = write_study(read, out, read.trials.select("participant", "item", *given) if given else None, reach)
+    for file, where, reason, samples in read.refused.iter_rows():
+        print(f"{file}, {where}: {samples} samples left out: {reason}", file=sys.stderr)
+    print(f"{out}: " + ", ".join(f"{count} {what}" for what, count in made.items()))
 
 # %% ../../nbs/engine/cli.ipynb #ac1f9100
 def _power_table(curve, needed, target: float, sizes: list[int]):

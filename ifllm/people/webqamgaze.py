@@ -212,10 +212,11 @@ def find_span(words: pl.DataFrame, x: np.ndarray, split: str, n_folds: int = 5, 
     ]
     return pl.DataFrame(rows, schema=["query", "participant", "auc"], orient="row").drop_nans("auc")
 
-# %% ../../nbs/14_webqamgaze.ipynb #8ef59f41
+# %% ../../nbs/14_webqamgaze.ipynb #9a52ba36
 def trial_matrix(features: pl.DataFrame, names: Sequence[str], least: float = 0.9) -> np.ndarray:
     """Those features that most trials have, with the median where one is missing; (trials, features)."""
-    kept = [n for n in names if n in features.columns and features[n].is_finite().fill_null(False).mean() >= least]
+    there = lambda name: int(features[name].is_finite().fill_null(False).sum()) >= least * features.height
+    kept = [name for name in names if name in features.columns and there(name)]
     need("features that most trials have", len(kept))
     values = features.select(pl.col(kept).cast(pl.Float64)).to_numpy()
     values = np.where(np.isfinite(values), values, np.nan)
@@ -241,7 +242,8 @@ def pooled_auc(
     for _ in range(n_bootstrap):
         own = np.concatenate([rows[k] for k in rng.integers(len(names), size=len(names))])
         draws.append(auc_of(stats.rankdata(score[own]), y[own] == 1))
-    return auc_of(stats.rankdata(score), y == 1), *(float(q) for q in np.nanquantile(draws, [0.025, 0.975]))
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return auc_of(stats.rankdata(score), y == 1), float(low), float(high)
 
 # %% ../../nbs/14_webqamgaze.ipynb #38b38f93
 AUTHORS = {  # id -> (what, their value)

@@ -18,12 +18,12 @@ from ..base.files import InputError
 from .data import pseudonyms
 from .locate import Screen
 
-# %% ../../nbs/recording/readers.ipynb #27988149
-_SAMPLES = {"participant": pl.String, "item": pl.String, "channel": pl.String} | dict.fromkeys(
+# %% ../../nbs/recording/readers.ipynb #b5adcba8
+_SAMPLES: dict = {"participant": pl.String, "item": pl.String, "channel": pl.String} | dict.fromkeys(
     ("t_ms", "x", "y"), pl.Float64
 )
-_REFUSED = {"file": pl.String, "where": pl.String, "reason": pl.String, "samples": pl.Int64}
-_BOXES = {"item": pl.String, "response": pl.Int8, "text": pl.String} | dict.fromkeys(
+_REFUSED: dict = {"file": pl.String, "where": pl.String, "reason": pl.String, "samples": pl.Int64}
+_BOXES: dict = {"item": pl.String, "response": pl.Int8, "text": pl.String} | dict.fromkeys(
     ("left", "top", "right", "bottom"), pl.Float64
 )
 
@@ -132,7 +132,7 @@ def _points(values: list) -> tuple[list[tuple], dict[str, int]]:
             kept.append(tuple(at))
     return kept, lost
 
-# %% ../../nbs/recording/readers.ipynb #5bbd2c16
+# %% ../../nbs/recording/readers.ipynb #f35e8bc5
 _FIELDS = {"gaze": ("webgazer_data", "webgazer_targets"), "mouse": ("mouse_tracking_data", "mouse_tracking_targets")}
 
 
@@ -143,11 +143,12 @@ def _targets(trial: dict, words: str, responses: Mapping[str, int]) -> tuple[lis
         found |= trial.get(field) or {}
     names, boxes, empty = trial.get(words) or {}, [], []
     for selector, box in found.items():
-        edges = [_number(box.get(key)) for key in ("x", "y", "width", "height")] if isinstance(box, dict) else [None]
-        if None in edges or edges[2] <= 0 or edges[3] <= 0:
+        edges = [_number(box.get(key)) for key in ("x", "y", "width", "height")] if isinstance(box, dict) else []
+        known = [edge for edge in edges if edge is not None]
+        if len(known) < 4 or min(known[2:]) <= 0:
             empty.append(selector)
             continue
-        left, top, width, height = edges
+        left, top, width, height = known
         response = next((n for start, n in responses.items() if selector.startswith(start)), None)
         boxes.append((response, str(names.get(selector, selector)), left, top, left + width, top + height))
     return boxes, empty
@@ -227,7 +228,7 @@ def _assembled(points: list, boxes: list, trials: list, refused: list) -> Record
     samples, laid, noted = _apart(*(frame.with_columns(names) for frame in (samples, laid, noted)))
     return Recordings(samples, lay_words(laid), _refused(refused), noted)
 
-# %% ../../nbs/recording/readers.ipynb #6415933b
+# %% ../../nbs/recording/readers.ipynb #a5e9b588
 _NEEDED = {
     "samples": ("participant", "item", "t_ms", "x", "y"),
     "layout": ("item", "text", "left", "top", "right", "bottom"),
@@ -252,7 +253,7 @@ def read_map(path: str | Path) -> dict:
         for name in names:
             if name not in found[table]:
                 raise InputError(f"{path.name}: {table}: {name} is not mapped; name the column that holds it")
-    known = [(key, _MAP_KEYS) for key in found]
+    known: list[tuple[str, tuple[str, ...]]] = [(key, _MAP_KEYS) for key in found]
     known += [(key, (*_NEEDED[table], *_OPTIONAL[table])) for table in _NEEDED for key in found[table]]
     for key, names in known:
         if key not in names:
