@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the browser tests, the static pictures and the printed PDF need: Chromium with a font for formulas, axe-core for the
-# accessibility test, WebGazer for the site's. What is there already is left alone; where nothing can be installed this says so, and the tests that need it skip.
+# accessibility test, WebGazer with its face model for the site's. What is there already is left alone; where nothing can be installed this says so, and the tests that need it skip.
 #   scripts/install-browser.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -25,18 +25,21 @@ if ! browser; then
   fi
 fi
 
-# axe-core and WebGazer (GPL, so not a part of the package) are what tests run against: they lie in an ignored folder
-tools=(axe-core@4.14.1 webgazer@3.3.0)  # installed together: npm would remove the one that it is not told of
-if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/webgazer/dist/webgazer.js ]; then
-  if command -v npm >/dev/null 2>&1; then
-    echo "install-browser: ${tools[*]}, by npm"
-    npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . "${tools[@]}" >/dev/null 2>&1 ||
-      echo "install-browser: npm could not install ${tools[*]}; tests that need them will be skipped" >&2
-  elif command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
-    apt-get -qq install -y --no-install-recommends npm >/dev/null && exec "$0"
-    echo "install-browser: npm is not here; tests that need ${tools[*]} will be skipped" >&2
+# axe-core is what the accessibility tests run; WebGazer (GPL, so not a part of the package) and its face model are what the site's tests
+# run against, installed as `ifllm study install` does. They lie in an ignored folder.
+npm_here() {
+  command -v npm >/dev/null 2>&1 && return 0
+  command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && apt-get -qq install -y --no-install-recommends npm >/dev/null
+}
+if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/gaze/vendor/webgazer.js ]; then
+  if npm_here; then
+    [ -f node_modules/axe-core/axe.min.js ] ||
+      npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . axe-core@4.14.1 >/dev/null 2>&1 ||
+      echo "install-browser: npm could not install axe-core; tests that need it will be skipped" >&2
+    .venv/bin/python -m ifllm.engine.cli study install node_modules/gaze ||
+      echo "install-browser: tests that need WebGazer and its face model will be skipped" >&2
   else
-    echo "install-browser: npm is not here; tests that need ${tools[*]} will be skipped" >&2
+    echo "install-browser: npm is not here; tests that need axe-core or WebGazer will be skipped" >&2
   fi
 fi
 exit 0

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'run', 'job', 'report', 'compare', 'reference',
-           'clean_on_save', 'lab', 'fetch', 'doctor', 'study_needs', 'study_init', 'study_check', 'study_invite',
-           'study_serve', 'study_export', 'simulate', 'import_recordings', 'power', 'replay', 'dpo', 'judge',
-           'ratings_export', 'ratings_analyse', 'preferences', 'score', 'readme', 'main']
+           'clean_on_save', 'lab', 'fetch', 'doctor', 'study_needs', 'study_init', 'study_install', 'study_check',
+           'study_invite', 'study_serve', 'study_export', 'simulate', 'import_recordings', 'power', 'replay', 'dpo',
+           'judge', 'ratings_export', 'ratings_analyse', 'preferences', 'score', 'readme', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import json
@@ -200,7 +200,10 @@ def study_needs() -> None:
         if find_spec(name) is None
     ]
     if missing:
-        raise InputError(f"{missing[0]} is not installed; the site needs: pip install 'ifllm[study]'")
+        raise InputError(
+            f"{missing[0]} is not installed; the site needs the extra `study`: in the project's folder, "
+            f"pip install -e '.[study]'"
+        )
 
 # %% ../../nbs/engine/cli.ipynb #e8ec7e5b
 StudyPath = Annotated[Path, typer.Argument(help="the study file, or the folder that holds study.yaml")]
@@ -212,19 +215,24 @@ def study_init(
     mouse_only: Annotated[bool, typer.Option(help="no camera: a study of the mouse alone")] = False,
 ) -> None:
     """Write a study file with its comments, to be edited."""
-    from ifllm.site.config import WEBGAZER, init_study
+    from ifllm.site.config import init_study
 
     print(init_study(folder, gaze=not mouse_only))
     if not mouse_only:
-        print(
-            f"For gaze, install WebGazer {WEBGAZER} (GPL-3.0-or-later, a file of its own): cd {folder} && npm install",
-            file=sys.stderr,
-        )
+        study_install(folder)
+
+
+@study_app.command("install")
+def study_install(folder: Annotated[Path, typer.Argument(help="the study's folder")] = Path(".")) -> None:
+    """Install WebGazer (GPL-3.0-or-later) and its face model into the study folder, by npm, hashes checked."""
+    from ifllm.site.gaze import install_gaze
+
+    print(f"{install_gaze(folder)}: WebGazer (GPL-3.0-or-later) and its face model (Apache-2.0)", file=sys.stderr)
 
 # %% ../../nbs/engine/cli.ipynb #63fd7b06
 @study_app.command("check")
 def study_check(study: StudyPath = Path("study.yaml")) -> None:
-    """Validate a study file; each fault is named with its line and its fix, exit code 2."""
+    """Validate a study file, each fault named with its line and its fix (exit code 2), and try gaze in a browser."""
     from ifllm.site.config import load_study
 
     s = load_study(study)
@@ -232,16 +240,45 @@ def study_check(study: StudyPath = Path("study.yaml")) -> None:
         f"{s.title}: {len(s.topics)} topics, {len(s.responders)} responders, "
         f"{s.tasks.per_participant} tasks a participant, gaze: {s.gaze.source}"
     )
+    if s.gaze.source == "webgazer":
+        _check_gaze(s)
+
+
+def _check_gaze(study) -> None:
+    """Say whether WebGazer is installed and finds a face here; without a browser, what was not tried."""
+    from importlib.util import find_spec
+
+    from ifllm.engine.pictures import find_browser
+    from ifllm.site.gaze import gaze_files, try_gaze
+
+    gaze_files(study)
+    browser = find_browser()
+    if browser is None or find_spec("playwright") is None:
+        lacks = "no Chromium here" if browser is None else "playwright is not installed (extra `browser`)"
+        print(f"gaze: WebGazer and its face model are installed; not tried: {lacks}")
+        return
+    result = try_gaze(study, browser)
+    if "error" in result or not result["face"]:
+        raise InputError(f"gaze: tried with a fake camera, and failed: {result.get('error', 'no face was found')}")
+    print(
+        f"gaze: tried with a fake camera: face found after {result['start_s']:.1f} s, {result['hz']:.1f} predictions "
+        f"a second on this machine, {result['live']} cameras left on"
+    )
 
 
 @study_app.command("invite")
 def study_invite(
     study: StudyPath = Path("study.yaml"),
     n: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="how many links")] = 1,
+    panel: Annotated[bool, typer.Option("--panel", help="one link for the panel that the study file names")] = False,
 ) -> None:
     """Print invitation links as CSV: pseudonym, link. Each is for one participant."""
     from ifllm.site.config import load_study
-    from ifllm.site.server import invitations
+    from ifllm.site.server import invitations, panel_link
+
+    if panel:
+        print(panel_link(load_study(study)))
+        return
 
     print("participant,link")
     for participant, link in invitations(load_study(study), n):

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from ..base.files import InputError, atomic_path
 from .config import StudyFile
+from .layout import LAYOUT, SAMPLES, word_tables
 from .storage import Assignment, Batch, Calibration, Call, Database, Participant, Sample, Turn, read_payload
 
 # %% ../../nbs/site/export.ipynb #94c61b3d
@@ -68,17 +69,29 @@ def _abs(s: Sample) -> str:
     return f"{_place(s.x, s.y)},{_num(s.t_ms)},{s.epoch_ms}\n"
 
 # %% ../../nbs/site/export.ipynb #061ca4f5
-def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[list[Sample], list[str], list[dict]]:
-    """All samples of a task in the order of time, with indexes in code points; the page load of each; and the events.
-
-    A batch is stored once, so nothing is counted twice here.
-    """
-    texts = {
+def _converters(turns: list[Turn]) -> dict[tuple[int, str], CodePoints]:
+    return {
         (t.turn, side): CodePoints(text)
         for t in turns
         for side, text in (("single", t.response_1), ("left", t.response_1), ("right", t.response_2))
         if text
     }
+
+
+def _in_code_points(event: dict, texts: dict[tuple[int, str], CodePoints]) -> dict:
+    """A words event with its characters counted as Python counts them."""
+    convert = texts.get((event["turn"], event.get("side", "")))
+    if event["kind"] != "words" or convert is None:
+        return event
+    return {**event, "words": [[convert(start), convert(end), *rest] for start, end, *rest in event["words"]]}
+
+
+def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[list[Sample], list[str], list[dict]]:
+    """All samples of a task in the order of time, with indexes in code points; the page load of each; and the events.
+
+    A batch is stored once, so nothing is counted twice here.
+    """
+    texts = _converters(turns)
     rows, events = [], []
     for batch in session.scalars(
         select(Batch).where(Batch.assignment == assignment).order_by(Batch.received_ms, Batch.page, Batch.number)
@@ -87,7 +100,7 @@ def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[
         for s in samples:
             convert = texts.get((s.turn, s.side))
             rows.append((s._replace(index=convert(s.index)) if convert and s.index is not None else s, batch.page))
-        events += [{"page": batch.page, **e} for e in happened]
+        events += [{"page": batch.page, **_in_code_points(e, texts)} for e in happened]
     rows.sort(key=lambda r: (r[0].epoch_ms, r[0].t_ms))
     return [s for s, _ in rows], [page for _, page in rows], sorted(events, key=lambda e: e["epoch_ms"])
 
@@ -194,6 +207,11 @@ _HEADERS = {
 }
 
 
+def _inert(value):
+    """A cell that a spreadsheet program does not take for a formula: the usual apostrophe before the text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def _write_csv(path: Path, rows: list[dict]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _HEADERS[path.name], lineterminator="\n")
@@ -238,8 +256,9 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
     ----------
     study : the study file, which says where the database is
     out : folder to make: the release's layout (`query_logs_table.csv`, `task_table.csv`, `record_info_table.csv`,
-    `user_behavior/`), `parquet/` with all
-        that was recorded, and `export.json` with what was counted
+    `user_behavior/`), `parquet/` with all that was recorded, `words/` with samples and word boxes in page px as
+    `ifllm.recording.locate` reads them, `spreadsheets/` with copies of the tables that are safe to open in a
+    spreadsheet program, and `export.json` with what was counted
 
     Returns
     -------
@@ -258,6 +277,8 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
             folder.mkdir(parents=True)
             (folder / "user_behavior").mkdir()
             (folder / "parquet" / "samples").mkdir(parents=True)
+            (folder / "words").mkdir()
+            (folder / "spreadsheets").mkdir()
             _export(study, session, folder, counts)
             (folder / "export.json").write_text(
                 json.dumps(
@@ -276,6 +297,7 @@ def _export(study: StudyFile, session: Session, folder: Path, counts: Counter) -
     workers = [p for p in everyone if p.consent_ms and not p.withdrawn_ms]
     calibrations = list(session.scalars(select(Calibration).order_by(Calibration.id)))
     assignments, turns, queries, tasks, events, batches = [], [], [], [], [], []
+    located, boxes = [], []
     for p in workers:
         own = list(
             session.scalars(select(Assignment).where(Assignment.participant == p.id).order_by(Assignment.position))
@@ -306,7 +328,9 @@ def _export(study: StudyFile, session: Session, folder: Path, counts: Counter) -
                     page=pl.Series(pages, dtype=pl.String), worker=pl.lit(p.id), task=pl.lit(a.topic, pl.Int64)
                 )
             )
-            events += [{"worker": p.id, "task": a.topic, **e} for e in happened]
+            events += [{"worker": p.id, "task": a.topic, **e} for e in happened if e["kind"] != "words"]
+            for table, rows in zip((located, boxes), word_tables(p.id, a.topic, samples, pages, happened)):
+                table += rows
             counts.update(samples=len(samples), events=len(happened), queries=len(answered), tasks=1)
             turns += of_task
             # when each batch came in by our clock: what tells how far the participant's clock was off
@@ -325,6 +349,9 @@ def _export(study: StudyFile, session: Session, folder: Path, counts: Counter) -
         ("record_info_table.csv", [_worker(p) for p in workers]),
     ):
         _write_csv(folder / name, rows)
+        _write_csv(folder / "spreadsheets" / name, [{k: _inert(v) for k, v in row.items()} for row in rows])
+    pl.DataFrame(located, schema=SAMPLES).write_parquet(folder / "words" / "samples.parquet")
+    pl.DataFrame(boxes, schema=LAYOUT).write_parquet(folder / "words" / "layout.parquet")
     kept = {a.id for a in assignments}
     for name, frame in (
         ("workers", _table(workers, "withdrawn_ms")),

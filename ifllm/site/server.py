@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'ASSETS', 'TYPES', 'RATES', 'Token', 'Reader', 'Writer', 'Asker', 'TheSite', 'router', 'AssignmentId', 'TurnId',
-           'Coordinate', 'Likert', 'Site', 'Visitor', 'the_site', 'visitor', 'reader', 'writes', 'asks', 'invitation',
-           'shell', 'asset', 'webgazer', 'model', 'health', 'state', 'Consent', 'Demographics', 'Empty', 'consent',
-           'demographics', 'instructions', 'Fixation', 'calibration', 'NoGaze', 'skip_calibration', 'Before', 'start',
-           'Ask', 'ask', 'Generation', 'stream', 'Shown', 'shown', 'Rating', 'rate', 'record', 'Finish', 'finish',
-           'After', 'after', 'Withdrawal', 'leave', 'researcher', 'progress_page', 'progress_data', 'create_app',
-           'invitations', 'serve']
+           'PANEL', 'Likert', 'HEAD_S', 'Site', 'Visitor', 'the_site', 'visitor', 'reader', 'writes', 'asks',
+           'invitation', 'join', 'shell', 'asset', 'vendor', 'health', 'state', 'Consent', 'Demographics', 'Empty',
+           'consent', 'demographics', 'instructions', 'Fixation', 'calibration', 'NoGaze', 'skip_calibration', 'Before',
+           'start', 'Ask', 'ask', 'Generation', 'stream', 'Shown', 'shown', 'Rating', 'rate', 'record', 'Finish',
+           'finish', 'After', 'after', 'Withdrawal', 'leave', 'researcher', 'progress_page', 'progress_data',
+           'create_app', 'panel_link', 'invitations', 'serve']
 
 # %% ../../nbs/site/server.ipynb #eedda09f
 import asyncio
@@ -26,7 +26,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -40,11 +40,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..base.files import InputError
-from .config import StudyFile, webgazer_file
-from .flow import accuracy, draw_tasks, median_error, missing_for_finish, next_step, rating_gaps
+from .config import StudyFile
+from .flow import draw_tasks, judge_look, missing_for_finish, next_step, rating_gaps
+from .gaze import gaze_files
 from .responders import Answer, answer, conversation
 from ifllm.site.security import (
-    MODEL_HOSTS,
     Guard,
     RateLimiter,
     Signer,
@@ -59,6 +59,8 @@ from ifllm.site.storage import (
     Calibration,
     Call,
     Database,
+    EpochMs,
+    Look,
     Participant,
     Refused,
     SampleBatch,
@@ -107,7 +109,7 @@ class Site:
     admin: str | None
     limiter: RateLimiter
     pages: dict[str, tuple[bytes, str]]
-    models: dict[str, tuple[bytes, str]]
+    vendor: dict[str, FilePath]
     writer: BatchWriter = field(init=False)  # these two from the application's start to its end
     client: httpx.AsyncClient = field(init=False)
     running: dict[int, "Generation"] = field(default_factory=dict)
@@ -248,6 +250,10 @@ def _page(site: Site, name: str, status: int = 200) -> Response:
     return Response(content, status, media_type=kind)
 
 
+PANEL = "panel:"  # what the shared link of a panel signs; no invitation has a colon
+_PANEL_ID = re.compile(r"[A-Za-z0-9_-]{4,64}")
+
+
 def _address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
@@ -257,9 +263,25 @@ async def invitation(token: str, request: Request, site: TheSite):
     """Take up an invitation: set the session cookie and go to the study."""
     _limit(site, "link", _address(request))
     invite = site.signer.read_link(token[:400], site.study.link_days * 86400)
-    if invite is None:
+    if invite is None or invite == PANEL:
         return _page(site, "invalid.html", 403)
-    participant = site.signer.participant(invite)
+    return await _enter(site, site.signer.participant(invite))
+
+
+@router.get("/join/{token}", include_in_schema=False)
+async def join(token: str, request: Request, site: TheSite):
+    """Take up the one link that a panel hands out; the panel's id becomes a pseudonym here, and is not kept."""
+    _limit(site, "link", _address(request))
+    panel = site.study.panel
+    named = request.query_params.get(panel.id_parameter, "") if panel else ""
+    shared = site.signer.read_link(token[:400], site.study.link_days * 86400)
+    if shared != PANEL or not _PANEL_ID.fullmatch(named):
+        return _page(site, "invalid.html", 403)
+    return await _enter(site, site.signer.participant(f"{PANEL}{named}"))
+
+
+async def _enter(site: Site, participant: str) -> Response:
+    """Set the session cookie of a participant and go to the study."""
     await asyncio.to_thread(_take_up, site, participant)
     reply = RedirectResponse("/", 303)
     reply.set_cookie(
@@ -294,21 +316,13 @@ async def asset(name: str, site: TheSite):
     return reply
 
 # %% ../../nbs/site/server.ipynb #e2c16e75
-@router.get("/vendor/webgazer.js", include_in_schema=False)
-async def webgazer(site: TheSite):
-    """WebGazer as npm installed it in the study folder: a separate file under its own licence."""
-    path = webgazer_file(site.study)
-    if site.study.gaze.source != "webgazer" or not path.is_file():
+@router.get("/vendor/{name:path}", include_in_schema=False)
+async def vendor(name: str, site: TheSite):
+    """WebGazer and its face model as installed in the study folder: separate files under their own licences."""
+    path = site.vendor.get(name)
+    if path is None:
         raise HTTPException(404)
-    return FileResponse(path, media_type=TYPES[".js"], headers={"cache-control": "max-age=86400"})
-
-
-@router.get("/vendor/models/{name:path}", include_in_schema=False)
-async def model(name: str, site: TheSite):
-    if name not in site.models:
-        raise HTTPException(404)
-    content, kind = site.models[name]
-    return Response(content, media_type=kind, headers={"cache-control": "max-age=86400"})
+    return FileResponse(path, media_type=TYPES[path.suffix], headers={"cache-control": "max-age=86400"})
 
 # %% ../../nbs/site/server.ipynb #64a39ca7
 @router.get("/healthz")
@@ -371,7 +385,6 @@ def state(who: Reader, site: TheSite) -> dict:
             "consent": s.consent,
             "instructions": s.instructions,
             "demographics": s.demographics,
-            "models": sorted(site.models),
             "gaze": {**s.gaze.model_dump(), "source": p.gaze or s.gaze.source},
             "recording": s.recording.model_dump(),
             "rules": {
@@ -382,7 +395,9 @@ def state(who: Reader, site: TheSite) -> dict:
                 "order": t.order,
             },
             "attempts": len(attempts),
-            "accuracy": attempts[-1].accuracy if attempts else None,
+            "failed": attempts[-1].failed if attempts else None,
+            "now_ms": now_ms(),
+            "complete_url": s.panel.complete_url if s.panel and step == "done" else None,
             "task": _task_view(site, session, current, len(assignments))
             if current and step in ("before", "task", "drift", "after")
             else None,
@@ -481,13 +496,9 @@ def instructions(form: Empty, who: Writer, site: TheSite) -> dict:
     return {}
 
 # %% ../../nbs/site/server.ipynb #a120eb57
-Coordinate = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False)]
-
-
 class Fixation(_Form):
     kind: Literal["calibration", "drift"]
-    target: tuple[Coordinate, Coordinate]
-    points: Annotated[list[tuple[Coordinate, Coordinate] | None], Field(max_length=2000)]
+    looks: Annotated[list[Look], Field(min_length=3, max_length=20)]
     window_width: Annotated[float, Field(gt=0, le=100_000)]
     window_height: Annotated[float, Field(gt=0, le=100_000)]
 
@@ -500,26 +511,24 @@ def calibration(form: Fixation, who: Writer, site: TheSite) -> dict:
         _expect(site, session, p, form.kind)
         done = [c for c in _calibrations(session, p.id) if c.kind == form.kind]
         task = next((a for a in _assignments(session, p.id) if not a.closed_ms), None)
-        score = accuracy(form.target, form.points, form.window_height)
-        passed = score > site.study.gaze.threshold
-        seen = [q for q in form.points if q is not None]
+        if len({look.target for look in form.looks}) < len(form.looks):
+            raise HTTPException(422, "Each target must be a place of its own.")
+        judged = judge_look(form.looks, form.window_height, site.study.gaze.threshold)
         session.add(
             Calibration(
                 participant=p.id,
                 assignment=task.id if task and form.kind == "drift" else None,
                 kind=form.kind,
                 attempt=len(done) + 1,
-                accuracy=score,
-                valid=len(seen) / len(form.points) if form.points else 0.0,
-                error_px=median_error(form.target, form.points),
-                passed=passed,
-                points=[form.target, form.window_width, form.window_height, form.points],
+                passed=judged.failed is None,
+                points=[form.window_width, form.window_height, [look.model_dump() for look in form.looks]],
+                **asdict(judged),
                 at_ms=now_ms(),
             )
         )
-        if form.kind == "calibration" and passed:
+        if form.kind == "calibration" and judged.failed is None:
             p.gaze = site.study.gaze.source
-    return {"accuracy": score, "passed": passed}
+    return {"accuracy": judged.accuracy, "passed": judged.failed is None}
 
 # %% ../../nbs/site/server.ipynb #0e7fdd91
 class NoGaze(_Form):
@@ -531,7 +540,7 @@ def skip_calibration(form: NoGaze, who: Writer, site: TheSite) -> dict:
     """Go on with the mouse alone: no camera, or too many failed attempts."""
     with site.db.write() as session:
         p = _participant(session, who, lock=True)
-        _expect(site, session, p, "calibration", "drift")
+        _expect(site, session, p, "calibration", "task", "drift")
         step = _step(site, session, p)
         tried = len([c for c in _calibrations(session, p.id) if c.kind == "calibration"])
         if step == "calibration" and (
@@ -582,9 +591,9 @@ def ask(id: AssignmentId, form: Ask, who: Asker, site: TheSite) -> dict:
             raise HTTPException(409, "This task is not open.")
         turns = _turns(session, a.id)
         turn = next((t for t in turns if t.turn == form.turn), None)
-        if turn is not None and (
-            turn.state == "answered" or (turn.state == "asked" and turn.question == form.question)
-        ):
+        if turn is not None and turn.state != "failed":
+            if turn.question != form.question:
+                raise HTTPException(409, "Another question was asked here, in another tab. Reload this page to see it.")
             return _turn_view(turn)
         if turn is not None and turn.id in site.running:
             raise HTTPException(409, "The answer to your question is on its way.")
@@ -750,8 +759,8 @@ def _readable(site: Site, who: Visitor, id: int) -> Turn:
 
 # %% ../../nbs/site/server.ipynb #1c3ee229
 class Shown(_Form):
-    shown_ms: Annotated[int, Field(ge=1_600_000_000_000, le=4_000_000_000_000)]
-    complete_ms: Annotated[int, Field(ge=1_600_000_000_000, le=4_000_000_000_000)]
+    shown_ms: EpochMs
+    complete_ms: EpochMs
 
 
 @router.post("/api/turns/{id}/shown")
@@ -952,6 +961,8 @@ def progress_data(site: TheSite) -> dict:
                     "accuracy": calibrated[-1].accuracy if calibrated else None,
                     "attempts": len(calibrated),
                     "drift": drift[-1].accuracy if drift else None,
+                    "error_px": calibrated[-1].error_px if calibrated else None,
+                    "drift_px": drift[-1].error_px if drift else None,
                     "rows": total,
                     "gaze_hz": sum(a.measured for a in own) / (gaze * grid) if gaze else None,
                     "face": sum(a.face_rows for a in own) / gaze if gaze else None,
@@ -1010,17 +1021,13 @@ def create_app(
 
     Raises
     ------
-    InputError : no secret, WebGazer not installed, or a scripted study without `allow_scripted`
+    InputError : no secret, WebGazer or its face model not installed, or a scripted study without `allow_scripted`
     """
     if study.gaze.source == "scripted" and not allow_scripted:
         raise InputError(
             f"{study.folder / 'study.yaml'}: gaze.source = 'scripted': only for tests; use webgazer or off"
         )
-    if study.gaze.source == "webgazer" and not webgazer_file(study).is_file():
-        raise InputError(
-            f"{webgazer_file(study)}: WebGazer is not installed; run `npm install` in {study.folder}, or set "
-            f"gaze.source to off"
-        )
+    vendor = gaze_files(study)
     for responder in study.responders:
         if responder.key_env and not os.environ.get(responder.key_env):
             raise InputError(f"{responder.key_env}: not set; responder {responder.name} needs its key there")
@@ -1030,9 +1037,9 @@ def create_app(
             "IFLLM_STUDY_ADMIN: shorter than 12 characters; choose a longer password, or unset it to have no "
             "progress page"
         )
-    models = _files(study.folder / "models") if (study.folder / "models").is_dir() else {}
     assert ASSETS is not None  # the package's folder is known
     pages = _files(ASSETS)
+    pages.pop("fake-camera.js")
     if study.gaze.source != "scripted":
         pages.pop("gaze-scripted.js", None)
     site = Site(
@@ -1042,7 +1049,7 @@ def create_app(
         admin,
         RateLimiter(RATES),
         pages,
-        models,
+        vendor,
     )
 
     @asynccontextmanager
@@ -1065,16 +1072,63 @@ def create_app(
     )
     app.state.site = site
     app.include_router(router)
-    policy = content_policy(study.gaze.source == "webgazer", () if models else MODEL_HOSTS)
-    app.add_middleware(Guard, headers=security_headers(policy, study.secure))
+    app.add_middleware(Guard, headers=security_headers(content_policy(), study.secure))
     return app
 
 # %% ../../nbs/site/server.ipynb #2f2df333
+def panel_link(study: StudyFile, secret: str | None = None) -> str:
+    """The one link to give to the study's panel, with Prolific's placeholder for the participant's id.
+
+    Raises
+    ------
+    InputError : the study file names no panel
+    """
+    if study.panel is None:
+        raise InputError(f"{study.folder / 'study.yaml'}: panel: not given; add panel: {{id_parameter: PROLIFIC_PID}}")
+    signer, name = Signer(secret or secret_from_env()), study.panel.id_parameter
+    holder = "?PROLIFIC_PID={{%PROLIFIC_PID%}}" if name == "PROLIFIC_PID" else ""  # others add the parameter themselves
+    return f"{study.public_url}/join/{signer.link(PANEL)}{holder}"
+
+
 def invitations(study: StudyFile, n: int, secret: str | None = None) -> list[tuple[str, str]]:
     """Make `n` invitations: pairs of the participant's pseudonym, as it will stand in the data, and the link."""
     signer = Signer(secret or secret_from_env())
     invites = [secrets.token_urlsafe(9) for _ in range(n)]
     return [(signer.participant(i), f"{study.public_url}/i/{signer.link(i)}") for i in invites]
+
+
+HEAD_S = 20  # seconds in which the head of a request has to arrive
+
+
+def _impatient() -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which waits for the rest of a request's head for ever, with an end to its patience."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Impatient(HttpToolsProtocol):
+        waiting = None
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.waiting = self.loop.call_later(HEAD_S, transport.close)
+
+        def on_message_begin(self):
+            super().on_message_begin()
+            self.waiting = self.waiting or self.loop.call_later(HEAD_S, self.transport.close)
+
+        def _heard(self):
+            if self.waiting:
+                self.waiting.cancel()
+            self.waiting = None
+
+        def on_headers_complete(self):
+            self._heard()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc):
+            self._heard()
+            super().connection_lost(exc)
+
+    return Impatient
 
 
 def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scripted: bool = False) -> None:
@@ -1090,6 +1144,7 @@ def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scr
         app,
         host=host,
         port=port,
+        http=_impatient(),
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=5,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Ms', 'Px', 'PageMs', 'EpochMs', 'Bit', 'TurnNumber', 'Name', 'AnyEvent', 'LATE_MS', 'ROWS_MAX', 'Base', 'Participant',
            'Assignment', 'Turn', 'Batch', 'Calibration', 'Call', 'now_ms', 'Database', 'Sample', 'ViewportEvent',
-           'BoxEvent', 'ScrollEvent', 'RatingEvent', 'PageEvent', 'SampleBatch', 'Refused', 'BatchWriter',
-           'write_payload', 'read_payload', 'withdraw']
+           'BoxEvent', 'ScrollEvent', 'RatingEvent', 'PageEvent', 'Word', 'WordsEvent', 'Look', 'SampleBatch',
+           'Refused', 'BatchWriter', 'write_payload', 'read_payload', 'withdraw']
 
 # %% ../../nbs/site/storage.ipynb #ea407ba9
 import json
@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -34,6 +34,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     select,
     update,
 )
@@ -145,9 +146,13 @@ class Calibration(Base):
     assignment: Mapped[str | None] = mapped_column(ForeignKey("assignments.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(12))  # calibration, drift
     attempt: Mapped[int]
-    accuracy: Mapped[int]
-    valid: Mapped[float] = mapped_column(Float)  # share of the fixation in which a face was seen
-    error_px: Mapped[float | None] = mapped_column(Float)
+    accuracy: Mapped[int]  # percent in the middle of the window, as the study defines it
+    valid: Mapped[float] = mapped_column(Float)  # share of predictions in which a face was seen
+    error_px: Mapped[float | None] = mapped_column(Float)  # these three at points that calibration did not use
+    precision_px: Mapped[float | None] = mapped_column(Float)
+    follows: Mapped[float | None] = mapped_column(Float)  # share of the targets' variance accounted for
+    rate_hz: Mapped[float | None] = mapped_column(Float)
+    failed: Mapped[str | None] = mapped_column(String(12))  # no_face, still, inaccurate
     passed: Mapped[bool]
     points: Mapped[list]
     at_ms: Mapped[int] = mapped_column(Ms)
@@ -189,6 +194,18 @@ class Database:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
         Base.metadata.create_all(self.engine)
+        self._add_columns()
+
+    def _add_columns(self):
+        """Give a database of an earlier version the columns that have come since; all of them may be empty."""
+        there = inspect(self.engine)
+        with self.engine.begin() as connection:
+            for table in Base.metadata.tables.values():
+                have = {c["name"] for c in there.get_columns(table.name)}
+                for column in table.columns:
+                    if column.name not in have:
+                        kind = column.type.compile(self.engine.dialect)
+                        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
     @contextmanager
     def read(self) -> Generator[Session]:
@@ -229,7 +246,17 @@ def _sqlite_begin(connection):
 # %% ../../nbs/site/storage.ipynb #18aedcdd
 Px = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False)]
 PageMs = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
-EpochMs = Annotated[int, Field(ge=1_600_000_000_000, le=4_000_000_000_000)]
+
+
+def _recent(epoch_ms: int) -> int:
+    """A time that a batch can carry: unsent rows wait for the next visit, and a clock may be off, but not by a year."""
+    day = 86_400_000
+    if not -30 * day <= epoch_ms - now_ms() <= day:
+        raise ValueError("not a time of this study; is the clock of the computer right?")
+    return epoch_ms
+
+
+EpochMs = Annotated[int, AfterValidator(_recent)]
 Bit = Annotated[int, Field(ge=0, le=1)]
 TurnNumber = Annotated[int, Field(ge=0, le=100)]
 
@@ -303,10 +330,41 @@ class RatingEvent(_Event):
 
 # %% ../../nbs/site/storage.ipynb #5721ee2d
 class PageEvent(_Event):
-    kind: Literal["hidden", "visible", "camera_lost", "camera_back", "offline", "online", "resumed"]
+    kind: Literal["hidden", "visible", "camera_lost", "offline", "online", "resumed"]
 
 
-AnyEvent = Annotated[ViewportEvent | BoxEvent | ScrollEvent | RatingEvent | PageEvent, Field(discriminator="kind")]
+class Word(NamedTuple):
+    """Where a word of an answer stands: characters (UTF-16 units), visual line, box in px of the panel's content."""
+
+    start: Annotated[int, Field(ge=0, le=200_000)]
+    end: Annotated[int, Field(ge=0, le=200_000)]
+    line: Annotated[int, Field(ge=0, le=10_000)]
+    left: Px
+    top: Px
+    right: Px
+    bottom: Px
+
+
+class WordsEvent(_Event):
+    """The words of one answer as laid out from now on; long answers come in parts."""
+
+    kind: Literal["words"]
+    side: Literal["single", "left", "right"]
+    part: Annotated[int, Field(ge=0, le=500)]
+    words: Annotated[list[Word], Field(max_length=400)]
+
+
+AnyEvent = Annotated[
+    ViewportEvent | BoxEvent | ScrollEvent | RatingEvent | WordsEvent | PageEvent, Field(discriminator="kind")
+]
+
+
+class Look(_Wire):
+    """Predictions made while a target was looked at, each once; None where no face was seen."""
+
+    target: tuple[Px, Px]
+    points: Annotated[list[tuple[Px, Px] | None], Field(max_length=2000)]
+    seconds: Annotated[float, Field(gt=0, le=600)]
 
 
 class SampleBatch(_Wire):

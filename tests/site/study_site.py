@@ -8,16 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import httpx
-import uvicorn
 import yaml
 from starlette.testclient import TestClient
 
 from ifllm.site.config import init_study, load_study
+from ifllm.site.gaze import served as live  # noqa: F401
 from ifllm.site.server import create_app
 from ifllm.site.storage import now_ms
 
@@ -25,7 +24,7 @@ SECRET = "a secret that is only for tests, forty or so"
 PASSWORD = "researcher's password"
 QUICK = {
     "tasks": {"minimum_turns": 2, "minimum_s": 0},
-    "gaze": {"fixation_s": 0.6, "clicks": 1, "threshold": 50},
+    "gaze": {"fixation_s": 0.6, "validation_s": 0.4, "clicks": 1, "threshold": 50},
     "responders": [{"name": "offline-brief", "words_per_s": 5000}, {"name": "offline-thorough", "words_per_s": 5000}],
 }
 
@@ -114,6 +113,21 @@ class Person:
         )["code"]
 
 
+# where a check asks one to look in a window of 1000 x 800: the middle, then four points that calibration does not use
+TARGETS = [[500, 400], [250, 200], [750, 600], [750, 200], [250, 600]]
+
+
+def check(off: float = 0, kind: str = "calibration", predict=lambda target: target) -> dict:
+    """What a browser sends of a check of gaze: predictions `off` px to the right of where `predict` puts them."""
+
+    def look(target):
+        place = predict(target)
+        points = [None if place is None else [place[0] + off, place[1]]] * 20
+        return {"target": target, "points": points, "seconds": 2}
+
+    return {"kind": kind, "looks": [look(t) for t in TARGETS], "window_width": 1000, "window_height": 800}
+
+
 def sample(t: float = 50.0, **changes) -> list:
     row = {
         "modality": "mouse",
@@ -153,22 +167,6 @@ def site(folder: Path, **changes):
         yield app, client
 
 
-@contextlib.contextmanager
-def live(app):
-    """An application behind a real socket, in a thread; gives its URL."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", access_log=False, timeout_graceful_shutdown=2)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=10)
-
-
 class ServerProcess:
     """The site as `ifllm study serve` runs it, to be killed and started again."""
 
@@ -197,7 +195,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command, env=self.env, stdout=subprocess.DEVNULL, stderr=(self.folder / "server.log").open("a")
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(self.url + "/healthz").status_code == 200:

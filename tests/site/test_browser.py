@@ -18,9 +18,11 @@ from study_site import PASSWORD, ServerProcess, live
 
 from ifllm.recording.data import parse_release
 from ifllm.recording.features import extract_features
+from ifllm.recording.locate import locate
 from ifllm.recording.trajectories import add_phases, match_samples, windows
 from ifllm.site.config import load_study
 from ifllm.site.export import export_study
+from ifllm.site.gaze import missing_gaze
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (
@@ -86,6 +88,21 @@ def browser():
         chromium.close()
 
 
+# eyes on whatever the page asks to look at, 20 px beside it
+FOLLOW = """window.gazeAt = () => {
+  const box = document.querySelector('.fixate, .dot:focus, .dot:not(:disabled)')?.getBoundingClientRect();
+  return box ? { x: box.x + box.width / 2 + 20, y: box.y + box.height / 2 } : { x: innerWidth / 2, y: innerHeight / 2 };
+}"""
+
+
+def click_dot(page):
+    """Click the first open dot, and wait until the click has been learnt from."""
+    dot = page.locator(".dot:not(:disabled)").first.element_handle()
+    before = dot.inner_text()
+    dot.click()
+    page.wait_for_function("([dot, before]) => dot.disabled || dot.textContent !== before", arg=[dot, before])
+
+
 class Visit:
     """A browser window at the study, watched: other hosts, refused scripts, errors of our own."""
 
@@ -94,7 +111,9 @@ class Visit:
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
         self.page = page = self.context.new_page()
         page.set_default_timeout(20_000)
-        page.add_init_script("window.gazeAt = null; window.ifllmScript = () => window.gazeAt;")
+        page.add_init_script(
+            "window.gazeAt = null; window.ifllmScript = () => (typeof window.gazeAt === 'function' ? window.gazeAt() : window.gazeAt);"
+        )
         page.on("console", lambda m: self.trouble.append(m.text) if "Content Security Policy" in m.text else None)
         page.on("pageerror", lambda e: self.trouble.append(str(e)))
         page.on("websocket", lambda ws: self.trouble.append(f"socket to {ws.url}"))
@@ -127,9 +146,9 @@ class Visit:
         page.get_by_role("heading", name="Camera").wait_for()
         self.press("Start the camera")
         page.wait_for_selector(".dot")
-        page.evaluate("window.gazeAt = {x: innerWidth / 2 + 20, y: innerHeight / 2}")
+        page.evaluate(FOLLOW)
         for _ in range(9):
-            page.locator(".dot:not(:disabled)").first.click()
+            click_dot(page)
         page.get_by_role("heading", name="Task").wait_for()
 
     def begin(self) -> str:
@@ -160,7 +179,7 @@ class Visit:
         status = self.page.locator("#status")
         rows, acknowledged = int(status.get_attribute("data-rows")), int(status.get_attribute("data-acknowledged"))
         if self.page.get_by_role("heading", name="A short check").count():
-            self.page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+            self.page.evaluate(FOLLOW)
             self.press("Continue")
         self.page.get_by_label("In one or two sentences").fill("Much.")
         self.page.locator('[name="after"][value="4"]').check()
@@ -280,6 +299,21 @@ def to_features(folder: Path):
     return release, matched, extract_features(matched, release.queries, cuts)
 
 
+# at every scroll of the page, and in a narrow window: does the camera's picture lie over an answer?
+COVERED = """() => {
+  window.covered ??= [];
+  for (const down of [0, 100, 400]) {
+    scrollTo(0, down);
+    const video = document.querySelector('#scriptedVideo').getBoundingClientRect();
+    for (const panel of document.querySelectorAll('.panel')) {
+      const box = panel.getBoundingClientRect();
+      if (video.left < box.right && video.right > box.left && video.top < box.bottom && video.bottom > box.top) window.covered.push([down, panel.dataset.box]);
+    }
+  }
+  scrollTo(0, 0);
+}"""
+
+
 def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
     with live(model_endpoint()) as models:
         responders = [
@@ -350,6 +384,7 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
                 visit.press("Try again")
                 page.wait_for_selector(".ratings:not([hidden])")
                 visit.rate()
+                page.evaluate(COVERED)
                 rows, acknowledged, code = visit.close_task()
                 assert acknowledged >= rows, "every row was acknowledged before the task was over"
                 recorded.append(rows)
@@ -365,6 +400,8 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
                 assert not body or (json.loads(body) is not None and len(body) < 60_000), (
                     "JSON only, and never a picture"
                 )
+            preview = page.evaluate("window.covered")
+            assert preview == [], "the camera's picture never covers an answer"
             data = httpx.get(server.url + "/progress/data", auth=("r", PASSWORD)).json()["participants"][0]
             assert data["step"] == "done" and data["codes"] == codes and data["missing"] == 0 and data["gaze_hz"] > 8
         finally:
@@ -397,6 +434,12 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
     }
     calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
     assert calibrations["kind"].to_list() == ["calibration", "drift", "drift"] and calibrations["accuracy"][0] == 95
+
+    # the layout tables say the same as the browser's own caret did, where both say something
+    located = locate(*(pl.read_parquet(tmp_path / "out/words" / f"{name}.parquet") for name in ("samples", "layout")))
+    both = located.filter(pl.col("index").is_not_null(), pl.col("char").is_not_null(), pl.col("distance_px") < 12)
+    assert both.height > 100 and both.height > 0.9 * located["index"].drop_nulls().len()
+    assert ((both["char"] - both["index"]).abs() <= 1).mean() > 0.97
 
     release, matched, features = to_features(tmp_path / "out")
     assert set(release.queries["mode"]) == {"pairwise", "pointwise"} and release.queries.height == 4
@@ -490,9 +533,11 @@ EYES = """
     }
     return image;
   };
+  webgazer.getTracker().model = Promise.resolve();
   webgazer.getTracker().getEyePatches = async () => {
-    if (!window.gazeAt) return false;
-    const n = performance.now() / 100, eye = x => ({ patch: patch(window.gazeAt, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
+    const at = window.ifllmScript();
+    if (!at) return false;
+    const n = performance.now() / 100, eye = x => ({ patch: patch(at, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
     await new Promise(done => setTimeout(done, 15));
     return { left: eye(280), right: eye(340) };
   };
@@ -502,25 +547,17 @@ EYES = """
 
 
 @pytest.fixture
-def webgazer() -> str:
-    """WebGazer's script, where npm has put it."""
-    script = Path(__file__).resolve().parents[2] / "node_modules" / "webgazer" / "dist" / "webgazer.js"
-    if not script.exists():
-        pytest.skip("WebGazer is not here: scripts/install-browser.sh installs it by npm")
-    return script.read_text(encoding="utf-8")
+def vendor(tmp_path) -> Path:
+    """A study folder's copy of WebGazer and its face model, as scripts/install-browser.sh had npm fetch them."""
+    installed = Path(__file__).resolve().parents[2] / "node_modules" / "gaze" / "vendor"
+    if missing_gaze(installed):
+        pytest.skip("WebGazer and its face model are not here: scripts/install-browser.sh installs them by npm")
+    return Path(shutil.copytree(installed, tmp_path / "study" / "vendor"))
 
 
 @pytest.mark.parametrize("learning", ["never", "both"])
-def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webgazer, learning):
-    script = tmp_path / "study/node_modules/webgazer/dist/webgazer.js"
-    script.parent.mkdir(parents=True)
-    script.write_text(webgazer + EYES, encoding="utf-8")
-    own_models = (
-        learning == "both"
-    )  # a copy of the face model in the study folder: then nothing at all comes from elsewhere
-    for name in ("blazeface", "facemesh", "iris") if own_models else ():
-        (tmp_path / "study/models" / name).mkdir(parents=True)
-        (tmp_path / "study/models" / name / "model.json").write_text("{}")
+def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, vendor, learning):
+    script = (vendor / "webgazer.js").read_text(encoding="utf-8") + EYES
     server = ServerProcess(
         tmp_path / "study",
         gaze={"source": "webgazer", "learning": learning, "clicks": 2, "threshold": 60, "fixation_s": 1},
@@ -530,21 +567,21 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webga
         server.start()
         visit = Visit(browser, server.url)
         page = visit.page
-        page.route("**/tfhub.dev/**", lambda route: route.abort())
+        page.route("**/vendor/webgazer.js", lambda route: route.fulfill(body=script, content_type="text/javascript"))
+        page.route("**/vendor/models/**", lambda route: route.abort())
         visit.open(server.links()[0])
         visit.enter()
         page.evaluate("window.gazeAt = {x: 10, y: 10}")
         visit.press("Start the camera")
         page.wait_for_selector(".dot")
         for _ in range(9):
-            dot = page.locator(".dot:not(:disabled)").first
-            box = dot.bounding_box()
+            box = page.locator(".dot:not(:disabled)").first.bounding_box()
             page.evaluate("p => { window.gazeAt = p; }", {"x": box["x"] + 15, "y": box["y"] + 15})
             time.sleep(0.3)
             for _ in range(2):
-                dot.click()
+                click_dot(page)
         page.wait_for_selector(".fixate")
-        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
+        page.evaluate(FOLLOW)
         page.get_by_role("heading", name="Task 1").wait_for()
         assert page.evaluate("learnt().map(l => l[0])") == [18] * (2 if learning == "both" else 1), (
             "each click, and nothing else, was learnt from"
@@ -570,14 +607,13 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webga
         time.sleep(0.5)
         visit.ask("And coffee?")
         visit.rate()
-        page.evaluate("window.gazeAt = {x: innerWidth / 2, y: innerHeight / 2}")
         visit.close_task()
         visit.press("Finish")
         page.get_by_role("heading", name="Thank you").wait_for()
         assert page.locator("video").count() == 0, "the camera is switched off at the end"
         hosts = {httpx.URL(url).host for url, _ in visit.requests if url.startswith("http")}
-        assert hosts == ({"127.0.0.1"} if own_models else {"127.0.0.1", "tfhub.dev"})
-        assert own_models == any("/vendor/models/facemesh/model.json" in url for url, _ in visit.requests)
+        assert hosts == {"127.0.0.1"}, "the face model is asked of the study's own server"
+        assert any("/vendor/models/facemesh/model.json" in url for url, _ in visit.requests)
         assert all(not body or len(body) < 60_000 for _, body in visit.requests)
         assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
     finally:
@@ -593,27 +629,111 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, webga
     assert calibrations["passed"][0] and calibrations["error_px"][0] < 150
 
 
-def test_a_camera_that_cannot_be_used_is_no_dead_end(browser, tmp_path):
+# what a camera can refuse with, and what the participant reads
+REFUSALS = {
+    "NotAllowedError": "was not allowed to use the camera",
+    "NotFoundError": "No camera was found",
+    "NotReadableError": "in use by another program",
+    "TypeError": "could not be started",
+}
+# counts every track that was ever given out; those alive when the page goes are kept for the next one
+TRACKS = """
+window.tracks = [];
+const given = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+window.refuse = sessionStorage.refuse || '';
+navigator.mediaDevices.getUserMedia = async wanted => {
+  if (window.refuse) throw new DOMException('no', window.refuse);
+  const stream = await given(wanted);
+  window.tracks.push(...stream.getTracks());
+  return stream;
+};
+window.live = () => window.tracks.filter(track => track.readyState === 'live').length;
+addEventListener('DOMContentLoaded', () => addEventListener('pagehide', () => { localStorage.left = window.live(); }));
+"""
+
+
+def test_a_camera_that_cannot_be_used_is_no_dead_end_and_is_off_in_every_way_out(browser, tmp_path):
     (tmp_path / "study").mkdir()
-    server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"})
+    server = ServerProcess(tmp_path / "study", gaze={"source": "scripted"}, demographics=[])
     try:
         server.start()
-        visit = Visit(browser, server.url)
-        visit.page.add_init_script(
-            "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));"
-        )
-        visit.open(server.links()[0])
-        visit.enter()
-        visit.press("Start the camera")
-        visit.page.get_by_text("The camera could not be used").wait_for()
+        one, two, three = server.links(3)
+
+        def arrive(link):
+            visit = Visit(browser, server.url)
+            visit.page.add_init_script(TRACKS)
+            visit.open(link)
+            visit.page.get_by_role("checkbox").check()
+            visit.press("Take part")
+            visit.press("I have read this")
+            return visit, visit.page
+
+        # each cause has its own message; then the camera opens and fails afterwards, twice, and is off both times
+        visit, page = arrive(one)
+        page.get_by_role("button", name="Start the camera").wait_for()
+        for name, said in REFUSALS.items():
+            page.evaluate("name => { window.refuse = name; }", name)
+            visit.press("Start the camera")
+            page.locator(".error", has_text=said).wait_for()
+        page.evaluate("""() => {
+          window.refuse = ''; window.played = HTMLMediaElement.prototype.play;
+          HTMLMediaElement.prototype.play = () => Promise.reject(new Error('no'));
+        }""")
+        for opened in (1, 2):
+            visit.press("Start the camera")
+            page.wait_for_function("n => window.tracks.length === n", arg=opened)
+            page.locator(".error", has_text="could not be started").wait_for()
+            assert page.evaluate("window.live()") == 0, "a failed start leaves no camera on"
         visit.press("Go on without the camera")
-        visit.page.get_by_role("heading", name="Task 1").wait_for()
+        page.get_by_role("heading", name="Task 1").wait_for()
+        assert page.evaluate("window.live()") == 0 and page.locator("video").count() == 0
+
+        # in a task: lost, told and kept as an event; denied after a reload, and a way on; gone when the page goes
+        visit, page = arrive(two)
+        visit.calibrate()
+        assert page.evaluate("window.live()") == 1
+        visit.begin()
+        page.evaluate("window.tracks[0].dispatchEvent(new Event('ended'))")
+        page.locator("#status", has_text="camera has stopped").wait_for()
+        time.sleep(0.3)
+        assert "camera has stopped" in page.locator("#status").inner_text(), "and it stays told"
+        page.evaluate("sessionStorage.refuse = 'NotAllowedError'")
+        page.reload()
+        page.get_by_role("heading", name="The camera could not be started").wait_for()
+        assert page.evaluate("localStorage.left") == "0", "nothing stays on behind a page that was left"
+        visit.press("Try again")
+        page.get_by_role("heading", name="The camera could not be started").wait_for()
+        visit.press("Go on without the camera")
+        page.get_by_label("Your question").wait_for()
+
+        # the same participant in a second tab: the first says so and stops
+        second = visit.context.new_page()
+        second.goto(server.url)
+        page.get_by_role("heading", name="open in another tab").wait_for()
+        second.get_by_label("Your question").wait_for()
+        rows = visit.rows()
+        time.sleep(0.5)
+        assert visit.rows() == rows, "the older tab has stopped recording"
+
+        # withdrawn in a task while the server is away: nothing is left in this browser, and the camera is off
+        visit, page = arrive(three)
+        visit.calibrate()
+        visit.begin()
+        time.sleep(0.5)
+        visit.context.set_offline(True)
+        time.sleep(0.5)
         visit.press("Withdraw and delete my data")
         visit.press("Delete my data")
-        visit.page.get_by_role("heading", name="Your data have been deleted").wait_for()
+        time.sleep(0.3)
+        assert page.evaluate("window.live()") == 0
+        visit.context.set_offline(False)
+        page.get_by_role("heading", name="Your data have been deleted").wait_for()
+        assert page.evaluate("Object.keys(sessionStorage).length") == 0, "unsent rows are gone as well"
         researcher = Visit(browser, server.url, http_credentials={"username": "researcher", "password": PASSWORD})
         researcher.open(server.url + "/progress")
         researcher.page.locator("td .tag", has_text="withdrawn").wait_for()
         assert not researcher.trouble and not visit.trouble
     finally:
         server.stop()
+    export_study(load_study(server.folder), tmp_path / "out")
+    assert "camera_lost" in pl.read_parquet(tmp_path / "out/parquet/events.parquet")["kind"].to_list()

@@ -2,8 +2,11 @@
 then what a scanner finds."""
 
 import contextlib
+import functools
 import json
 import re
+import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -11,24 +14,24 @@ import pytest
 import requests
 from fastapi.routing import APIRoute
 from sqlalchemy import func, select
-from study_site import PASSWORD, SECRET, Person, batch, live, sample, site, write_study
+from study_site import PASSWORD, SECRET, Person, batch, check, live, sample, site, write_study
 
 from ifllm.base.files import InputError
 from ifllm.site import server
 from ifllm.site.config import load_study
 from ifllm.site.responders import ProviderError
-from ifllm.site.security import Signer
-from ifllm.site.storage import Assignment, Batch, Call, Participant, Turn
+from ifllm.site.security import Guard, Signer
+from ifllm.site.storage import Assignment, Batch, Call, Participant, Turn, now_ms
 
-OPEN = {"/", "/i/{token}", "/healthz", "/assets/{name:path}", "/vendor/webgazer.js", "/vendor/models/{name:path}"}
+OPEN = {"/", "/i/{token}", "/healthz", "/assets/{name:path}", "/vendor/{name:path}", "/join/{token}"}
 BODIES = {
     "/api/consent": {"agree": True},
     "/api/demographics": {"age": 30},
-    "/api/calibration": {"kind": "drift", "target": [1, 1], "points": [], "window_width": 9, "window_height": 9},
+    "/api/calibration": check(kind="drift"),
     "/api/calibration/skip": {"reason": "no_camera"},
     "/api/assignments/{id}/start": {"understand_before": 1},
     "/api/assignments/{id}/turns": {"turn": 1, "question": "?"},
-    "/api/turns/{id}/shown": {"shown_ms": 1700000000000, "complete_ms": 1700000000000},
+    "/api/turns/{id}/shown": {"shown_ms": now_ms(), "complete_ms": now_ms()},
     "/api/turns/{id}/rating": {"likert_1": 3},
     "/api/assignments/{id}/batches": batch(),
     "/api/assignments/{id}/finish": {"sent": {}},
@@ -82,6 +85,34 @@ def test_only_a_signed_link_makes_a_participant(app_client):
 
 
 # 2 the payment code was one constant a topic, given to anyone
+def test_the_link_of_a_panel(tmp_path):
+    panel = {"id_parameter": "PROLIFIC_PID", "complete_url": "https://app.prolific.com/submissions/complete?cc=C0DE"}
+    study = write_study(tmp_path, panel=panel, tasks={"per_participant": 1}, demographics=[])
+    link = server.panel_link(study, SECRET)
+    assert link.endswith("?PROLIFIC_PID={{%PROLIFIC_PID%}}")
+    path = link.removeprefix(study.public_url).split("?")[0]
+    with site(tmp_path) as (app, client):
+        for bad in ("", "?PROLIFIC_PID=", "?PROLIFIC_PID=../../x", "?other=5f1a2b3c", "?PROLIFIC_PID=" + "a" * 65):
+            assert client.get(path + bad, follow_redirects=False).status_code == 403, bad
+        assert client.get(path.replace("/join/", "/i/"), follow_redirects=False).status_code == 403
+        assert client.get(f"/join/{app.state.site.signer.link('invite-1')}?PROLIFIC_PID=5f1a2b3c").status_code == 403
+        who = []
+        for pid in ("5f1a2b3c4d", "aaaa0000", "5f1a2b3c4d"):
+            someone = Person(client, link=f"{path}?PROLIFIC_PID={pid}")
+            if someone.now["step"] == "consent":
+                someone.must("/api/consent", {"agree": True})
+            with app.state.site.db.read() as session:
+                who.append({p.id for p in session.scalars(select(Participant))})
+        assert [len(known) for known in who] == [1, 2, 2], "the same person comes back as the same"
+        assert "complete_url" in someone.state() and someone.now["complete_url"] is None, "not before the end"
+        someone.must("/api/instructions")
+        task = someone.start()
+        someone.converse(task)
+        someone.close(task)
+        assert someone.state()["complete_url"] == panel["complete_url"]
+    assert b"5f1a2b3c4d" not in (tmp_path / "study.sqlite").read_bytes(), "the panel's id is not kept"
+
+
 def test_a_code_needs_the_finished_task_and_belongs_to_it(app_client):
     app, client = app_client
     victim, task, _, thief = two_people(app, client)
@@ -400,6 +431,8 @@ BAD_ROWS = [
     sample(index=-1),
     sample(side="middle"),
     sample(epoch_ms=12),
+    sample(epoch_ms=3_999_999_999_999),  # the year 2096
+    sample(epoch_ms=now_ms() - 31 * 86_400_000),
     sample(turn=1000),
     sample()[:-1],
     [*sample(), 1],
@@ -451,7 +484,7 @@ def test_sizes_are_limited(app_client):
                         "name": "../x",
                         "value": "5",
                         "t_ms": 1,
-                        "epoch_ms": 1_700_000_000_000,
+                        "epoch_ms": now_ms(),
                         "turn": 1,
                     }
                 ]
@@ -462,6 +495,55 @@ def test_sizes_are_limited(app_client):
     app.state.site.writer.rows_max = 5
     assert someone.send(path, batch(0, rows=5)).status_code == 200
     assert someone.send(path, batch(1, rows=1)).status_code == 409, "a task holds so many rows and no more"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /api/consent HTTP/1.1\r\nHost: x",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HT",
+        b"POST /api/assignments/" + b"0" * 32 + b"/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{",
+    ],
+    ids=["nothing", "half a head", "half a second head", "half a body"],
+)
+def test_half_a_request_is_not_waited_for(tmp_path, monkeypatch, sent):
+    monkeypatch.setattr(server, "HEAD_S", 0.4)
+    monkeypatch.setattr(server, "Guard", functools.partial(Guard, patience_s=0.4))
+    app = server.create_app(write_study(tmp_path), secret=SECRET)
+    with live(app, http=server._impatient()) as url:
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60) as line:
+            line.sendall(sent)
+            began, told = time.monotonic(), b""
+            while piece := line.recv(4096):
+                told += piece
+        assert 0.2 < time.monotonic() - began < 25, "the server hung up, long before its usual 30 s"
+        assert (b" 408 " in told) == sent.endswith(b"{")
+        assert httpx.get(url + "/healthz").status_code == 200
+
+
+def test_an_answer_may_take_longer_than_a_request_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_S", 0.3)
+    monkeypatch.setattr(server, "Guard", functools.partial(Guard, patience_s=0.3))
+    slow = [{"name": "offline-brief", "words_per_s": 40}, {"name": "offline-thorough", "words_per_s": 40}]
+    app = server.create_app(write_study(tmp_path, responders=slow), secret=SECRET)
+    with live(app, http=server._impatient()) as url, httpx.Client(base_url=url) as client:
+        someone = Person(client, app)
+        task, began = someone.prepare(), time.monotonic()
+        assert someone.ask(task, 1)["done"] == "answered" and time.monotonic() - began > 0.4
+
+
+def test_another_tab_does_not_replace_a_question(app_client):
+    app, client = app_client
+    someone = Person(client, app)
+    task = someone.prepare()
+    path = f"/api/assignments/{task['id']}/turns"
+    mine = someone.must(path, {"turn": 1, "question": "Mine?"})
+    assert someone.must(path, {"turn": 1, "question": "Mine?"}) == mine, "sent again it is the same"
+    for _ in range(2):
+        other = someone.send(path, {"turn": 1, "question": "Another's?"})
+        assert other.status_code == 409 and "another tab" in other.text
+        someone.send(f"/api/turns/{mine['id']}/stream")  # asked the first time, answered the second
 
 
 def test_rows_are_taken_only_while_the_task_is_open(app_client, monkeypatch):

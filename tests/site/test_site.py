@@ -3,9 +3,18 @@ the browser in test_browser."""
 
 import asyncio
 import csv
+import hashlib
+import html
+import io
 import json
+import os
+import random
+import re
+import sqlite3
+import statistics
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -19,13 +28,15 @@ from sqlalchemy import func, select
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
-from study_site import SECRET, Person, ServerProcess, batch, live, sample, site, write_study
+from study_site import SECRET, TARGETS, Person, ServerProcess, batch, check, live, sample, site, write_study
 
 from ifllm.base.files import InputError
 from ifllm.recording.data import parse_release
+from ifllm.recording.locate import locate
 from ifllm.site.config import Responder, load_study
 from ifllm.site.export import CodePoints, export_study
-from ifllm.site.flow import accuracy, draw_tasks
+from ifllm.site.flow import accuracy, draw_tasks, judge_look
+from ifllm.site.gaze import PINNED, gaze_files, install_gaze, missing_gaze
 from ifllm.site.responders import Answer, Tidy, answer
 from ifllm.site.storage import (
     Assignment,
@@ -33,6 +44,7 @@ from ifllm.site.storage import (
     BatchWriter,
     Calibration,
     Database,
+    Look,
     Participant,
     Refused,
     SampleBatch,
@@ -94,9 +106,15 @@ def test_commands(tmp_path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={"PATH": "/usr/bin:/bin", **env},
+            env={"PATH": str(tmp_path / "no-npm"), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **env},
         )
 
+    made = ifllm("init", "camera")
+    assert made.returncode == 2 and made.stdout.strip() == "camera/study.yaml"
+    assert "npm is not installed" in made.stderr and "study install" in made.stderr, (
+        "the study file is there; what lacks is told"
+    )
+    assert "study install" in ifllm("check", "camera").stderr
     made = ifllm("init", "mine", "--mouse-only")
     assert made.returncode == 0 and made.stdout.strip() == "mine/study.yaml"
     assert ifllm("init", "mine").returncode == 2, "a study file is never overwritten"
@@ -188,34 +206,70 @@ def test_every_calibration_attempt_is_kept_and_scored_by_the_server(tmp_path):
             {"age": 30, "location": "here", "education": "Master", "race": ["Asian"], "gender": "Female"},
         )
         someone.must("/api/instructions")
-        look = lambda distance: {
-            "kind": "calibration",
-            "target": [500, 400],
-            "points": [[500 + distance, 400]] * 50,
-            "window_width": 1000,
-            "window_height": 800,
-        }
-        assert someone.must("/api/calibration", look(120)) == {"accuracy": 70, "passed": False}, (
+        assert someone.must("/api/calibration", check(120)) == {"accuracy": 70, "passed": False}, (
             "more than the threshold is needed"
         )
+        assert someone.state()["failed"] == "inaccurate"
         assert someone.send("/api/calibration/skip", {"reason": "failed"}).status_code == 409, "two attempts are left"
-        assert someone.must("/api/calibration", {**look(40), "points": [None] * 50})["accuracy"] == 0
+        assert someone.must("/api/calibration", check(predict=lambda target: None))["accuracy"] == 0
         assert someone.state()["step"] == "calibration" and someone.now["attempts"] == 2
-        assert someone.must("/api/calibration", look(40)) == {"accuracy": 90, "passed": True}
+        assert someone.now["failed"] == "no_face"
+        assert someone.must("/api/calibration", check(40)) == {"accuracy": 90, "passed": True}
         task = someone.start()
         someone.converse(task)
         someone.must(f"/api/assignments/{task['id']}/finish", {"sent": {}})
         assert someone.state()["step"] == "drift"
-        someone.must("/api/calibration", {**look(200), "kind": "drift"})
+        someone.must("/api/calibration", check(200, "drift"))
         assert someone.state()["step"] == "after"
         with app.state.site.db.read() as session:
             kept = list(session.scalars(select(Calibration).order_by(Calibration.id)))
-        assert [(c.kind, c.attempt, c.accuracy, c.passed, c.error_px) for c in kept] == [
-            ("calibration", 1, 70, False, 120),
-            ("calibration", 2, 0, False, None),
-            ("calibration", 3, 90, True, 40),
-            ("drift", 1, 50, False, 200),
+        assert [(c.kind, c.attempt, c.accuracy, c.passed, c.error_px, c.precision_px, c.rate_hz) for c in kept] == [
+            ("calibration", 1, 70, False, 120, 0, 10),
+            ("calibration", 2, 0, False, None, None, 10),
+            ("calibration", 3, 90, True, 40, 0, 10),
+            ("drift", 1, 50, False, 200, 0, 10),
         ]
+
+
+@pytest.mark.parametrize(
+    "what, predict, passed, failed",
+    [
+        ("eyes that follow", lambda target: target, True, None),
+        ("a photo", lambda target: [510, 395], False, "still"),
+        ("what follows the resting mouse", lambda target: TARGETS[0], False, "still"),
+        ("mirrored", lambda target: [1000 - target[0], target[1]], False, "still"),
+        ("the middle alone", lambda target: target if target == TARGETS[0] else None, False, "no_face"),
+    ],
+)
+def test_a_calibration_that_does_not_follow_the_eye_fails(tmp_path, what, predict, passed, failed):
+    with site(tmp_path, gaze={"source": "scripted", "threshold": 70}, demographics=[]) as (app, client):
+        someone = Person(client, app)
+        someone.must("/api/consent", {"agree": True})
+        someone.must("/api/instructions")
+        reply = someone.must("/api/calibration", check(predict=predict))
+        assert reply["accuracy"] > 95, "by the study's rule each of them passes"
+        assert reply["passed"] is passed and someone.state()["failed"] == failed
+        same = [{"target": [1, 1], "points": [[1, 1]], "seconds": 1}] * 5
+        assert someone.send("/api/calibration", {**check(), "looks": same}).status_code in (409, 422)
+
+
+def test_accuracy_and_precision_are_those_of_a_slow_reference():
+    rng = random.Random(3)
+    looks = [
+        Look(target=t, points=[[rng.gauss(t[0] + 30, 25), rng.gauss(t[1], 25)] for _ in range(40)], seconds=4)
+        for t in TARGETS
+    ]
+    judged = judge_look(looks, 800, 70)
+    errors, spreads, left, around = [], [], 0.0, 0.0
+    for look in looks[1:]:
+        x, y = (statistics.fmean(p[i] for p in look.points) for i in (0, 1))
+        errors.append(((x - look.target[0]) ** 2 + (y - look.target[1]) ** 2) ** 0.5)
+        spreads.append(statistics.fmean((px - x) ** 2 + (py - y) ** 2 for px, py in look.points))
+        left += (x - look.target[0]) ** 2 + (y - look.target[1]) ** 2
+        around += (look.target[0] - 500) ** 2 + (look.target[1] - 400) ** 2
+    assert judged.error_px == pytest.approx(statistics.fmean(errors))
+    assert judged.precision_px == pytest.approx(statistics.fmean(spreads) ** 0.5)
+    assert judged.follows == pytest.approx(1 - left / around) and judged.rate_hz == 10
 
 
 @pytest.mark.parametrize("on_fail, step", [("stop", "ended"), ("mouse_only", "before")])
@@ -229,12 +283,92 @@ def test_without_a_calibrated_camera(tmp_path, on_fail, step):
         someone.must("/api/instructions")
         someone.must(
             "/api/calibration",
-            {"kind": "calibration", "target": [1, 1], "points": [], "window_width": 9, "window_height": 9},
+            {**check(), "looks": [{"target": t, "points": [], "seconds": 2} for t in TARGETS]},
         )
         assert someone.send("/api/calibration/skip", {"reason": "failed"}).status_code == (
             200 if on_fail == "mouse_only" else 409
         )
         assert someone.state()["step"] == step
+
+
+def test_a_database_of_an_earlier_version_is_given_the_new_columns(tmp_path):
+    study = write_study(tmp_path)
+    Database(study.database_url).close()
+    with sqlite3.connect(tmp_path / "study.sqlite") as old:
+        for name in ("precision_px", "follows", "rate_hz", "failed"):
+            old.execute(f"ALTER TABLE calibrations DROP COLUMN {name}")
+    with Database(study.database_url).read() as session:
+        assert session.scalars(select(Calibration)).all() == []
+
+
+# ---- WebGazer and its face model
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """A registry of our own: an `npm` that packs what lies in a folder."""
+
+    def publish(change=lambda name, content: content):
+        tools = tmp_path / "tools"
+        tools.mkdir(exist_ok=True)
+        by_package = {}
+        for name, pin in PINNED.items():
+            by_package.setdefault(pin.package, {})[pin.member] = change(name, f"content of {name}".encode())
+        for i, files in enumerate(by_package.values()):
+            with tarfile.open(tools / f"{i}.tgz", "w:gz") as tar:
+                for member, content in files.items():
+                    info = tarfile.TarInfo(f"package/{member}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        script = tools / "npm"
+        script.write_text(
+            "#!/bin/sh\n[ -e TOOLS/offline ] && { echo 'npm error network' >&2; exit 1; }\n"
+            'case "$4" in webgazer*) cp TOOLS/0.tgz . ;; *) cp TOOLS/1.tgz . ;; esac\n'.replace("TOOLS", str(tools))
+        )
+        script.chmod(0o755)
+        return tools
+
+    monkeypatch.setattr(
+        "ifllm.site.gaze.PINNED",
+        {n: p._replace(sha256=hashlib.sha256(f"content of {n}".encode()).hexdigest()) for n, p in PINNED.items()},
+    )
+    monkeypatch.setenv("PATH", f"{publish()}:/usr/bin:/bin")
+    return publish
+
+
+def test_only_the_pinned_files_are_installed(tmp_path, npm):
+    study = write_study(tmp_path / "study", gaze={"source": "webgazer"})
+    with pytest.raises(InputError, match="study install"):
+        gaze_files(study)
+    vendor = install_gaze(study.folder)
+    assert sorted(p.relative_to(vendor).as_posix() for p in vendor.rglob("*") if p.is_file()) == sorted(PINNED)
+    assert set(gaze_files(study)) == set(PINNED)
+    (vendor / "models/iris/model.json").write_text("{}")
+    with pytest.raises(InputError, match="iris/model.json: missing, or not the pinned file"):
+        gaze_files(study)
+    install_gaze(study.folder)
+    assert not missing_gaze(vendor), "what was spoilt is made good"
+
+
+@pytest.mark.parametrize("why", ["another content", "offline"])
+def test_nothing_is_installed_when_something_is_wrong(tmp_path, npm, why):
+    study = write_study(tmp_path / "study", gaze={"source": "webgazer"})
+    tools = npm(lambda name, content: content + b"!" if "facemesh" in name and why == "another content" else content)
+    if why == "offline":
+        (tools / "offline").touch()
+    with pytest.raises(InputError, match="SHA-256" if why == "another content" else "npm error network"):
+        install_gaze(study.folder)
+    assert not (study.folder / "vendor").exists() or not list((study.folder / "vendor").rglob("*.js"))
+
+
+def test_a_task_goes_on_without_its_camera(tmp_path):
+    with site(tmp_path, gaze={"source": "scripted", "on_fail": "stop"}, demographics=[]) as (app, client):
+        someone = Person(client, app)
+        someone.must("/api/consent", {"agree": True})
+        someone.must("/api/instructions")
+        assert someone.must("/api/calibration", check())["passed"]
+        someone.start()
+        assert someone.state()["gaze"]["source"] == "scripted"
+        someone.must("/api/calibration/skip", {"reason": "no_camera"})
+        assert someone.state()["step"] == "task" and someone.now["gaze"]["source"] == "off"
 
 
 # ---- answers
@@ -735,6 +869,72 @@ def test_exported_snippets_survive_csv_readers_and_the_pipeline(tmp_path):
         and query["response_1"] == whole
         and query["response_2"] == 'No & "never"\n\U0001f375'
     )
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_kept_and_copied_inert(tmp_path):
+    formula = '=HYPERLINK("http://example.org","x")'
+    with site(tmp_path, tasks={"per_participant": 1}) as (app, client):
+        someone = Person(client, app)
+        task = someone.prepare()
+        for i, question in enumerate((formula, "-1+1", "@SUM(A1)", "+1", "a=b")):
+            someone.ask(task, i + 1, question)
+            someone.rate(task, someone.state()["task"]["turns"][-1])
+    export_study(load_study(tmp_path), tmp_path / "out")
+    read = lambda name: [
+        html.unescape(row["user_query"]) for row in csv.DictReader((tmp_path / "out" / name).open(encoding="utf-8"))
+    ]
+    raw = [formula, "-1+1", "@SUM(A1)", "+1", "a=b"]
+    assert read("query_logs_table.csv") == raw
+    assert read("spreadsheets/query_logs_table.csv") == [f"'{text}" for text in raw[:4]] + ["a=b"]
+
+
+def test_word_boxes_and_snippets_tell_the_same_place(tmp_path):
+    """Words laid out by a reference of ours, sampled in their middle: the tables lead back to the same characters."""
+    place = {"width": 640, "height": 300, "scroll_left": 0, "scroll_height": 900}
+    with site(tmp_path, tasks={"per_participant": 1, "conditions": {"pointwise": 0}}) as (app, client):
+        someone = Person(client, app)
+        task = someone.prepare()
+        turn = someone.ask(task, 1, "\U0001f30b?")
+        head = lambda t: {"t_ms": t, "epoch_ms": now_ms(), "turn": 1}
+        texts = [turn["lines"], turn["lines"]]
+        texts = ["".join(line["text"] for line in turn["lines"] if line["side"] == side) for side in (1, 2)]
+        words, centres = {}, []
+        for side, text in zip(("left", "right"), texts):
+            words[side] = []
+            for n, found in enumerate(re.finditer(r"\S+", text)):
+                start, end = (len(text[:i].encode("utf-16-le")) // 2 for i in found.span())
+                line, column = divmod(n, 6)
+                words[side].append(
+                    [start, end, line, 100 * column + 5, 50 * line + 5, 100 * column + 95, 50 * line + 35]
+                )
+                centres.append((side, found.start(), 100 * column + 6, 50 * line + 20))
+        events, samples, truth, t = [], [], [], 100.0
+        for down, page_down in ((0, 0), (120, 40), (240, 0)):
+            window = {"width": 1400, "height": 800, "ratio": 1, "screen_width": 1400, "screen_height": 900}
+            events.append({"kind": "viewport", **head(t), **window, "scroll_x": 0, "scroll_y": page_down})
+            for side, x in (("left", 20), ("right", 700)):
+                box = {"name": side, "x": x, "y": 150 - page_down, "scroll_top": down, **place}
+                events.append({"kind": "box", **head(t), **box})
+                if down == 0:
+                    parts = [words[side][i : i + 400] for i in range(0, len(words[side]), 400)]
+                    events += [
+                        {"kind": "words", **head(t), "side": side, "part": i, "words": part}
+                        for i, part in enumerate(parts)
+                    ]
+            for side, char, x, y in centres:
+                if 10 < y - down < 290 and len(samples) < 1000:
+                    t += 50
+                    left = (20 if side == "left" else 700) + x
+                    samples.append(sample(t, x=left, y=150 - page_down + y - down, side=side, index=char, turn=1))
+                    truth.append(char)
+            t += 50
+        someone.must(f"/api/assignments/{task['id']}/batches", batch(samples=samples, events=events))
+    export_study(load_study(tmp_path), tmp_path / "out")
+    read = lambda name: pl.read_parquet(tmp_path / "out" / "words" / f"{name}.parquet")
+    found = locate(read("samples"), read("layout"))
+    assert found.height == len(truth) > 30 and found["item"].n_unique() == 3
+    assert (found["char"] == found["index"]).all() and (found["distance_px"] == 0).all()
+    assert (found["response"] == found["side"].replace_strict({"left": 1, "right": 2})).all()
 
 
 def test_exported_tables_carry_the_releases_codes(tmp_path):

@@ -1,13 +1,18 @@
 // The server says where the participant is; this shows that page.
 
 import { ApiError, get, insist, post, setToken, sleep } from "./api.js";
-import { calibrate, fixation } from "./calibration.js";
-import { say, show } from "./dom.js";
+import { calibrate, check } from "./calibration.js";
+import { Trouble } from "./camera.js";
+import { say } from "./dom.js";
 import * as pages from "./forms.js";
 import { forget, gazeSource } from "./gaze.js";
+import { abandon, cameraLost } from "./recorder.js";
+import { claim, taken } from "./tabs.js";
 import { runTask } from "./task.js";
 
-let source = null;
+const CLOCK_MS = 12 * 3600 * 1000; // a computer's clock may be wrong by this much
+
+let source = null, ready = null;
 
 async function load() {
   for (let wait = 500; ; wait = Math.min(wait * 2, 10000)) {
@@ -24,24 +29,37 @@ async function load() {
   }
 }
 
+// However gaze ends, the camera is off afterwards.
+function off() {
+  source?.stop();
+  source = ready = null;
+}
+
+async function start(state) {
+  const made = source = await gazeSource(state.gaze);
+  await made.start(cameraLost);
+  if (state.step !== "calibration") await made.restore?.();
+}
+
 // The camera is started once a page load; after a reload in mid-study the calibrated model is taken up again.
 async function running(state) {
-  if (source) return source;
-  const made = await gazeSource(state.gaze, state.models);
-  await made.start(() => say("The camera has stopped. Please reconnect it and reload this page."));
-  source = made;
-  if (state.step !== "calibration") await source.restore();
+  ready ??= start(state);
+  try {
+    await ready;
+  } catch (error) {
+    off();
+    throw error;
+  }
   return source;
 }
 
 async function without(reason) {
   await post("/api/calibration/skip", { reason });
-  source?.stop();
-  source = null;
+  off();
   await next();
 }
 
-const cannot = error => (error instanceof ApiError ? error.message : "The camera could not be used. Please allow it in your browser, close other programs that use it, and try again.");
+const cannot = error => (error instanceof ApiError || error instanceof Trouble ? error : new Trouble("other")).message;
 
 function camera(state, problem) {
   pages.camera(state, {
@@ -50,9 +68,8 @@ function camera(state, problem) {
       try {
         await calibrate(await running(state), state);
       } catch (error) {
-        source?.stop();
-        source = null;
-        camera(state, cannot(error));
+        off();
+        if (!taken()) camera(state, cannot(error));
         return;
       }
       await next();
@@ -64,9 +81,9 @@ function camera(state, problem) {
 function drift(state, problem) {
   pages.driftIntro(state, async () => {
     try {
-      await fixation(await running(state), "drift", state.gaze, state.recording.grid_ms);
+      await check(await running(state), "drift", state.gaze);
     } catch (error) {
-      drift(state, cannot(error));
+      if (!taken()) drift(state, cannot(error));
       return;
     }
     await next();
@@ -78,7 +95,7 @@ async function task(state) {
   try {
     gaze = await running(state);
   } catch (error) {
-    pages.message("The camera could not be started", cannot(error), "Please reload this page to try again.");
+    if (!taken()) pages.noCamera(cannot(error), () => task(state), () => without("no_camera"));
     return;
   }
   await runTask(state, gaze, next);
@@ -90,10 +107,18 @@ async function next() {
   document.querySelector("#contact").textContent = `Questions? ${state.contact}`;
   document.querySelector("#withdraw").hidden = state.step === "withdrawn";
   document.body.dataset.step = state.step;
+  claim(() => {
+    abandon();
+    off();
+    pages.message("This study is open in another tab", "This tab has stopped, so that nothing is recorded twice. Go on in the other tab, or reload this page to go on here.");
+  });
   if (["done", "ended", "withdrawn"].includes(state.step)) {
-    source?.stop();
-    source = null;
+    off();
     forget();
+  }
+  if (Math.abs(Date.now() - state.now_ms) > CLOCK_MS) {
+    pages.message("The clock of this computer is wrong", `It says ${new Date().toLocaleString("en")}. Please set it, then reload this page: what is recorded carries its time.`);
+    return;
   }
   switch (state.step) {
     case "consent": return pages.consent(state, next);
@@ -114,6 +139,8 @@ const dialog = document.querySelector("#leave");
 document.querySelector("#withdraw").addEventListener("click", () => dialog.showModal());
 document.querySelector("#leave-no").addEventListener("click", () => dialog.close());
 document.querySelector("#leave-yes").addEventListener("click", async () => {
+  abandon(); // what is not yet sent is not sent any more, and not kept here
+  off();
   await insist("/api/withdraw", { confirm: "delete my data" }, error => say(error.message));
   sessionStorage.clear();
   forget();

@@ -55,11 +55,22 @@ export function instructions(state, next) {
     form(async () => { await post("/api/instructions", {}); await next(); }, "I have read this"));
 }
 
+const WHY_NOT = {
+  no_face: "Your face was not seen during much of the check",
+  still: "The estimates did not follow the blue dot",
+  inaccurate: "The estimates were too far from the blue dot",
+};
+
+// The camera cannot be used in the middle of a task: a way on with it, and one without.
+export const noCamera = (problem, again, skip) => show(h("div", { class: "card narrow" }, h("h1", { text: "The camera could not be started" }),
+  h("p", { class: "error", role: "alert", text: problem }),
+  h("div", { class: "actions" }, h("button", { type: "button", text: "Go on without the camera", onclick: skip }), h("button", { type: "button", class: "primary", text: "Try again", onclick: again }))));
+
 export function camera(state, { begin, skip, problem }) {
   const over = state.attempts >= state.gaze.attempts;
   const mouseOnly = state.gaze.on_fail === "mouse_only";
   card(state, "calibration", "Camera and calibration",
-    state.attempts ? h("p", { text: `The last calibration reached ${state.accuracy} %; more than ${state.gaze.threshold} % is needed (attempt ${state.attempts} of ${state.gaze.attempts}).` })
+    state.attempts ? h("p", { text: `${WHY_NOT[state.failed] ?? WHY_NOT.inaccurate} (attempt ${state.attempts} of ${state.gaze.attempts}).` })
       : h("p", { text: "Your browser will ask for the camera. The picture is analysed on your computer and never leaves it. Then you click nine dots while looking at them, which takes about a minute." }),
     state.attempts ? h("p", { text: "More light from the front, a steady head and eyes at the height of the camera usually help." }) : null,
     problem ? h("p", { class: "error", role: "alert", text: problem }) : null,
@@ -84,7 +95,7 @@ export function before(state, next) {
 }
 
 export function driftIntro(state, begin, skip, problem) {
-  card(state, "task", "A short check of the camera", h("p", { text: `Please look once more at the blue dot for ${state.gaze.fixation_s} seconds.` }),
+  card(state, "task", "A short check of the camera", h("p", { text: "Please look once more at the blue dot, which moves four times." }),
     problem ? h("p", { class: "error", role: "alert", text: problem }) : null,
     form(begin, "Continue"),
     problem ? h("div", { class: "actions" }, h("button", { type: "button", text: "Go on without the camera", onclick: skip })) : null);
@@ -113,7 +124,7 @@ function codeOf(state, code, next) {
 
 export function done(state) {
   card(state, "done", "Thank you", h("p", { text: "You have finished the study. Your completion codes, one for each task:" }),
-    state.codes.map(c => h("p", { class: "code", text: c.code })), h("p", { text: "You may close this page now." }));
+    state.codes.map(c => h("p", { class: "code", text: c.code })), state.complete_url ? h("div", { class: "actions" }, h("a", { class: "button primary", href: state.complete_url, text: "Back to the panel" })) : h("p", { text: "You may close this page now." }));
 }
 
 export const message = (title, ...lines) => show(h("div", { class: "card narrow" }, h("h1", { text: title }), lines.map(text => h("p", { text }))));

@@ -1,19 +1,24 @@
 // Stands in for the face model in tests: opens the (fake) camera, then asks window.ifllmScript(ms) for each prediction.
 // The server hands this file out only for a study file that says `source: scripted`, which it refuses to run outside tests.
 
+import { closeCameras, openCamera, Trouble } from "./camera.js";
+
 export class ScriptedSource {
   streams = ["gaze"];
   clicks = [];
-  learned = 0;
 
   listen(onPrediction) { this.onPrediction = onPrediction; }
 
   async start(onLost) {
+    const stream = await openCamera({ video: true }, onLost);
+    if (this.stopped) {
+      closeCameras();
+      throw new Trouble("other");
+    }
     this.video = document.createElement("video");
     this.video.id = "scriptedVideo";
     this.video.muted = true;
-    this.video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
-    this.video.srcObject.getVideoTracks()[0].addEventListener("ended", onLost);
+    this.video.srcObject = stream;
     document.body.append(this.video);
     await this.video.play();
     this.timer = setInterval(() => {
@@ -23,14 +28,15 @@ export class ScriptedSource {
     }, 33);
   }
 
-  calibrate(x, y) { this.clicks.push([x, y]); }
+  async calibrate(x, y) { return this.clicks.push([x, y]) > 0; }
   async calibrated() {}
   async restore() { return true; }
   async reset() { this.clicks = []; }
   tasks() {}
   stop() {
+    this.stopped = true;
     clearInterval(this.timer);
-    this.video?.srcObject.getTracks().forEach(track => track.stop());
+    closeCameras();
     this.video?.remove();
   }
 }

@@ -2,30 +2,37 @@
 // A source calls onPrediction(stream, { t, x, y, face, flag }) for each prediction; x and y are null when no face was seen.
 // The video stays in this browser: no source has an address to send it to.
 
-const NONE = { streams: [], async start() {}, listen() {}, calibrate() {}, async calibrated() {}, tasks() {}, stop() {}, async reset() {}, async restore() { return true; } };
+import { closeCameras, openCamera, Trouble } from "./camera.js";
 
-export async function gazeSource(settings, models) {
-  if (settings.source === "webgazer") return new WebGazerSource(settings, models);
+const NONE = { streams: [], async start() {}, listen() {}, tasks() {}, stop() {} };
+
+export async function gazeSource(settings) {
+  if (settings.source === "webgazer") return new WebGazerSource(settings);
   if (settings.source === "scripted") return new (await import("./gaze-scripted.js")).ScriptedSource();
   return NONE;
 }
 
+const within = (promise, ms, cause) => Promise.race([promise, new Promise((_, failed) => setTimeout(() => failed(new Trouble(cause)), ms))]);
+
 const script = address => new Promise((done, failed) => {
   const element = document.createElement("script");
   element.src = address;
-  element.onload = done;
-  element.onerror = () => failed(new Error("WebGazer is missing on the server."));
+  element.onload = () => done(element);
+  element.onerror = () => { element.remove(); failed(new Trouble("models")); };
   document.head.append(element);
 });
 
-// The face model is published on tfhub.dev. Where the study folder holds a copy, requests go there instead.
-function useLocalModels(models) {
-  if (!models.length) return;
-  const original = window.fetch;
-  window.fetch = (resource, options) => {
-    const found = /^https:\/\/tfhub\.dev\/.*\/(blazeface|facemesh|iris)\/.*\/([\w.-]+)(\?.*)?$/.exec(String(resource?.url ?? resource));
-    return original(found ? `/vendor/models/${found[1]}/${found[2]}` : resource, options);
-  };
+// WebGazer asks tfhub.dev for its face model. The study's own server holds the same files; nothing else is asked.
+const original = window.fetch;
+window.fetch = (resource, options) => {
+  const found = /^https:\/\/tfhub\.dev\/.*\/(blazeface|facemesh|iris)\/.*\/([\w.-]+)(\?.*)?$/.exec(String(resource?.url ?? resource));
+  return original(found ? `/vendor/models/${found[1]}/${found[2]}` : resource, options);
+};
+
+// Without WebGL the face model would run a hundred times slower.
+function webgl() {
+  const canvas = document.createElement("canvas");
+  return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
 }
 
 // The calibrated model outlives a reload: its samples are kept in this browser's own database, and deleted at the end.
@@ -42,53 +49,99 @@ const settled = request => new Promise((done, failed) => {
 export const forget = () => { indexedDB.deleteDatabase("ifllm-gaze"); };
 
 class WebGazerSource {
-  constructor(settings, models) {
+  constructor(settings) {
     this.learning = settings.learning;
-    this.models = models;
     this.streams = this.learning === "both" ? ["gaze", "gaze_learning"] : ["gaze"];
     this.onPrediction = () => {};
+    this.clicks = []; // not yet learnt from
+    this.face = false;
+    this.frames = 0; // pictures looked at
   }
 
   listen(onPrediction) { this.onPrediction = onPrediction; }
 
+  // The model first, the camera last: what fails before leaves the camera off.
   async start(onLost) {
-    useLocalModels(this.models);
-    await script("/vendor/webgazer.js");
-    const w = window.webgazer;
+    if (!webgl()) throw new Trouble("webgl");
+    this.script = await script("/vendor/webgazer.js");
+    const w = this.webgazer = window.webgazer;
+    await within(w.getTracker().model, 120000, "models").catch(() => { throw new Trouble("models"); });
     w.saveDataAcrossSessions(false).setRegression("ridge").showPredictionPoints(false);
     if (this.learning === "both") w.addRegression("ridge");
-    w.setGazeListener(data => {
-      const t = performance.now();
-      const inside = document.getElementById(w.params.faceFeedbackBoxId)?.style.borderColor === "green" ? 1 : 0;
-      const all = data?.all ?? [];
-      this.streams.forEach((stream, i) => {
-        const p = data ? all[i] ?? null : null;
-        this.onPrediction(stream, { t, x: p?.x ?? null, y: p?.y ?? null, face: p ? 1 : 0, flag: inside });
-      });
-    });
-    // begin() settles after its first loop, which waits for the face model
-    await w.begin();
+    this.watch(w.getTracker());
+    const first = new Promise(done => { w.setGazeListener(data => { this.predicted(data); done(); }); });
+    const stream = await openCamera(w.params.camConstraints, onLost);
+    if (this.stopped) { // withdrawn or taken over while the browser still asked
+      closeCameras();
+      throw new Trouble("other");
+    }
+    // WebGazer warns of a missing https on any host but "localhost", 127.0.0.1 included; the browser has given the camera, so all is well
+    const alert = window.alert;
+    window.alert = () => {};
+    try {
+      w.setStaticVideo(stream).begin();
+    } finally {
+      window.alert = alert;
+    }
     w.removeMouseEventListeners();
-    document.getElementById(w.params.videoElementId)?.srcObject.getVideoTracks()[0].addEventListener("ended", onLost);
+    await within(first, 120000, "slow");
   }
 
-  // a click at a place where the participant surely looks
-  calibrate(x, y) { window.webgazer.recordScreenPosition(x, y, "click"); }
+  // whether a face was seen, which WebGazer tells only once it is calibrated, and when the picture was taken
+  watch(tracker) {
+    const look = tracker.getEyePatches.bind(tracker);
+    tracker.getEyePatches = async (...picture) => {
+      this.frameAt = performance.now();
+      const eyes = await look(...picture);
+      this.face = Boolean(eyes);
+      this.frames++;
+      return eyes;
+    };
+  }
+
+  predicted(data) {
+    if (this.stopped) return;
+    const t = performance.now();
+    const inside = document.getElementById(this.webgazer.params.faceFeedbackBoxId)?.style.borderColor === "green" ? 1 : 0;
+    const all = data?.all ?? [];
+    this.streams.forEach((stream, i) => {
+      const p = data ? all[i] ?? null : null;
+      this.onPrediction(stream, { t, x: p?.x ?? null, y: p?.y ?? null, face: p ? 1 : 0, flag: inside });
+    });
+    const click = this.clicks[0];
+    if (!click || !this.face || click.at > this.frameAt) return;
+    this.clicks.shift();
+    this.webgazer.recordScreenPosition(click.x, click.y, "click");
+    click.done(true);
+  }
+
+  // A click at a place where the participant surely looks: learnt from the next picture, not from the one before.
+  // Resolves to false when no face was seen for `patience` ms.
+  calibrate(x, y, patience = 5000) {
+    return new Promise(done => {
+      const click = { x, y, at: performance.now(), done };
+      this.clicks.push(click);
+      setTimeout(() => {
+        this.clicks = this.clicks.filter(other => other !== click);
+        done(false);
+      }, patience);
+    });
+  }
 
   async calibrated() {
     const samples = await store("readwrite");
-    await settled(samples.put(structuredClone(window.webgazer.getRegression()[0].getData()), "ridge"));
+    await settled(samples.put(structuredClone(this.webgazer.getRegression()[0].getData()), "ridge"));
   }
 
   async restore() {
     const data = await settled((await store("readonly")).get("ridge"));
-    if (data) for (const regression of window.webgazer.getRegression()) regression.setData(structuredClone(data));
+    if (data) for (const regression of this.webgazer.getRegression()) regression.setData(structuredClone(data));
     return Boolean(data);
   }
 
   // During tasks WebGazer would go on learning from the mouse, which builds a likeness of gaze and mouse into the data.
   tasks(on) {
-    const w = window.webgazer;
+    const w = this.webgazer;
     if (this.learning === "never" || !on) w.removeMouseEventListeners();
     else w.addMouseEventListeners();
     if (this.learning === "both") {
@@ -99,14 +152,20 @@ class WebGazerSource {
   }
 
   async reset() {
-    for (const regression of window.webgazer.getRegression()) regression.init();
+    for (const regression of this.webgazer.getRegression()) regression.init();
     await settled((await store("readwrite")).clear());
   }
 
+  // A stopped source is not used again: the next one loads WebGazer anew, with nothing of this one in it.
   stop() {
-    const w = window.webgazer;
-    if (!w) return;
-    document.getElementById(w.params.videoElementId)?.srcObject?.getTracks().forEach(track => track.stop());
-    if (document.getElementById(w.params.videoContainerId)) w.end();
+    this.stopped = true;
+    closeCameras();
+    const w = this.webgazer;
+    if (w && document.getElementById(w.params.videoContainerId)) {
+      w.removeMouseEventListeners();
+      w.end();
+    }
+    this.script?.remove();
+    window.webgazer = undefined; // a global of a classic script cannot be deleted
   }
 }

@@ -38,6 +38,39 @@ function caret(x, y) {
   return range && { node: range.startContainer, offset: range.startOffset };
 }
 
+// The words of an answer: [first character, character after the last, line, left, top, right, bottom], in px of the panel's content.
+// A word that is broken over two lines counts as two, each with its own characters.
+export function words({ box, text }) {
+  const range = document.createRange(), edge = box.getBoundingClientRect(), found = [];
+  const shift = [box.scrollLeft - edge.left, box.scrollTop - edge.top];
+  let line = -1, top = -Infinity;
+  const rects = (from, to) => {
+    range.setStart(text, from);
+    range.setEnd(text, to);
+    return range.getClientRects();
+  };
+  const add = (from, to, r) => {
+    if (Math.abs(r.top - top) > 1) { line++; top = r.top; }
+    found.push([from, to, line, ...[r.left + shift[0], r.top + shift[1], r.right + shift[0], r.bottom + shift[1]].map(round)]);
+  };
+  for (const { index, 0: word } of text.data.matchAll(/\S+/g)) {
+    const end = index + word.length, whole = rects(index, end);
+    if (whole.length === 1) { add(index, end, whole[0]); continue; }
+    let start = index, run = null; // broken: gathered line by line
+    for (let i = index; i < end; i++) {
+      const r = rects(i, i + 1)[0];
+      if (!r) continue;
+      if (run && Math.abs(run.top - r.top) < 1) run.right = Math.max(run.right, r.right);
+      else {
+        if (run) add(start, i, run);
+        [start, run] = [i, { left: r.left, right: r.right, top: r.top, bottom: r.bottom }];
+      }
+    }
+    if (run) add(start, end, run);
+  }
+  return found;
+}
+
 const round = value => Math.round(value * 100) / 100;
 export const OFF = Object.freeze({ side: null, rel_x: null, rel_y: null, index: null, window: null });
 

@@ -5,6 +5,7 @@ import { h, say } from "./dom.js";
 
 const percent = value => (value === null ? "–" : `${Math.round(value * 100)} %`);
 const number = value => (value === null ? "–" : value.toLocaleString("en"));
+const pixels = value => (value === null ? "–" : `${Math.round(value)} px`);
 const ago = s => (s === null ? "–" : s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`);
 
 // name, how it is shown, when it is a reason to look
@@ -17,6 +18,8 @@ const COLUMNS = [
   ["Accuracy", p => (p.accuracy === null ? "–" : `${p.accuracy} %`)],
   ["Attempts", p => number(p.attempts)],
   ["Drift check", p => (p.drift === null ? "–" : `${p.drift} %`), p => p.drift !== null && p.drift < p.accuracy - 15],
+  ["Error", p => pixels(p.error_px)],
+  ["Error later", p => pixels(p.drift_px), p => p.drift_px !== null && p.drift_px > 1.5 * p.error_px],
   ["Rows", p => number(p.rows)],
   ["Gaze rate", p => (p.gaze_hz === null ? "–" : `${p.gaze_hz.toFixed(1)} Hz`), p => p.gaze_hz !== null && p.gaze_hz < 5],
   ["Face seen", p => percent(p.face), p => p.face !== null && p.face < 0.7],

@@ -4,11 +4,17 @@
 // numbered, kept until the server has acknowledged them, sent again after a lost connection, and flushed when the page hides.
 
 import { ApiError, getToken, post, sleep } from "./api.js";
-import { locate, OFF } from "./locate.js";
+import { locate, OFF, words } from "./locate.js";
 
 const KEEPALIVE_LIMIT = 60000; // browsers allow 64 KiB of such requests at once
 const BATCH_ROWS = 400;
 const CATCH_UP_MS = 1000; // stamps missed for longer than this were not watched, and get no row
+const SETTLE_MS = 200; // a layout is written down when it has stood still for this long
+const WORDS_A_PART = 400;
+
+let active = null; // the recorder of the task on this page
+export const abandon = () => active?.abandon();
+export const cameraLost = () => active?.cameraLost();
 
 export class Recorder {
   constructor({ assignment, settings, streams, panels, turn, onCount = () => {} }) {
@@ -28,6 +34,8 @@ export class Recorder {
     this.flag = null;
     this.sent = {}; // page -> number of batches
     this.abort = new AbortController();
+    this.lost = false; // the camera
+    this.shape = ""; // of the words, as last written down
   }
 
   // ms on the page's clock, time hidden taken out
@@ -44,6 +52,10 @@ export class Recorder {
     on(window, "online", () => this.event("online"));
     on(document, "visibilitychange", () => (document.hidden ? this.hide() : this.unhide()));
     on(window, "pagehide", () => this.leave());
+    active = this;
+    // text that grows, another font, another width: whatever moves the words
+    this.observer = new ResizeObserver(() => this.layoutSoon());
+    for (const { text } of this.panels()) this.observer.observe(text.parentElement);
     this.stamp = Math.floor(this.clock() / this.settings.grid_ms);
     this.layout();
     this.running = true;
@@ -101,13 +113,53 @@ export class Recorder {
     this.events.push({ kind, t_ms: Math.max(0, this.clock()), epoch_ms: Date.now(), turn: this.turn(), ...data });
   }
 
-  // viewport and boxes: what is needed to draw the page again
+  layoutSoon() {
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => { if (this.running) this.layout(); }, SETTLE_MS);
+  }
+
+  // viewport, boxes and words: what is needed to draw the page again
   layout() {
     this.event("viewport", { width: innerWidth, height: innerHeight, ratio: devicePixelRatio, screen_width: screen.width, screen_height: screen.height, scroll_x: scrollX, scroll_y: scrollY });
     for (const element of document.querySelectorAll("[data-box]")) {
       const { x, y, width, height } = element.getBoundingClientRect();
       this.event("box", { name: element.dataset.box, x, y, width, height, scroll_left: element.scrollLeft, scroll_top: element.scrollTop, scroll_height: element.scrollHeight });
     }
+    this.words();
+  }
+
+  // Boxes of the words in px of their panel's content, which scrolling does not move; together with the panel's box and scroll they give page px.
+  words() {
+    const found = this.panels().map(panel => [panel.side, words(panel)]);
+    const shape = JSON.stringify(found);
+    if (shape === this.shape) return;
+    this.shape = shape;
+    for (const [side, list] of found) {
+      for (let part = 0; part * WORDS_A_PART < list.length; part++) {
+        this.event("words", { side, part, words: list.slice(part * WORDS_A_PART, (part + 1) * WORDS_A_PART) });
+        this.close(); // a batch stays small enough to outlive the page
+      }
+    }
+  }
+
+  cameraLost() {
+    this.lost = true;
+    this.event("camera_lost");
+    this.onCount(this);
+  }
+
+  // The participant withdraws, or goes on in another tab: what was not sent is dropped.
+  abandon() {
+    this.running = false;
+    active = null;
+    clearInterval(this.flusher);
+    this.abort.abort();
+    this.observer.disconnect();
+    this.samples = [];
+    this.events = [];
+    this.pending.clear();
+    this.clear();
+    this.wake?.();
   }
 
   scrolled(target) {
@@ -117,7 +169,7 @@ export class Recorder {
     setTimeout(() => { // the place it came to rest at, ten times a second at most
       this.scrolling.delete(name);
       this.event("scroll", { name, left: target === document ? scrollX : target.scrollLeft, top: target === document ? scrollY : target.scrollTop });
-      if (target === document) this.layout();
+      this.layout();
     }, 100);
   }
 
@@ -206,8 +258,10 @@ export class Recorder {
   // Stop recording; resolves when everything is acknowledged, or after `patience` ms.
   async stop(patience = 15000) {
     this.running = false;
+    active = null;
     clearInterval(this.flusher);
     this.abort.abort();
+    this.observer.disconnect();
     this.close();
     this.wake?.();
     await Promise.race([this.sender, sleep(patience)]);

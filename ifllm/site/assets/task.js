@@ -68,7 +68,9 @@ export async function runTask(state, source, next) {
       const status = document.querySelector("#status");
       status.dataset.rows = r.rows;
       status.dataset.acknowledged = r.acknowledged;
-      const text = r.trouble ? (r.trouble.passing ? "No connection: kept here, sent again" : r.trouble.message) : "Recording";
+      const waiting = r.trouble && (r.trouble.status === 0 ? "No connection" : r.trouble.status === 429 ? "The server is busy" : "The server has a problem");
+      const text = r.trouble ? (r.trouble.passing ? `${waiting}: kept here, sent again` : r.trouble.message)
+        : r.lost ? "The camera has stopped: the mouse is still recorded. Reconnect the camera and reload this page." : "Recording";
       if (status.textContent !== text) status.textContent = text;
     },
   });
@@ -166,7 +168,7 @@ export async function runTask(state, source, next) {
       }
       [turn.response_1, turn.response_2] = texts;
       await insist(`/api/turns/${turn.id}/shown`, { shown_ms: first, complete_ms: Date.now() }, problem => say(problem.message));
-      showRatings();
+      showRatings(); // with the layout
     } else {
       panels.forEach(panel => panel.clear("The answer could not be loaded."));
       again.hidden = false;
@@ -187,6 +189,7 @@ export async function runTask(state, source, next) {
       asked.textContent = turn.question;
       question.value = "";
       panels.forEach(panel => panel.clear("The answer is on its way …"));
+      recorder.layout(); // of this turn
       await read(turn);
     } catch (problem) {
       error.textContent = problem.message;
