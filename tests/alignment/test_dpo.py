@@ -378,6 +378,7 @@ PUBLISHED_BILLIONS = {
     "qwen25_3b": 3.09,
     "qwen3_17b": 1.72,
     "qwen3_4b": 4.02,
+    "smollm2_135m": 0.135,
 }
 
 
@@ -391,7 +392,7 @@ def test_registry_has_the_true_architectures_and_twins_of_the_same_class(key):
     assert memory_gib(key, gradient_checkpointing=True, precompute_reference=True) < memory_gib(key)
 
 
-def test_a_ninth_model_is_one_entry(monkeypatch, tmp_path):
+def test_another_model_is_one_entry(monkeypatch, tmp_path):
     ninth = LLM(
         "smol",
         "SmolLM2",
