@@ -1,4 +1,4 @@
-"""environment.yml, which no test here can solve (conda's channels are not reached), asks for what pyproject.toml asks."""
+"""environment.yml, which no test can solve without conda's channels, asks for what pyproject.toml asks."""
 
 import re
 import tomllib
