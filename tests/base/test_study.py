@@ -68,7 +68,7 @@ def test_a_record_is_checked(tmp_path):
         study.record("a.b", 1)
     with pytest.raises(ValueError, match="letters"):
         study.record("a b", 1)
-    with pytest.raises(ValueError, match="simulated and published are known"):
+    with pytest.raises(ValueError, match="simulated, published and webqamgaze are known"):
         study.record("a.c", 1, data="release")
     study.record("a.d", 1, data="simulated")
     assert {r["id"]: r["data"] for r in json.loads((tmp_path / "r" / "results" / "x.json").read_text())} == {
