@@ -545,3 +545,31 @@ def test_targets_are_in_order_of_time_within_worker():
     )
     found = ev.targets(queries)["pairwise"]
     assert found["query"].to_list() == [0, 3, 2, 1] and found["y"].to_list() == [0] * 4
+
+
+def test_expected_accuracy_is_the_mean_chance_to_be_right():
+    oof = pl.DataFrame({"query": [1, 2, 3], "p": [0.9, 0.2, 0.51]})
+    data = pl.DataFrame({"query": [3, 2, 1], "truth": [0.4, 0.3, 0.6]})
+    assert ev._expected_accuracy(oof, data) == pytest.approx((0.6 + 0.7 + 0.4) / 3)
+
+
+def test_what_same_side_lacks_is_named():
+    pairs = pl.DataFrame({"query": [1, 2, 3, 4], "worker": list("aabb"), "task": [1, 1, 2, 2], "y": [1.0, 0, 1, 1]})
+    with pytest.raises(InputError, match="no pairs of turns of two conversations of one worker"):
+        ev.same_side(pairs, 5)
+    with pytest.raises(InputError, match="no pairs of turns of one conversation"):
+        ev.same_side(pairs.with_columns(task=pl.col("query")), 5)
+
+
+def test_simulated_workers_choose_at_least_once_and_fifteen_times_on_average():
+    size, _ = ev.simulate_differences(300, 100, 0.0, np.random.default_rng(2))
+    assert size.min() == 1 and size.mean() == pytest.approx(1 + 14, abs=0.4)  # negative binomial: (1 - p) / p = 14
+
+
+def test_a_fold_of_one_row_ranks_nothing():
+    rng = np.random.default_rng(4)
+    p, y = rng.random(13), rng.random(13)
+    one = pl.DataFrame({"query": range(13), "worker": list("abcdefghijklm"), "repeat": 0, "p": p, "y": y})
+    oof = one.with_columns(fold=pl.when(pl.col("query") < 12).then(0).otherwise(1))
+    expected = stats.spearmanr(p[:12], y[:12]).statistic
+    assert ev.score(oof, ["spearman"], 10)["value"][0] == pytest.approx(expected)
