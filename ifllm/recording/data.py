@@ -595,13 +595,15 @@ def polars_frame(frame: object, name: str, required: Iterable[str] = ()) -> pl.D
     InputError
         Not a frame, or a column of `required` is missing; `name` says of what.
     """
+    theirs = type(frame).__module__.split(".")[0] == "pandas"
     if isinstance(frame, pl.LazyFrame):
         frame = frame.collect()
-    elif type(frame).__module__.split(".")[0] == "pandas":
+    elif theirs:
         frame = pl.from_pandas(frame)
-        frame = frame.cast({column: kind for column, kind in _WHOLE_NUMBERS.items() if column in frame.columns})
     if not isinstance(frame, pl.DataFrame):
         raise InputError(f"{name}: a {type(frame).__name__} was given; give a polars or pandas frame")
+    if theirs:
+        frame = frame.cast({column: kind for column, kind in _WHOLE_NUMBERS.items() if column in frame.columns})
     if missing := [column for column in required if column not in frame.columns]:
         raise InputError(f"{name}: no column {missing[0]}; the frame has {', '.join(frame.columns) or 'none'}")
     return frame
