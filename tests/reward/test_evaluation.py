@@ -549,8 +549,8 @@ def test_targets_are_in_order_of_time_within_worker():
 
 def test_expected_accuracy_is_the_mean_chance_to_be_right():
     oof = pl.DataFrame({"query": [1, 2, 3], "p": [0.9, 0.2, 0.51]})
-    data = pl.DataFrame({"query": [3, 2, 1], "truth": [0.4, 0.3, 0.6]})
-    assert ev._expected_accuracy(oof, data) == pytest.approx((0.6 + 0.7 + 0.4) / 3)
+    data = pl.DataFrame({"query": [3, 2, 1], "truth": [0.1, 0.3, 0.6]})
+    assert ev._expected_accuracy(oof, data) == pytest.approx((0.6 + 0.7 + 0.1) / 3)
 
 
 def test_what_same_side_lacks_is_named():
