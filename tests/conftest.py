@@ -53,24 +53,23 @@ def notebook(*cells: str | tuple[str, str]) -> str:
     )
 
 
-@pytest.fixture
-def tiny_project(tmp_path, monkeypatch) -> Path:
+def make_tiny_project(folder: Path) -> Path:
     """A project of two small notebooks, the second reading the first, with the real Snakefile and a raw folder."""
-    (tmp_path / "nbs").mkdir()
-    (tmp_path / "workflow").mkdir()
-    shutil.copy(ROOT / "workflow" / "Snakefile", tmp_path / "workflow" / "Snakefile")
-    (tmp_path / "settings.ini").write_text(
+    (folder / "nbs").mkdir(parents=True)
+    (folder / "workflow").mkdir()
+    shutil.copy(ROOT / "workflow" / "Snakefile", folder / "workflow" / "Snakefile")
+    (folder / "settings.ini").write_text(
         "[DEFAULT]\nseed = 7\nthreads = {}\ndata = auto\nscale = 2\nshift = 0\n"
         'dpo_models = ["gpt2_xl_twin"]\ndpo_sources = ["explicit"]\n[demo]\n[big]\nscale = 10\n'
     )
-    (tmp_path / "nbs" / "01_data.ipynb").write_text(
+    (folder / "nbs" / "01_data.ipynb").write_text(
         notebook(
             ('run = "runs/demo"\nscale = 1', "parameters"),
             'import polars as pl\nfrom ifllm.base.study import Study\nstudy = Study.open(run, "01_data")',
             'study.write("numbers", pl.DataFrame({"x": [1, 2, 3]}) * scale)\nstudy.record("data.rows", 3, unit="rows")',
         )
     )
-    (tmp_path / "nbs" / "02_sum.ipynb").write_text(
+    (folder / "nbs" / "02_sum.ipynb").write_text(
         notebook(
             ('run = "runs/demo"\nshift = 0', "parameters"),
             'from ifllm.base.study import Study\nstudy = Study.open(run, "02_sum")\nstudy.results("01_data")',
@@ -78,7 +77,13 @@ def tiny_project(tmp_path, monkeypatch) -> Path:
             ("The total is {sum.total:d} of {data.rows:d}.", "markdown"),
         )
     )
-    (tmp_path / "own" / "dataset").mkdir(parents=True)
-    (tmp_path / "own" / "dataset" / "query_logs_table.csv").write_text("query_ID\n")
-    monkeypatch.chdir(tmp_path)
+    (folder / "own" / "dataset").mkdir(parents=True)
+    (folder / "own" / "dataset" / "query_logs_table.csv").write_text("query_ID\n")
+    return folder
+
+
+@pytest.fixture
+def tiny_project(tmp_path, monkeypatch) -> Path:
+    """The project of two small notebooks, as the folder one works in."""
+    monkeypatch.chdir(make_tiny_project(tmp_path))
     return tmp_path

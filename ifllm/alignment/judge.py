@@ -33,7 +33,7 @@ from statsmodels.stats.multitest import multipletests
 
 from .dpo import shorten
 from .models import llm_label
-from ..base.files import InputError, write_bytes, write_json
+from ..base.files import InputError, read_json, write_bytes, write_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, forest
 from ..base.settings import check_settings, number, whole
 from ..base.terminal import progress
@@ -245,7 +245,7 @@ class VerdictCache:
             try:
                 entry = json.loads(line)
                 self.replies[entry["key"]] = {part: entry[part] for part in ("key", "reply", "usage")}
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the line that was being written when the last collection was cut off
 
     def add(self, key: str, reply: str, usage: dict) -> None:
@@ -624,7 +624,10 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     names = [name.strip().strip('"') for name in head.split(separator)]
     if "row" not in names:
         raise InputError(f"{path}: line 1 names no column 'row'; save the sheet as CSV with its own header")
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as fault:
+        raise InputError(f"{path}: not CSV ({fault}); save the sheet as CSV again") from None
 
 # %% ../../nbs/12_judge.ipynb #63af216c
 def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
@@ -640,7 +643,7 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
     InputError
         For a value that is missing or out of range, with its row.
     """
-    keys, name, out = {line["row"]: line for line in _read_csv(key)}, Path(sheet).name, []
+    keys, name, out = _read_key(key), Path(sheet).name, []
     for line in _read_csv(sheet):
         known = keys.get(line.get("row"))
         if known is None:
@@ -658,6 +661,17 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
         about = dict(rater=known["rater"], llm=known["llm"], source=known["source"], index=int(known["index"]))
         out.append(about | {"comparison": said["comparison"] * (1 if dpo == "a" else -1)} | items)
     return pl.DataFrame(out)
+
+
+def _read_key(key: Path) -> dict[str, dict[str, str]]:
+    """Row -> what stood in it, of the key that was written with a sheet."""
+    lines = _read_csv(key)
+    for place, line in enumerate(lines, 2):
+        lacks = [name for name in ("row", "rater", "llm", "source", "index", "dpo_is") if not line.get(name)]
+        if lacks or not re.fullmatch(r"[0-9]{1,9}", line["index"]) or line["dpo_is"] not in ("a", "b"):
+            fault = f"no {lacks[0]}" if lacks else "index or dpo_is is none that a key has"
+            raise InputError(f"{Path(key).name}:{place}: {fault}; use the key as it was written")
+    return {line["row"]: line for line in lines}
 
 
 _LIMITS = {"comparison": (-3, 3)} | {f"{item}_{side}": span for item, span in RATING_ITEMS.items() for side in "ab"}
@@ -896,5 +910,8 @@ def recall(folder: Path) -> tuple[Judge, int, bool]:
     file = Path(folder, "judge.json")
     if not file.exists():
         return Judge("", ""), 0, False
-    value = json.loads(file.read_text())
-    return Judge(**value["judge"]), value["prompts"], value["twins"]
+    value = read_json(file)
+    try:
+        return Judge(**value["judge"]), int(value["prompts"]), bool(value["twins"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise InputError(f"{file.name}: not what a collection leaves ({fault}); remove it, and collect again") from None

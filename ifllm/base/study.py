@@ -23,7 +23,7 @@ from pathlib import Path
 import polars as pl
 
 from .enough import NotEnough
-from .files import InputError, write_bytes, write_json
+from .files import InputError, read_json, write_bytes, write_json
 from .numbers import format_number
 from .prose import lack
 from .settings import check_settings
@@ -35,7 +35,7 @@ def _literal(text: str):
         return lowered == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets without end
         return text
 
 # %% ../../nbs/base/study.ipynb #1852c304
@@ -59,7 +59,16 @@ def load_settings(path: str | Path, profile: str) -> dict:
         rule (see `base.settings`).
     """
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=None)
-    if not parser.read(path, encoding="utf-8"):
+    try:
+        found = parser.read(path, encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{Path(path).name}: not UTF-8; save the file as UTF-8") from None
+    except configparser.Error as fault:
+        line = getattr(fault, "lineno", None)
+        number = f":{line}" if isinstance(line, int) else ""
+        told = str(fault).replace("\n", " ")[:160]
+        raise InputError(f"{Path(path).name}{number}: not a settings file ({told}); mend the line") from None
+    if not found:
         raise InputError(f"{path}: no settings file here; run from the project's folder")
     if profile != "DEFAULT" and profile not in parser:
         raise InputError(f"{Path(path).name}: no profile [{profile}]; there is {', '.join(parser.sections())}")
@@ -238,8 +247,7 @@ class Study:
             rule.
         """
         path = _find_run(run)
-        settings = json.loads((path / "settings.json").read_text())
-        data = json.loads((path / "source.json").read_text())
+        settings, data = read_json(path / "settings.json"), read_json(path / "source.json")
         changed, unset = _parameters_here(path, notebook)
         check_settings(changed)
         name = f"{notebook}-{hashlib.sha256(json.dumps(changed, default=repr).encode()).hexdigest()[:8]}"

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from ..base.files import InputError
+from ..base.files import InputError, alone
 
 app = typer.Typer(
     name="ifllm",
@@ -59,7 +59,7 @@ def run(
     until: Annotated[str | None, typer.Option(help="stop after this notebook, e.g. 05_diversity")] = None,
     executor: Annotated[
         str | None,
-        typer.Option(help="Snakemake's executor to scale out with: slurm, kubernetes, cluster-generic, ..."),
+        typer.Option(help="slurm (see docs/cluster.md), or one of Snakemake's: kubernetes, cluster-generic, ..."),
     ] = None,
     snakemake: Annotated[list[str] | None, typer.Option(help="a further word for Snakemake; repeat for more")] = None,
 ) -> None:
@@ -91,7 +91,9 @@ def report(
     """Render a run as a website that opens from its folder, and print where it is."""
     from ifllm.engine.report import find_run, render
 
-    made = render(find_run(run), engine=engine, pdf=pdf)
+    folder = find_run(run)
+    with alone(folder / ".report.lock", "ifllm report", patience_s=300):
+        made = render(folder, engine=engine, pdf=pdf)
     for problem in made.problems:
         print(f"ifllm: {problem}", file=sys.stderr)
     if made.pdf:

@@ -18,7 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from ..base.files import InputError, write_bytes, write_json
+from ..base.files import InputError, read_json, write_bytes, write_json
 
 # %% ../../nbs/engine/compare.ipynb #b7ce4ff8
 def read_records(run: str | Path) -> list[dict]:
@@ -32,7 +32,7 @@ def read_records(run: str | Path) -> list[dict]:
     file = Path(run) / "results.json"
     if not file.exists():
         raise InputError(f"{file}: no such file; `ifllm run --name {Path(run).name}` makes it")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, list)
 
 # %% ../../nbs/engine/compare.ipynb #86993986
 def _is_number(value) -> bool:
@@ -173,7 +173,7 @@ def write_reference(run: Path, folder: Path) -> int:
     file = run / "manifest.json"
     if not file.exists():
         raise InputError(f"{run.name}/manifest.json: no such file; `ifllm run --name {run.name}` makes it")
-    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest = read_json(file)
     if manifest["data"]["source"] != "release":
         raise InputError(
             f"{run.name}: a run on {manifest['data']['source']} data is no reference; take one on the release"
@@ -188,7 +188,7 @@ def write_reference(run: Path, folder: Path) -> int:
 # %% ../../nbs/engine/compare.ipynb #fdfd60cd
 def not_comparable(reference: Path, run: Path) -> str | None:
     """Why a run says nothing about the reference; None if it does."""
-    known, manifest = (json.loads((place / "manifest.json").read_text(encoding="utf-8")) for place in (reference, run))
+    known, manifest = (read_json(place / "manifest.json") for place in (reference, run))
     if manifest["data"] != known["data"]:
         return f"{run.name} is on {manifest['data']['source']} data, the reference on another set"
     if manifest["profile"] != known["profile"]:
@@ -198,7 +198,7 @@ def not_comparable(reference: Path, run: Path) -> str | None:
 
 def same_machine(reference: Path, run: Path) -> bool:
     """Whether processor, Python and packages are those of the reference."""
-    known, manifest = (json.loads((place / "manifest.json").read_text(encoding="utf-8")) for place in (reference, run))
+    known, manifest = (read_json(place / "manifest.json") for place in (reference, run))
     machine = lambda m: (m["hardware"].get("processor"), m["hardware"].get("vectors"), m["python"], m["packages"])
     return machine(known) == machine(manifest) and known["hardware"].get("processor") is not None
 

@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import html
 import http.client
-import json
 import os
 import re
 import tarfile
@@ -36,7 +35,7 @@ import plotly.graph_objects as go
 import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
-from ..base.files import InputError, atomic_path, write_bytes
+from ..base.files import InputError, atomic_path, read_json, write_bytes
 from ..base.plots import COLOURS
 from ..base.terminal import progress
 
@@ -899,7 +898,7 @@ def quotes_doubled(folder: Path) -> bool:
     Our collection site does and says so in `export.json`; the release does not.
     """
     note = folder / "export.json"
-    return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("quoting") == "rfc4180"
+    return note.is_file() and read_json(note).get("quoting") == "rfc4180"
 
 # %% ../../nbs/01_data.ipynb #e573bbd7
 def _paces(kept: pl.DataFrame) -> pl.DataFrame:
@@ -1041,7 +1040,10 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
         table = pl.read_csv(folder / name, infer_schema=False, encoding="utf8-lossy", separator=mark)
     except pl.exceptions.PolarsError as fault:
         raise InputError(f"{name}: {str(fault).splitlines()[0]}; the file must be CSV with one header line") from None
-    table = table.rename({column: column.removeprefix("\ufeff").strip(' "') for column in table.columns})
+    names = {column: column.removeprefix("\ufeff").strip(' "') for column in table.columns}
+    if twice := [column for column in columns if list(names.values()).count(column) > 1]:
+        raise InputError(f"{name}:1: column {twice[0]} is there twice; keep one of them")
+    table = table.rename({old: new for old, new in names.items() if new in columns})
     if missing := [column for column in columns if column not in table.columns]:
         raise InputError(f"{name}:1: no column {missing[0]}; the header must have {','.join(columns)}")
     breaks = pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True).fill_null(0)) + 1

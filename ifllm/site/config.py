@@ -259,9 +259,15 @@ def load_study(path: str | Path) -> StudyFile:
     path = path / "study.yaml" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such study file; `ifllm study init {path.parent}` writes one")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
     try:
         content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # a date of year 0, a number of 5,000 digits, brackets without end
+        raise InputError(f"{path}: not YAML: {str(error)[:80]}; mend this value") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""

@@ -2,10 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
-from ifllm.base.files import InputError, as_new_files, atomic_path, write_bytes, write_json
+from ifllm.base.files import InputError, alone, as_new_files, atomic_path, read_json, write_bytes, write_json
 
 
 def test_a_new_folder_is_made_with_those_above_it(tmp_path):
@@ -72,7 +74,8 @@ def test_the_same_content_is_not_written_again(tmp_path):
     target = tmp_path / "t.json"
     assert write_json(target, {"b": "é", "a": [1, None]})
     before = target.stat()
-    assert not write_json(target, {"a": [1, None], "b": "é"}) and target.stat() == before
+    key = lambda stat: (stat.st_ino, stat.st_mtime_ns, stat.st_size)  # reading it again changes st_atime
+    assert not write_json(target, {"a": [1, None], "b": "é"}) and key(target.stat()) == key(before)
     assert (
         target.read_text() == '{\n "a": [\n  1,\n  null\n ],\n "b": "é"\n}\n'
     )  # sorted, as it is read, one end of line
@@ -97,3 +100,37 @@ def test_files_of_a_library_get_the_permissions_of_new_ones(tmp_path):
         os.umask(before)
     assert [file.stat().st_mode & 0o777 for file in private] == [0o640, 0o640]
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["deep", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"a": 1,\n "b', r":2: not whole JSON \("),
+        (b"", r":1: not whole JSON \("),
+        (b'{"a": "\xff"}', r": not JSON \("),
+        (b"[" * 100_000, r": not JSON \("),
+        (b'{"a": ' + b"9" * 5000 + b"}", r": not JSON \("),
+        (b"[1]", ":1: holds a list in place of a dict"),
+    ],
+)
+def test_a_torn_json_is_told_in_one_line(tmp_path, content, says):
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(InputError, match=f"^{tmp_path.name}/t.json{says}") as fault:
+        read_json(tmp_path / "t.json")
+    assert "\n" not in str(fault.value)
+
+
+def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
+    hold = (
+        "import sys, time; from ifllm.base.files import alone\n"
+        "with alone(sys.argv[1], 'ifllm run'): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=f"in use by `ifllm run`, process {other.pid}, since .*; wait until it ends"):
+        with alone(tmp_path / ".lock", "ifllm report"):
+            pass
+    other.kill()
+    other.wait()
+    with alone(tmp_path / ".lock", "ifllm report"):  # the file is there, its holder is not
+        assert (tmp_path / ".lock").exists()
