@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ifllm"
-ROOMS = ("base", "recording", "people", "reward", "alignment", "findings", "site", "engine")  # from the ground up
+# from the ground up
+ROOMS = ("base", "recording", "people", "reward", "alignment", "benchmark", "findings", "site", "engine")
 MODULES = {
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file
     for file in PACKAGE.rglob("*.py")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-ROOMS = ("engine", "site", "findings", "alignment", "reward", "people", "recording", "base")  # from the roof down
+# from the roof down
+ROOMS = ("engine", "site", "findings", "benchmark", "alignment", "reward", "people", "recording", "base")
 
 # %% ../../nbs/engine/architecture.ipynb #c079918f
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""Our own entries: they learn what is planted, prefer no side, and agree with the reward models."""
+
+import invented
+import numpy as np
+import polars as pl
+import pytest
+
+from ifllm.benchmark import models
+from ifllm.benchmark.frames import ask, ask_here, swapped
+from ifllm.benchmark.running import asked, hand_over
+from ifllm.benchmark.scoring import bench_splits
+from ifllm.reward.evaluation import out_of_fold
+from ifllm.reward.features import RIDGE, SignedLogistic, text_measures
+
+TEXT, READ = invented.bench(16, 12), invented.bench(16, 12, link=0.0, strength=0.6)
+
+
+def right(entry, bench) -> float:
+    """Accuracy on the first fold of unseen workers."""
+    *_, train, test = next(bench_splits(bench, "unseen_worker"))
+    entry.fit(bench.frames.take(train))
+    return float(((entry.predict(bench.frames.take(test).hidden()) > 0.5) == (bench.frames.y[test] > 0.5)).mean())
+
+
+@pytest.mark.parametrize("made", [models.Text, models.Length, models.Hierarchical, models.Stack, models.OwnHabit])
+def test_a_planted_length_is_found(made):
+    assert right(made(), TEXT) > 0.75
+
+
+@pytest.mark.parametrize("made", [models.Gaze, models.All, models.Boosting, models.Recurrent])
+def test_a_planted_dwell_is_found(made):
+    assert right(made(), READ) > 0.75
+
+
+@pytest.mark.parametrize("made", [models.All, models.Boosting, models.Hierarchical, models.Recurrent, models.Stack])
+def test_sides_trade_places(made):
+    entry = made()
+    entry.fit(READ.frames.take(np.arange(96)))
+    test = READ.frames.take(np.arange(96, 140)).hidden()
+    assert np.allclose(entry.predict(swapped(test)), 1 - entry.predict(test), atol=1e-5)
+
+
+def test_text_is_the_reward_model_of_the_text():
+    queries = TEXT.frames.queries
+    left, side = text_measures(queries, 1), text_measures(queries, 2)
+    data = TEXT.keys.with_columns((left[name] - side[name]).alias(name) for name in left.columns[1:])
+    names = models.distinct(data, left.columns[1:])
+    folds = TEXT.folds.filter(pl.col("repeat") == 0)
+    oof = out_of_fold(data, folds, "unseen_worker", SignedLogistic(), names, name="text", grid=RIDGE)
+    *_, train, test = next(bench_splits(TEXT, "unseen_worker"))
+    entry = models.Text()
+    entry.fit(TEXT.frames.take(train))
+    mine = dict(zip(queries["query"][test], entry.predict(TEXT.frames.take(test).hidden())))
+    theirs = oof.filter(pl.col("query").is_in(list(mine)))
+    assert np.allclose([mine[query] for query in theirs["query"]], theirs["p"], atol=1e-6)
+
+
+def test_a_process_of_its_own_predicts_the_same():
+    *_, train, test = next(bench_splits(TEXT, "unseen_worker"))
+    where, given = "ifllm.benchmark.models:Text", TEXT.frames.take(train)
+    apart, here = (asks(where, given, asked(TEXT, test)) for asks in (ask, ask_here))
+    assert np.array_equal(apart.predictions[0], here.predictions[0]) and apart.mb > 0
+
+
+def test_own_labels_bend_the_pooled_model():
+    bench = invented.bench(16, 12, link=0.0)
+    always = np.repeat(np.arange(16) % 2, 12).astype(float)  # each worker has a side
+    frames = models.Frames(bench.frames.queries, always, None, None, bench.frames.registry)
+    entry = models.Personal()
+    entry.fit(frames.take(np.arange(96)))
+    rows = np.arange(96, 108)
+    last = frames.take(rows).hidden([-1])
+    assert (entry.predict(last)[-1] > 0.5) == (always[rows[-1]] > 0.5)
+
+
+def test_a_recognisable_worker_is_recognised():
+    from dataclasses import replace
+
+    queries, rng = TEXT.frames.queries, np.random.default_rng(0)
+    number = np.repeat(np.arange(16), 12).astype(float)
+    features = TEXT.frames.features.with_columns(gaze_s_1=pl.Series(number + rng.normal(0, 0.1, len(number))))
+    frames = replace(TEXT.frames, y=number, features=features)
+    entry = models.Forest()
+    odd = np.arange(len(queries)) % 2 == 1
+    track = invented.TRACKS["reidentify"]
+    entry.fit(hand_over(track, frames, np.flatnonzero(odd)))
+    scores = entry.predict(hand_over(track, frames, np.flatnonzero(~odd)).hidden())
+    assert (scores.argmax(axis=1) == number[~odd]).mean() > 0.9
+
+
+def test_baselines_without_a_model():
+    left = models.Left()
+    left.fit(TEXT.frames)
+    assert np.allclose(left.predict(TEXT.frames), TEXT.frames.y.mean())
