@@ -23,7 +23,7 @@ import polars as pl
 
 from ..base.files import InputError
 
-# %% ../../nbs/benchmark/frames.ipynb #7a1f83b2
+# %% ../../nbs/benchmark/frames.ipynb #24643b97
 @dataclass(frozen=True)
 class Frames:
     """What an entry is handed, one row of `queries` and one value of `y` for each query, in order of time.
@@ -57,7 +57,7 @@ class Frames:
         samples = None if self.samples is None else self.samples.join(queries.select("query"), on="query", how="semi")
         return replace(self, queries=queries, y=self.y[rows], features=features, samples=samples)
 
-    def hidden(self, rows: np.ndarray | slice = slice(None)) -> "Frames":
+    def hidden(self, rows: np.ndarray | slice | Sequence[int] = slice(None)) -> "Frames":
         """The same without the labels of `rows`; of all rows where none are named."""
         y = self.y.copy()
         y[rows] = np.nan

@@ -35,7 +35,7 @@ from ifllm.reward.features import (
     within_worker,
 )
 
-# %% ../../nbs/benchmark/models.ipynb #7b7374bc
+# %% ../../nbs/benchmark/models.ipynb #58bd820f
 def pair_columns(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
     """Odd columns of each pair: `text_...` measures where "text" or "length" is a source, and features of the
     modalities `gaze`, `mouse`, `cross`."""
@@ -51,6 +51,7 @@ def _behaviour(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
     own = frames.registry.filter(
         ~pl.col("family").is_in(PAGE) & pl.col("modality").is_in(sources) & (pl.col("source") == "ifllm")
     )
+    assert frames.features is not None  # asked for by `needs`
     known = own.filter(pl.col("modes").str.contains("pairwise"))
     columns = [name for name in known["name"] if name in frames.features.columns]
     partners = [name for name in known["mirror"].drop_nulls() if name in frames.features.columns]
@@ -204,13 +205,14 @@ class Hierarchical:
     def predict(self, test: Frames) -> np.ndarray:
         return special.expit(self._design(test) @ self.beta)
 
-# %% ../../nbs/benchmark/models.ipynb #15784842
+# %% ../../nbs/benchmark/models.ipynb #c69d8341
 STEPS = 64  # steps of a sequence; longer ones are averaged in pieces of equal number of samples
 
 
 def sequences(frames: Frames) -> list[np.ndarray]:
     """Samples on text of each query as (steps, 6): side (1 left, -1 right), position, log of dwell in s, movement in
     text lengths, eye (1) or mouse (0), time within the reading; no step where nothing was recorded."""
+    assert frames.samples is not None  # asked for by `needs`
     on_text = frames.samples.filter(pl.col("response").is_in([1, 2]) & pl.col("position").is_not_null())
     steps = on_text.select(
         "query",
@@ -230,7 +232,7 @@ def _shorten(steps: np.ndarray) -> np.ndarray:
         return steps
     return np.stack([piece.mean(axis=0) for piece in np.array_split(steps, STEPS)])
 
-# %% ../../nbs/benchmark/models.ipynb #b7b60eda
+# %% ../../nbs/benchmark/models.ipynb #b010c570
 class Recurrent:
     """A small gated recurrent unit over raw samples, antisymmetric by construction."""
 
@@ -244,7 +246,7 @@ class Recurrent:
         self._train([x[i] for i in fit_rows], y[fit_rows], self.epochs, [x[i] for i in out_rows], y[out_rows], losses)
         self._train(x, y, 1 + int(np.argmin(losses)))
 
-    def _train(self, x, y, epochs: int, held=(), held_y=None, losses: list | None = None) -> None:
+    def _train(self, x, y, epochs: int, held=(), held_y=np.zeros(0), losses: list | None = None) -> None:
         import torch
 
         torch.manual_seed(0)
@@ -346,7 +348,7 @@ class Personal:
         worker, talk = (test.queries[name].to_numpy() for name in ("worker", "task"))
         return filter_styles(offset, z, test.y, worker, talk, self.spread)
 
-# %% ../../nbs/benchmark/models.ipynb #fa2a06e1
+# %% ../../nbs/benchmark/models.ipynb #6b85711b
 class TextRating:
     """Ridge regression of the rating on measures of the answer's text."""
 
@@ -373,6 +375,7 @@ class AllRating(TextRating):
     needs = ("features",)
 
     def _columns(self, frames: Frames) -> pl.DataFrame:
+        assert frames.features is not None  # asked for by `needs`
         own = frames.registry.filter(
             pl.col("modes").str.contains("pointwise")
             & (pl.col("source") == "ifllm")
@@ -393,7 +396,7 @@ class MeanRating:
     def predict(self, test: Frames) -> np.ndarray:
         return np.full(len(test), self.mean)
 
-# %% ../../nbs/benchmark/models.ipynb #0389ec84
+# %% ../../nbs/benchmark/models.ipynb #baf243bb
 class MostFrequent:
     """The worker with most training readings, whatever is read."""
 
@@ -411,6 +414,7 @@ class Forest:
     modalities = ("gaze", "mouse", "cross")
 
     def _x(self, frames: Frames) -> np.ndarray:
+        assert frames.features is not None  # asked for by `needs`
         own = frames.registry.filter((pl.col("source") == "ifllm") & pl.col("modality").is_in(self.modalities))
         return matrix(frames.features, [name for name in own["name"] if name in frames.features.columns])
 
@@ -419,8 +423,9 @@ class Forest:
         self.forest.fit(self._x(train), train.y.astype(int))
 
     def predict(self, test: Frames) -> np.ndarray:
-        scores = np.zeros((len(test), 1 + int(self.forest.classes_.max())))
-        scores[:, self.forest.classes_] = self.forest.predict_proba(self._x(test))
+        known = np.asarray(self.forest.classes_)
+        scores = np.zeros((len(test), 1 + int(known.max())))
+        scores[:, known] = self.forest.predict_proba(self._x(test))
         return scores
 
 
