@@ -232,7 +232,7 @@ def _shorten(steps: np.ndarray) -> np.ndarray:
         return steps
     return np.stack([piece.mean(axis=0) for piece in np.array_split(steps, STEPS)])
 
-# %% ../../nbs/benchmark/models.ipynb #b010c570
+# %% ../../nbs/benchmark/models.ipynb #9d21e8af
 class Recurrent:
     """A small gated recurrent unit over raw samples, antisymmetric by construction."""
 
@@ -246,7 +246,7 @@ class Recurrent:
         self._train([x[i] for i in fit_rows], y[fit_rows], self.epochs, [x[i] for i in out_rows], y[out_rows], losses)
         self._train(x, y, 1 + int(np.argmin(losses)))
 
-    def _train(self, x, y, epochs: int, held=(), held_y=np.zeros(0), losses: list | None = None) -> None:
+    def _train(self, x, y, epochs: int, held=(), held_y=(), losses: list | None = None) -> None:
         import torch
 
         torch.manual_seed(0)
@@ -265,7 +265,7 @@ class Recurrent:
                 optimizer.step()
             if losses is not None:
                 p = np.clip(self._probability(held), 1e-6, 1 - 1e-6)
-                losses.append(-np.mean(np.where(held_y > 0.5, np.log(p), np.log(1 - p))))
+                losses.append(-np.mean(np.where(np.asarray(held_y) > 0.5, np.log(p), np.log(1 - p))))
 
     def _odds(self, x):
         import torch

@@ -74,7 +74,8 @@ class Stage:
     reads, writes, sinks : names of artefacts read, written whole, and written by worker
     results : notebooks whose numbers it prints
     parameters : names in its `parameters` cell but for `run`
-    modules : files of the package that it imports, directly or through others, relative to the project's folder
+    modules : files of the package that it imports, directly or through others, and the committed files that these
+        read, relative to the project's folder
     """
 
     notebook: str
@@ -135,8 +136,15 @@ def stage(root: Path, notebook: str) -> Stage:
         sinks,
         named("results"),
         tuple(_defaults(cells)),
-        module_files(root, imports(source)),
+        _with_committed(root, module_files(root, imports(source))),
     )
+
+
+def _with_committed(root: Path, modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Files of the package and, where these are the benchmark's, the committed folds and entries that it reads."""
+    if not any(Path(file).parts[:2] == ("ifllm", "benchmark") for file in modules):
+        return modules
+    return modules + tuple(str(file.relative_to(root)) for file in sorted((root / "benchmark").glob("*/*.*")))
 
 # %% ../../nbs/engine/run.ipynb #7e0f72ae
 def stages(root: Path) -> list[Stage]:
