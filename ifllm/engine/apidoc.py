@@ -111,15 +111,21 @@ def _notebook_of(module) -> str:
     return match[1] if match else ""
 
 # %% ../../nbs/engine/apidoc.ipynb #4a132a3c
+def _parts(member) -> list:
+    """A class and its private bases, which are parts of it that have no entry of their own."""
+    return [member, *(base for base in member.mro() if base.name.startswith("_"))]
+
+
 def _entry(member, module) -> str:
     anchor = f"{{#{member.name}}}"
     if member.is_function:
         return f"## `{member.name}` {anchor}\n\n```python\n{signature(member, member.name)}\n```\n\n{docstring(member)}"
     if member.is_class:
-        init = member.members.get("__init__")
+        init = next((part.members["__init__"] for part in _parts(member) if "__init__" in part.members), None)
         fields = [
             m
-            for m in member.members.values()
+            for part in _parts(member)
+            for m in part.members.values()
             if m.is_attribute and "class-attribute" in m.labels and not m.name.startswith("_")
         ]
         parts = [f"## `{member.name}` {anchor}"]
@@ -131,7 +137,7 @@ def _entry(member, module) -> str:
             parts.append(
                 f"`{f.name}`{f' : `{f.annotation}`' if f.annotation is not None else ''}\n:   {note or '&nbsp;'}"
             )
-        for method in member.members.values():
+        for method in (method for part in _parts(member) for method in part.members.values()):
             if method.is_function and not method.name.startswith("_") and not method.is_alias:
                 parts.append(
                     f"### `{member.name}.{method.name}` {{#{member.name}.{method.name}}}\n\n"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'WINDOWS', 'BINS', 'EPSILON', 'CAP', 'CELL', 'LAGS', 'COLUMNS', 'STYLES', 'SHOWN', 'Feature', 'registry',
-           'registry_frame', 'extract_features', 'complete', 'zscore_within_worker', 'replay', 'pick_styles',
-           'families', 'listed', 'distributions', 'spread', 'distributions_figure', 'completeness']
+           'registry_frame', 'extract_features', 'complete', 'replay', 'pick_styles', 'families', 'listed',
+           'distributions', 'spread', 'distributions_figure', 'completeness']
 
 # %% ../../nbs/06_features.ipynb #ac21a77b
 import re
@@ -115,6 +115,8 @@ _STUDY_ANSWER = {
     ),
     "data_points": ("samples", "count", "0..", "engagement", None),
 }
+
+# %% ../../nbs/06_features.ipynb #44e2805b
 _STUDY_BINS = {
     f"window_{i:03d}": (
         f"mean of index / length in part {i + 1} of {BINS} equal parts of the time from first to last look",
@@ -391,17 +393,12 @@ def _study_pairwise_features() -> list[Feature]:
     name = "cross_modality_preference_agreement_gaze_mouse"
     return [*out, Feature(name, *about, modes=_PAIR, expr=both)]
 
-# %% ../../nbs/06_features.ipynb #34bc7010
+# %% ../../nbs/06_features.ipynb #0590be27
 CELL = 40  # characters; about half a line of the page
 _dwell, _place = pl.col("dt_ms"), pl.col("position")
 _weight = pl.col("dt_ms") + 1e-3  # a file's last sample stands for no time, but was there
 _mean = (_place * _weight).sum() / _weight.sum()
 _blocks = pl.col("block").n_unique() * CELL
-_new_visit, _step = (
-    pl.col("new_visit"),
-    pl.col("step"),
-)  # a visit's first sample; characters since the visit's sample before
-_many = pl.len() > 2
 _OURS_ANSWER = {
     "dwell_s": ("time of the samples on the text", "s", "0..", "dwell", _dwell.sum() / 1000),
     "dwell_per_char_ms": ("dwell / length", "ms/character", "0..", "dwell", _dwell.sum() / pl.col("length").first()),
@@ -419,6 +416,10 @@ _OURS_ANSWER = {
         "reading",
         pl.when(_dwell.sum() > 0).then(1000 * _blocks / _dwell.sum()),
     ),
+}
+
+# %% ../../nbs/06_features.ipynb #6afc4ace
+_OURS_ANSWER |= {
     "depth": ("largest position reached", "share", "0..1", "map", _place.max()),
     "position_mean": ("mean position, weighted by time", "share", "0..1", "map", _mean),
     "position_sd": (
@@ -444,6 +445,12 @@ _OURS_ANSWER = {
         "map",
         _weight.filter(_place >= 0.8).sum() / _weight.sum(),
     ),
+}
+
+# %% ../../nbs/06_features.ipynb #d688d21c
+_step = pl.col("step")  # characters since the visit's sample before; null for its first
+_many = pl.len() > 2
+_OURS_ANSWER |= {
     "progress": (
         "correlation of position with time: 1 is reading through at even pace",
         "correlation",
@@ -467,6 +474,11 @@ _OURS_ANSWER = {
         "reading",
         pl.when(_dwell.sum() > 0).then(60_000 * (_step < -100).sum() / _dwell.sum()),
     ),
+}
+
+# %% ../../nbs/06_features.ipynb #b692fa44
+_new_visit = pl.col("new_visit")  # a visit's first sample
+_OURS_ANSWER |= {
     "visits": (
         "times that the answer was come to: samples on its text with none in the second before",
         "count",
@@ -490,6 +502,8 @@ _OURS_ANSWER = {
         (pl.col("end_ms").first() - pl.col("epoch_ms").last()) / 1000,
     ),
 }
+
+# %% ../../nbs/06_features.ipynb #9113a40f
 _OURS_READING = {
     "fixations": ("fixations on the text (I-VT)", "count", "0..", pl.col("fixations").sum()),
     "fixation_ms": (
@@ -513,6 +527,8 @@ _OURS_READING = {
     ),
     "skipped_share": ("share of the sentences without a fixation", "share", "0..1", pl.col("skipped").mean()),
 }
+
+# %% ../../nbs/06_features.ipynb #0d9fa5bb
 _OURS_TEXT = {
     "characters": ("length", "characters", "1..", lambda text: text.str.len_chars()),
     "words": ("words", "count", "0..", lambda text: text.str.count_matches(r"\S+")),
@@ -537,48 +553,11 @@ _OURS_TEXT = {
     "paragraphs": ("line breaks + 1", "count", "1..", lambda text: text.str.count_matches("\n") + 1),
 }
 
-
+# %% ../../nbs/06_features.ipynb #dcf9e362
 def _contrast(a: str, b: str) -> pl.Expr:
     """(a - b) / (a + b), null where both are 0."""
     total = pl.col(a) + pl.col(b)
     return pl.when(total > 0).then((pl.col(a) - pl.col(b)) / total)
-
-# %% ../../nbs/06_features.ipynb #ff6a4c23
-def _pairs(
-    stem: str, formula: str, unit: str, span: str, family: str, modality: str, level: str, expr: pl.Expr | None
-) -> list[Feature]:
-    """The feature of answer 1, of answer 2, and their difference."""
-    sides = [
-        Feature(
-            f"{modality}_{stem}_{r}",
-            f"{formula}; answer {r}" + (" (left)" if r == 1 else " (right)"),
-            unit,
-            span,
-            family,
-            modality,
-            "ifllm",
-            mirror=f"{modality}_{stem}_{3 - r}",
-            modes=_BOTH if r == 1 else _PAIR,
-            level=level,
-            expr=expr,
-        )
-        for r in (1, 2)
-    ]
-    return [
-        *sides,
-        Feature(
-            f"{modality}_{stem}_diff",
-            f"left - right: {formula}",
-            unit,
-            "",
-            "comparison",
-            modality,
-            "ifllm",
-            signed=True,
-            modes=_PAIR,
-            expr=pl.col(f"{modality}_{stem}_1") - pl.col(f"{modality}_{stem}_2"),
-        ),
-    ]
 
 # %% ../../nbs/06_features.ipynb #38b63d12
 def _ours(m: str, stem: str, formula: str, unit: str, span: str, family: str, **more) -> Feature:
@@ -592,6 +571,15 @@ def _sided(m: str, stem: str, formula: str, unit: str, span: str, family: str, e
     level = "query" if expr is not None else "frame"
     about = (f"{m}_{stem}", formula, unit, span, family, m, "ifllm")
     return Feature(*about, signed=True, modes=_PAIR, level=level, expr=expr)
+
+# %% ../../nbs/06_features.ipynb #ff6a4c23
+def _pairs(of: Feature) -> list[Feature]:
+    """The feature of answer 1, of answer 2, and their difference; `of` is that of either, without a number."""
+    one, two = f"{of.name}_1", f"{of.name}_2"
+    left = replace(of, name=one, formula=f"{of.formula}; answer 1 (left)", mirror=two, modes=_BOTH)
+    right = replace(of, name=two, formula=f"{of.formula}; answer 2 (right)", mirror=one, modes=_PAIR)
+    about = (f"{of.name}_diff", f"left - right: {of.formula}", of.unit, "", "comparison", of.modality, of.source)
+    return [left, right, Feature(*about, signed=True, modes=_PAIR, expr=pl.col(one) - pl.col(two))]
 
 # %% ../../nbs/06_features.ipynb #f5a01304
 def _our_sides(m: str) -> list[Feature]:
@@ -678,7 +666,7 @@ _OURS_QUERY = (  # name, formula, unit, range, modality
 def _our_texts() -> list[Feature]:
     out = []
     for stem, (formula, unit, span, _) in _OURS_TEXT.items():
-        out += _pairs(stem, formula, unit, span, "text", "text", "frame", None)
+        out += _pairs(_ours("text", stem, formula, unit, span, "text"))
     ratio = (pl.col("text_characters_1") / pl.col("text_characters_2")).log()
     change = ("characters_change", "length - length of the previous answer", "characters", "", "previous")
     return out + [
@@ -691,10 +679,10 @@ def _our_features() -> list[Feature]:
     out = []
     for m in MODALITIES:
         for stem, (formula, unit, span, family, expr) in _OURS_ANSWER.items():
-            out += _pairs(stem, formula, unit, span, family, m, "answer", expr)
-        out += _pairs(*_ENTROPY, m, "frame", None) + _our_sides(m) + _our_times(m) + _our_changes(m)
+            out += _pairs(_ours(m, stem, formula, unit, span, family, level="answer", expr=expr))
+        out += _pairs(_ours(m, *_ENTROPY)) + _our_sides(m) + _our_times(m) + _our_changes(m)
     for stem, (formula, unit, span, _) in _OURS_READING.items():
-        pairs = _pairs(stem, formula, unit, span, "reading", "gaze", "frame", None)
+        pairs = _pairs(_ours("gaze", stem, formula, unit, span, "reading"))
         out += [replace(f, formula=f"{f.formula} (window reading)") for f in pairs]
     out += _our_texts()
     for name, formula, unit, span, m in _OURS_QUERY:
@@ -760,14 +748,28 @@ def registry_frame() -> pl.DataFrame:
         ]
     )
 
-# %% ../../nbs/06_features.ipynb #03d8d712
+# %% ../../nbs/06_features.ipynb #bf33a8fe
 _KEY = ["query", "window"]
 _WINDOW = pl.Enum(WINDOWS)
 _SIDE_NAMES = ("single", "left", "right")
 _FILES = len(MODALITIES) * 3  # behaviour files that a query can have samples in: modality by side
 _PAIR_FILES = np.array([1, 2, 4, 5])  # those of a pairwise task
 
+# %% ../../nbs/06_features.ipynb #8f2d478c
+def _answer_lengths(queries: pl.DataFrame) -> np.ndarray:
+    """Characters of the answer that a query shows on each side: (queries, 3), NaN where it shows none."""
+    queries = queries.sort("query")
+    length = np.full((queries.height, 3), np.nan)
+    for side, column, mode in (
+        ("single", "response_1", "pointwise"),
+        ("left", "response_1", "pairwise"),
+        ("right", "response_2", "pairwise"),
+    ):
+        of = queries.select(pl.when(pl.col("mode") == mode).then(pl.col(column).str.len_chars())).to_series()
+        length[:, _SIDE_NAMES.index(side)] = of.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return length
 
+# %% ../../nbs/06_features.ipynb #0647f483
 class _Cells:
     """The table that the features are put into, and numbers for its cells: rows are grouped by one sorted number,
     ((window, query), modality, side).
@@ -786,18 +788,7 @@ class _Cells:
             "start_ms", "end_ms"
         ).to_numpy()
         self.values: dict[str, np.ndarray] = {}  # NaN where nothing is known
-        self.length = np.full((len(self.queries), 3), np.nan)
-        for side, column, mode in (
-            ("single", "response_1", "pointwise"),
-            ("left", "response_1", "pairwise"),
-            ("right", "response_2", "pairwise"),
-        ):
-            of = (
-                queries.sort("query")
-                .select(pl.when(pl.col("mode") == mode).then(pl.col(column).str.len_chars()))
-                .to_series()
-            )
-            self.length[:, _SIDE_NAMES.index(side)] = of.cast(pl.Float64).fill_null(np.nan).to_numpy()
+        self.length = _answer_lengths(queries)
 
     def place(self, query: pl.Series) -> pl.Series:
         """Where each query stands among them; null where it is none of them."""
@@ -815,84 +806,83 @@ class _Cells:
         """Length of the answer that each row's file is about (characters)."""
         return pl.Series(self.length[rows["at"].to_numpy(), rows["file"].to_numpy() % 3])
 
-    def cut(self, rows: pl.DataFrame, uncut: tuple[str, ...] = ()) -> pl.DataFrame:
-        """Rows with the `cell` that they fall in and its start_ms and end_ms, once for each window; sorted by cell
-        and then as they came. `uncut` windows take all rows.
+# %% ../../nbs/06_features.ipynb #bd0720a0
+def _cut(rows: pl.DataFrame, cells: _Cells, uncut: tuple[str, ...] = ()) -> pl.DataFrame:
+    """Rows with the `cell` that they fall in and its start_ms and end_ms, once for each window; sorted by cell
+    and then as they came. `uncut` windows take all rows.
 
-        `rows` must be sorted by at, file and epoch_ms.
-        """
-        spans = self.spans.copy()
-        for name in uncut:
-            spans[WINDOWS.index(name)] = [[0], [LATEST_MS]]
-        group = np.arange(len(self.queries) * _FILES)
-        keys = time_key(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
-        begin, end = (
-            np.searchsorted(keys, time_key(group, np.repeat(spans[:, i], _FILES, axis=1)).ravel()) for i in (0, 1)
-        )
-        rows, size = stretches(rows, begin, end)
-        cell, start, stop = (
-            np.repeat(values, size)
-            for values in (
-                np.arange(size.size, dtype=np.uint32),
-                *(np.repeat(spans[:, i], _FILES, axis=1).ravel() for i in (0, 1)),
+    `rows` must be sorted by at, file and epoch_ms.
+    """
+    spans = cells.spans.copy()
+    for name in uncut:
+        spans[WINDOWS.index(name)] = [[0], [LATEST_MS]]
+    start_ms, end_ms = np.repeat(spans, _FILES, axis=2).transpose(1, 0, 2)  # of each file, by window
+    group = np.arange(len(cells.queries) * _FILES)
+    keys = time_key(rows["at"].to_numpy() * np.int64(_FILES) + rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
+    begin, end = (np.searchsorted(keys, time_key(group, edge).ravel()) for edge in (start_ms, end_ms))
+    rows, size = stretches(rows, begin, end)
+    cell, start, stop = (
+        np.repeat(values, size) for values in (np.arange(size.size, dtype=np.uint32), start_ms.ravel(), end_ms.ravel())
+    )
+    return rows.with_columns(cell=pl.Series(cell).set_sorted(), start_ms=pl.Series(start), end_ms=pl.Series(stop))
+
+# %% ../../nbs/06_features.ipynb #1487c223
+def _parts(rows: pl.DataFrame, begin: np.ndarray, aggregates: dict[str, pl.Expr]) -> pl.DataFrame:
+    """Aggregates of the stretches of rows that begin there, in order."""
+    number = np.repeat(np.arange(begin.size, dtype=np.uint32), np.diff(begin, append=rows.height))
+    return (
+        rows.with_columns(part=pl.Series(number).set_sorted()).group_by("part", maintain_order=True).agg(**aggregates)
+    )
+
+# %% ../../nbs/06_features.ipynb #d537c83a
+def _tally(
+    rows: pl.DataFrame, cells: _Cells, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()
+) -> pl.DataFrame:
+    """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows
+    for all windows. `uncut` windows take all rows.
+    """
+    rows = in_runs(rows, "at", "file")
+    start = rows.select(changes("run").arg_true()).to_series().to_numpy()
+    at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
+    keys = time_key(rows["run"].to_numpy(), rows["epoch_ms"].to_numpy())
+    order = by_key(keys)
+    rows, keys = rows[order], keys[order]
+    edges = np.searchsorted(keys, time_key(np.arange(start.size), cells.spans[:, :, at]))
+    for name in uncut:
+        edges[WINDOWS.index(name)] = start, np.append(start[1:], rows.height)[: start.size]
+    begin = np.unique(np.append(start, edges))  # of parts, whose rows are in the same windows
+    begin = begin[begin < rows.height]
+    parts = _parts(rows, begin, {name: expr for name, (_, expr) in aggregates.items()})
+    of = np.searchsorted(start, begin, side="right") - 1
+    window, part = np.nonzero((begin >= edges[:, 0, of]) & (begin < edges[:, 1, of]))
+    cell = (window * len(cells.queries) + at[of[part]]) * _FILES + file[of[part]]
+    return (
+        parts[part]
+        .group_by(cell=pl.Series(cell))
+        .agg(**{name: getattr(pl.col(name), how)() for name, (how, _) in aggregates.items()})
+        .sort("cell")
+    )
+
+# %% ../../nbs/06_features.ipynb #f9c0a8b9
+def _put(found: pl.DataFrame, cells: _Cells, stems, name) -> None:
+    """Enter the values of each `cell` as the features `name(modality, side, stem)`; other columns are left out."""
+    cell = found["cell"].to_numpy()
+    files = [
+        (MODALITIES[number // 3], _SIDE_NAMES[number % 3], np.flatnonzero(cell % _FILES == number))
+        for number in np.unique(cell % _FILES)
+    ]
+    for stem in stems:
+        values = found[stem].cast(pl.Float64).to_numpy()
+        for modality, side, own in files:
+            column = cells.values.setdefault(
+                name(modality, side, stem), np.full(len(WINDOWS) * len(cells.queries), np.nan)
             )
-        )
-        return rows.with_columns(cell=pl.Series(cell).set_sorted(), start_ms=pl.Series(start), end_ms=pl.Series(stop))
+            column[cell[own] // _FILES] = values[own]
 
-    def tally(
-        self, rows: pl.DataFrame, aggregates: dict[str, tuple[str, pl.Expr]], uncut: tuple[str, ...] = ()
-    ) -> pl.DataFrame:
-        """Aggregates ("sum", "min" or "max" of parts makes that of the whole) of each cell, in one pass over the rows
-        for all windows. `uncut` windows take all rows.
-        """
-        rows = in_runs(rows, "at", "file")
-        start = rows.select(changes("run").arg_true()).to_series().to_numpy()
-        at, file = (rows[c].to_numpy()[start].astype(np.int64) for c in ("at", "file"))
-        keys = time_key(rows["run"].to_numpy(), rows["epoch_ms"].to_numpy())
-        order = by_key(keys)
-        rows, keys = rows[order], keys[order]
-        edges = np.searchsorted(keys, time_key(np.arange(start.size), self.spans[:, :, at]))
-        for name in uncut:
-            edges[WINDOWS.index(name)] = start, np.append(start[1:], rows.height)[: start.size]
-        begin = np.unique(np.append(start, edges))  # of parts, whose rows are in the same windows
-        begin = begin[begin < rows.height]
-        parts = (
-            rows.with_columns(
-                part=pl.Series(
-                    np.repeat(np.arange(begin.size, dtype=np.uint32), np.diff(begin, append=rows.height))
-                ).set_sorted()
-            )
-            .group_by("part", maintain_order=True)
-            .agg(**{name: expr for name, (_, expr) in aggregates.items()})
-        )
-        of = np.searchsorted(start, begin, side="right") - 1
-        window, part = np.nonzero((begin >= edges[:, 0, of]) & (begin < edges[:, 1, of]))
-        cell = (window * len(self.queries) + at[of[part]]) * _FILES + file[of[part]]
-        return (
-            parts[part]
-            .group_by(cell=pl.Series(cell))
-            .agg(**{name: getattr(pl.col(name), how)() for name, (how, _) in aggregates.items()})
-            .sort("cell")
-        )
 
-    def put(self, found: pl.DataFrame, stems, name) -> None:
-        """Enter the values of each `cell` as the features `name(modality, side, stem)`; other columns are left out."""
-        cell = found["cell"].to_numpy()
-        files = [
-            (MODALITIES[number // 3], _SIDE_NAMES[number % 3], np.flatnonzero(cell % _FILES == number))
-            for number in np.unique(cell % _FILES)
-        ]
-        for stem in stems:
-            values = found[stem].cast(pl.Float64).to_numpy()
-            for modality, side, own in files:
-                column = self.values.setdefault(
-                    name(modality, side, stem), np.full(len(WINDOWS) * len(self.queries), np.nan)
-                )
-                column[cell[own] // _FILES] = values[own]
-
-    def put_view(self, found: pl.DataFrame, *stems: str) -> None:
-        """Enter values that are of a query and window (`view`), not of one modality or side."""
-        self.put(found.with_columns(cell=pl.col("view") * _FILES), stems, lambda modality, side, stem: stem)
+def _put_view(found: pl.DataFrame, cells: _Cells, *stems: str) -> None:
+    """Enter values that are of a query and window (`view`), not of one modality or side."""
+    _put(found.with_columns(cell=pl.col("view") * _FILES), cells, stems, lambda modality, side, stem: stem)
 
 # %% ../../nbs/06_features.ipynb #bdf24af1
 def _of_modality(modality: str, side: str, stem: str) -> str:
@@ -908,98 +898,88 @@ def _gaps(rows: pl.DataFrame, group: str, inactivity_ms: float) -> pl.DataFrame:
     )
 
 # %% ../../nbs/06_features.ipynb #045c4014
-def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
-    rows = (
-        rows.lazy()
-        .filter(pl.col("study_at").is_not_null())
-        .select("file", "epoch_ms", "t_ms", "on_element", "centre_idx", at="study_at")
-        .collect()
-    )
-    seen = cells.tally(rows, {"seen": ("sum", pl.len().cast(pl.Float64))}, uncut=("full",))
-    looks = (
-        rows.lazy()
-        .filter(pl.col("on_element") & pl.col("centre_idx").is_not_null())
-        .select("at", "file", "t_ms", "epoch_ms", "centre_idx")
-        .collect()
-    )  # a third of the rows; the others only count
+def _study_looks(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> pl.DataFrame:
+    """Rows on the text with an index, in runs of one cell: share (of the length), gap, run; in order of time."""
+    on_text = rows.lazy().filter(pl.col("on_element") & pl.col("centre_idx").is_not_null())
+    looks = on_text.select("at", "file", "t_ms", "epoch_ms", "centre_idx").collect()
     looks = in_order(looks, "at", "file", "epoch_ms")
-    looks = cells.cut(looks.with_columns(share=pl.col("centre_idx") / cells.lengths(looks)), uncut=("full",)).drop(
-        "start_ms", "end_ms"
-    )
-    looks = _gaps(in_order(looks, "cell", "t_ms", "centre_idx"), "cell", inactivity_ms)
-    looks = in_runs(looks, "cell")
+    looks = looks.with_columns(share=pl.col("centre_idx") / cells.lengths(looks))
+    looks = _cut(looks, cells, uncut=("full",)).drop("start_ms", "end_ms")
+    return in_runs(_gaps(in_order(looks, "cell", "t_ms", "centre_idx"), "cell", inactivity_ms), "cell")
+
+
+def _temporal(looks: pl.DataFrame) -> pl.DataFrame:
+    """Mean share of each cell in each of `BINS` equal parts of the time from its first to its last look."""
     span = looks.group_by("run", maintain_order=True).agg(t0=pl.col("t_ms").first(), t1=pl.col("t_ms").last())
-    span = span.with_columns(
-        step=(pl.col("t1") - pl.col("t0")) / (0 * pl.col("t0") + BINS)
-    )  # by a column: polars multiplies by the inverse of a scalar
+    bins = 0 * pl.col("t0") + BINS  # a column: polars multiplies by the inverse of a scalar
+    span = span.with_columns(step=(pl.col("t1") - pl.col("t0")) / bins)
     looks = looks.with_columns(span.select(pl.col("t0", "step").gather(looks["run"])))
     t, t0, step = pl.col("t_ms"), pl.col("t0"), pl.col("step")
     guess = ((t - t0) / step).floor()
-    exact = (
-        guess - (t < t0 + guess * step).cast(pl.Float64) + (t >= t0 + (guess + 1) * step).cast(pl.Float64)
-    )  # the edges as the study rounds them
+    early, late = t < t0 + guess * step, t >= t0 + (guess + 1) * step  # the edges as the study rounds them
+    exact = guess - early.cast(pl.Float64) + late.cast(pl.Float64)
     parts = looks.lazy().filter(pl.col("step") > 0).select("cell", "share", part=exact.cast(pl.Int32)).collect()
     parts = in_runs(parts, "cell", "part").group_by("run").agg(pl.col("cell", "part").first(), pl.col("share").mean())
-    temporal = parts.group_by("cell").agg(
-        **{stem: pl.col("share").filter(pl.col("part") == i).first() for i, stem in enumerate(_STUDY_BINS)}
-    )
-    looked = seen.join(
-        looks.group_by("cell").agg(
-            looks=pl.len(), **{stem: spec[4] for stem, spec in _STUDY_ANSWER.items() if spec[4] is not None}
-        ),
-        on="cell",
-        how="left",
-    ).join(temporal, on="cell", how="left")
-    looked = looked.with_columns(
-        data_points="seen", overall_attention_ratio=pl.col("looks") / pl.col("seen")
-    ).with_columns(pl.col(list(_STUDY_ANSWER)).fill_null(0.0))  # nobody looked: zeros, as in the study
+    in_part = lambda i: pl.col("share").filter(pl.col("part") == i).first()
+    return parts.group_by("cell").agg(**{stem: in_part(i) for i, stem in enumerate(_STUDY_BINS)})
+
+# %% ../../nbs/06_features.ipynb #7e428f2a
+def _study_answers(rows: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
+    by_study = rows.lazy().filter(pl.col("study_at").is_not_null())
+    rows = by_study.select("file", "epoch_ms", "t_ms", "on_element", "centre_idx", at="study_at").collect()
+    seen = _tally(rows, cells, {"seen": ("sum", pl.len().cast(pl.Float64))}, uncut=("full",))
+    looks = _study_looks(rows, cells, inactivity_ms)  # a third of the rows; the others only count
+    formulas = {stem: spec[4] for stem, spec in _STUDY_ANSWER.items() if spec[4] is not None}
+    found = looks.group_by("cell").agg(looks=pl.len(), **formulas)
+    looked = seen.join(found, on="cell", how="left").join(_temporal(looks), on="cell", how="left")
+    looked = looked.with_columns(data_points="seen", overall_attention_ratio=pl.col("looks") / pl.col("seen"))
+    looked = looked.with_columns(pl.col(list(_STUDY_ANSWER)).fill_null(0.0))  # nobody looked: zeros, as in the study
     letter = {"single": "A", "left": "A", "right": "B"}
-    cells.put(looked, _STUDY_ANSWER, lambda modality, side, stem: f"response_{letter[side]}_{modality}_{stem}")
+    _put(looked, cells, _STUDY_ANSWER, lambda modality, side, stem: f"response_{letter[side]}_{modality}_{stem}")
 
 # %% ../../nbs/06_features.ipynb #9333f097
-def _study_metrics(rows: pl.DataFrame, cells: _Cells) -> None:
-    looked = (
-        rows.lazy()
-        .filter(pl.col("on_element") & pl.col("study_at").is_not_null())
-        .select("t_ms", at="study_at", file=pl.col("recording") * _FILES + pl.col("file"))
-        .collect()
-    )
-    firsts = (
-        in_runs(looked, "file", "at")
-        .group_by("run")
-        .agg(pl.col("file", "at").first(), pl.col("t_ms").min())
-        .group_by("file", "at")
-        .agg(pl.col("t_ms").min())
-        .sort("file", "t_ms", "at")
-    )
-    # a sample belongs to the query that was the last to be matched for the first time
-    file, time, begun = (
-        (rows["recording"] * _FILES + rows["file"]).to_numpy(),
-        rows["t_ms"].to_numpy(),
-        np.full(rows.height, -1),
-    )
+def _first_matches(rows: pl.DataFrame) -> pl.DataFrame:
+    """When each query (`at`) was first matched in each file, in order of time: file, at, t_ms."""
+    looked = rows.lazy().filter(pl.col("on_element") & pl.col("study_at").is_not_null())
+    looked = looked.select("t_ms", at="study_at", file=pl.col("recording") * _FILES + pl.col("file")).collect()
+    runs = in_runs(looked, "file", "at").group_by("run").agg(pl.col("file", "at").first(), pl.col("t_ms").min())
+    return runs.group_by("file", "at").agg(pl.col("t_ms").min()).sort("file", "t_ms", "at")
+
+
+def _begun(rows: pl.DataFrame) -> np.ndarray:
+    """The query of each row by the study's second rule: the one whose text most recently appeared for the first time,
+    -1 before any did.
+    """
+    firsts, begun = _first_matches(rows), np.full(rows.height, -1)
+    file, time = (rows["recording"] * _FILES + rows["file"]).to_numpy(), rows["t_ms"].to_numpy()
     of, first, at = (firsts[c].to_numpy() for c in ("file", "t_ms", "at"))
     for number in np.unique(of):
         part, own = (slice(*np.searchsorted(values, [number, number + 1])) for values in (file, of))
         begun[part] = np.append(-1, at[own])[np.searchsorted(first[own], time[part], side="right")]
+    return begun
+
+# %% ../../nbs/06_features.ipynb #ace24aa2
+def _study_metrics(rows: pl.DataFrame, cells: _Cells) -> None:
     rows = (
-        rows.select("file", "epoch_ms", "on_element", "centre_idx", "flag", at=pl.Series(begun, dtype=pl.Int64))
+        rows.select("file", "epoch_ms", "on_element", "centre_idx", "flag", at=pl.Series(_begun(rows), dtype=pl.Int64))
         .filter(pl.col("at") >= 0)
         .with_columns(pl.col("at").cast(pl.UInt32))
     )
     how = {"total_entries": "sum", "onscreen_points": "sum", "max_idx": "max"}
-    found = cells.tally(
+    found = _tally(
         rows,
+        cells,
         {stem: (how[stem], spec[3]) for stem, spec in _STUDY_METRICS.items()}
         | {"camera_green": ("sum", pl.col("flag").fill_null(True).sum().cast(pl.Float64))},
         uncut=("full",),
     )
     name = {"single": "left", "left": "left", "right": "right"}
-    cells.put(found, _STUDY_METRICS, lambda modality, side, stem: f"{modality}_{stem}_{name[side]}")
-    cells.put_view(
+    _put(found, cells, _STUDY_METRICS, lambda modality, side, stem: f"{modality}_{stem}_{name[side]}")
+    _put_view(
         found.filter(pl.col("cell") % _FILES < 3)
         .group_by(view=pl.col("cell") // _FILES)
         .agg(pl.col("camera_green").sum()),
+        cells,
         "camera_green",
     )
 
@@ -1023,7 +1003,7 @@ def _phase_ends(known: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
         "last_look": ("max", look.max()),
         "window_end": ("max", pl.col("t_ms").max()),
     }
-    phases = cells.tally(known, aggregates, uncut=("full",)).drop_nulls("first")
+    phases = _tally(known, cells, aggregates, uncut=("full",)).drop_nulls("first")
     view = pl.col("cell") // _FILES
     phases = phases.with_columns(at=view % len(cells.queries), full=view // len(cells.queries) == WINDOWS.index("full"))
     phases = phases.join(ordered, on=["stream", "at"]).sort("first")
@@ -1103,7 +1083,7 @@ def _study_pointwise(rows: pl.DataFrame, cells: _Cells) -> None:
         pl.when(both > 0).then(100 * pl.col(f"{p}_duration_s") / both).otherwise(0.0).alias(f"{p}_pct")
         for p in ("reviewing", "composing")
     )
-    cells.put(done, [c for c in done.columns if c != "cell"], _of_modality)
+    _put(done, cells, [c for c in done.columns if c != "cell"], _of_modality)
 
 # %% ../../nbs/06_features.ipynb #b72f709f
 def _timelines(windows: pl.DataFrame, queries: pl.DataFrame, cells: _Cells) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1198,7 +1178,7 @@ def _study_pairwise(
     )
     sides = _sides(rows, ends, inactivity_ms).with_columns(line=(pl.col("group") // _FILES).cast(pl.UInt32))
     sides = sides.join(views, on="line").with_columns(cell=pl.col("view") * _FILES + pl.col("group") % _FILES)
-    cells.put(sides, _STUDY_SIDE, lambda modality, side, stem: f"{modality}_{side}_{stem}")
+    _put(sides, cells, _STUDY_SIDE, lambda modality, side, stem: f"{modality}_{side}_{stem}")
     after, total = pl.col("end") - pl.col("boundary"), pl.col("end") - pl.col("start")
     shared = ends.select(
         "timeline",
@@ -1208,12 +1188,12 @@ def _study_pairwise(
     )
     shared = shared.join(views, on="line")
     shared = shared.with_columns(cell=pl.col("view") * _FILES + pl.col("timeline") % 2 * 3)
-    cells.put(shared, ("composing_duration_s", "composing_pct"), _of_modality)
+    _put(shared, cells, ("composing_duration_s", "composing_pct"), _of_modality)
 
 # %% ../../nbs/06_features.ipynb #0bf899dd
 def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> None:
     new = changes("cell") | (pl.col("epoch_ms").diff() > inactivity_ms)
-    rows = cells.cut(text)
+    rows = _cut(text, cells)
     rows = rows.with_columns(new_visit=new, block=pl.col("char") // CELL, length=cells.lengths(rows)).with_columns(
         step=pl.when(~pl.col("new_visit")).then(pl.col("char").diff())
     )
@@ -1237,8 +1217,9 @@ def _our_answers(text: pl.DataFrame, cells: _Cells, inactivity_ms: float) -> Non
         .group_by("cell")
         .agg(map_entropy=-(share * share.log()).sum().clip(upper_bound=0.0) / pl.lit(float(BINS)).log())
     )
-    cells.put(
+    _put(
         found.join(entropy, on="cell"),
+        cells,
         [*_OURS_ANSWER, "map_entropy"],
         lambda modality, side, stem: f"{modality}_{stem}_{2 if side == 'right' else 1}",
     )
@@ -1253,7 +1234,7 @@ def _our_order(text: pl.DataFrame, cells: _Cells) -> None:
     late = pl.col("epoch_ms") >= pl.col("end_ms") - 0.25 * (pl.col("end_ms") - pl.col("start_ms"))
     switch = ~changes("cell") & changes("left")
     line = (
-        cells.cut(pair)
+        _cut(pair, cells)
         .with_columns(switch=switch, time=pl.when(late).then("dt_ms").otherwise(0.0))
         .group_by("cell")
         .agg(
@@ -1262,7 +1243,7 @@ def _our_order(text: pl.DataFrame, cells: _Cells) -> None:
             two=pl.when("left").then(0.0).otherwise("time").sum(),
         )
     )
-    cells.put(line.with_columns(late_share=_contrast("one", "two")), ("switches", "late_share"), _of_modality)
+    _put(line.with_columns(late_share=_contrast("one", "two")), cells, ("switches", "late_share"), _of_modality)
 
 # %% ../../nbs/06_features.ipynb #019aad18
 def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
@@ -1282,8 +1263,8 @@ def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
         )
         .collect()
     )
-    found = cells.tally(
-        rows, {name: ("sum", pl.col(name).sum()) for name in ("clock", "text_s", "flagged", "flags", *spent)}
+    found = _tally(
+        rows, cells, {name: ("sum", pl.col(name).sum()) for name in ("clock", "text_s", "flagged", "flags", *spent)}
     )
     # each moment of a pairwise task is a row in the file of either side, and counts half in each
     found = (
@@ -1297,29 +1278,22 @@ def _our_phases(rows: pl.DataFrame, cells: _Cells) -> None:
         text_share=pl.when(pl.col("clock") > 0).then(1000 * pl.col("text_s") / pl.col("clock")).clip(upper_bound=1.0),
         head_ok_share=pl.when(pl.col("flags") > 0).then(pl.col("flagged") / pl.col("flags")),
     )
-    cells.put(found, ("text_s", "text_share", *spent, "compose_s"), _of_modality)
-    cells.put(found.filter(pl.col("cell") % _FILES == 0), ("head_ok_share",), _of_modality)
+    _put(found, cells, ("text_s", "text_share", *spent, "compose_s"), _of_modality)
+    _put(found.filter(pl.col("cell") % _FILES == 0), cells, ("head_ok_share",), _of_modality)
 
 # %% ../../nbs/06_features.ipynb #63ffb820
-LAGS = range(-6, 7)  # half seconds
-
-
-def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
-    text = text.with_columns(side=pl.col("file") % 3)
-    gaze, mouse = text.filter(pl.col("file") < 3), text.filter(pl.col("file") >= 3)
-    now = (
-        gaze.join(mouse.select("at", "epoch_ms", "side", "char"), on=["at", "epoch_ms"], suffix="_mouse")
-        .select(
-            "at",
-            "epoch_ms",
-            file=pl.lit(0, pl.UInt32),
-            same=pl.col("side") == pl.col("side_mouse"),
-            apart=(pl.col("char") - pl.col("char_mouse")).abs(),
-        )
-        .sort("at", "epoch_ms")
+def _together(gaze: pl.DataFrame, mouse: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
+    """Of the moments with both on text: share on the same answer, and median distance there (characters), by cell."""
+    both = gaze.join(mouse.select("at", "epoch_ms", "side", "char"), on=["at", "epoch_ms"], suffix="_mouse")
+    now = both.select(
+        "at",
+        "epoch_ms",
+        file=pl.lit(0, pl.UInt32),
+        same=pl.col("side") == pl.col("side_mouse"),
+        apart=(pl.col("char") - pl.col("char_mouse")).abs(),
     )
-    now = (
-        cells.cut(now)
+    return (
+        _cut(now.sort("at", "epoch_ms"), cells)
         .group_by("cell")
         .agg(
             gaze_mouse_together_share=pl.col("same").mean(),
@@ -1327,106 +1301,102 @@ def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
         )
     )
 
-    def grid(rows):
-        rows = in_runs(
-            cells.cut(rows).with_columns(step=(pl.col("epoch_ms") - pl.col("start_ms")) // 500), "cell", "step"
-        )
-        return (
-            rows.group_by("run")
-            .agg(pl.col("cell", "step").first(), pl.col("position").mean())
-            .with_columns(view=pl.col("cell") // _FILES, cell=pl.col("cell") % 3 + 3 * (pl.col("cell") // _FILES))
-        )
 
-    gaze, mouse = grid(gaze), grid(mouse)
-    far = 2 * (max(LAGS) - min(LAGS)) + max(
-        [0, *(frame["step"].max() for frame in (gaze, mouse) if frame.height)]
-    )  # more than any step and lag
-    at, there = (
-        frame.select(far * pl.col("cell").cast(pl.Int64) + pl.col("step")).to_series().to_numpy()
-        for frame in (gaze, mouse)
-    )
+def _half_seconds(rows: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
+    """Mean position in each half second (`step`) of a window, side by side: `cell` counts views and sides."""
+    rows = _cut(rows, cells).with_columns(step=(pl.col("epoch_ms") - pl.col("start_ms")) // 500)
+    runs = in_runs(rows, "cell", "step").group_by("run").agg(pl.col("cell", "step").first(), pl.col("position").mean())
+    view = pl.col("cell") // _FILES
+    return runs.with_columns(view=view, cell=pl.col("cell") % 3 + 3 * view)
+
+# %% ../../nbs/06_features.ipynb #e1dd154e
+LAGS = range(-6, 7)  # half seconds
+
+
+def _lagged_pairs(gaze: pl.DataFrame, mouse: pl.DataFrame) -> pl.DataFrame:
+    """Positions of gaze and mouse on the same answer in steps that are a lag apart: view, lag (s), position,
+    position_mouse.
+    """
+    steps = [0, *(cast(int, frame["step"].max()) for frame in (gaze, mouse) if frame.height)]
+    far = 2 * (max(LAGS) - min(LAGS)) + max(steps)  # more than any step and lag
+    number = far * pl.col("cell").cast(pl.Int64) + pl.col("step")
+    at, there = (frame.select(number).to_series().to_numpy() for frame in (gaze, mouse))
     wanted = (at + np.array(LAGS)[:, None]).ravel()  # one lag after the other
     place = np.searchsorted(there, wanted)
     both = np.flatnonzero(np.append(there, -far)[place] == wanted)
-    pairs = gaze.select("view", "position")[both % max(at.size, 1)].with_columns(
+    return gaze.select("view", "position")[both % max(at.size, 1)].with_columns(
         lag=pl.Series(np.array(LAGS)[both // max(at.size, 1)] / 2), position_mouse=mouse["position"].gather(place[both])
     )
+
+# %% ../../nbs/06_features.ipynb #d824fda6
+def _gaze_and_mouse(text: pl.DataFrame, cells: _Cells) -> None:
+    text = text.with_columns(side=pl.col("file") % 3)
+    gaze, mouse = text.filter(pl.col("file") < 3), text.filter(pl.col("file") >= 3)
+    now = _together(gaze, mouse, cells)
+    pairs = _lagged_pairs(_half_seconds(gaze, cells), _half_seconds(mouse, cells))
     enough = (pl.len() >= 8) & (pl.col("position").std() > 1e-9) & (pl.col("position_mouse").std() > 1e-9)
-    lagged = (
-        in_runs(pairs, "view", "lag")
-        .group_by("run")
-        .agg(pl.col("view", "lag").first(), r=pl.when(enough).then(pl.corr("position", "position_mouse")))
-        .drop_nulls("r")
-        .with_columns(far=pl.col("lag").abs())
-        .sort("far", "lag")
-    )
+    correlation = pl.when(enough).then(pl.corr("position", "position_mouse"))
+    runs = in_runs(pairs, "view", "lag").group_by("run").agg(pl.col("view", "lag").first(), r=correlation)
+    lagged = runs.drop_nulls("r").with_columns(far=pl.col("lag").abs()).sort("far", "lag")
     best = lagged.group_by("view").agg(gaze_mouse_lag_s=pl.col("lag").get(pl.col("r").round(9).arg_max()))
-    cells.put(now, ("gaze_mouse_together_share", "gaze_mouse_distance"), lambda modality, side, stem: stem)
-    cells.put_view(
-        lagged.filter(pl.col("lag") == 0).select("view", gaze_mouse_correlation="r"), "gaze_mouse_correlation"
-    )
-    cells.put_view(best, "gaze_mouse_lag_s")
+    at_once = lagged.filter(pl.col("lag") == 0).select("view", gaze_mouse_correlation="r")
+    _put(now, cells, ("gaze_mouse_together_share", "gaze_mouse_distance"), lambda modality, side, stem: stem)
+    _put_view(at_once, cells, "gaze_mouse_correlation")
+    _put_view(best, cells, "gaze_mouse_lag_s")
 
 # %% ../../nbs/06_features.ipynb #e2fc6303
-def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
-    rows = (
-        page.lazy()
-        .filter(pl.col("x").is_finite() & pl.col("y").is_finite())
-        .select("recording", "epoch_ms", "row", "x", "y", mouse=pl.col("modality") == "mouse")
-        .collect()
-    )
-    rows = in_order(rows.with_columns(file=2 * pl.col("recording").cast(pl.Int64) + pl.col("mouse")), "file", "row")
-    keys, x, y = (
-        time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy()),
-        rows["x"].to_numpy(),
-        rows["y"].to_numpy(),
-    )
+def _page_steps(page: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
+    """Page samples in order of time (x, y, and `step`, px from the file's sample before), and their keys."""
+    finite = page.lazy().filter(pl.col("x").is_finite() & pl.col("y").is_finite())
+    file = 2 * pl.col("recording").cast(pl.Int64) + (pl.col("modality") == "mouse")
+    rows = in_order(finite.select("epoch_ms", "row", "x", "y", file=file).collect(), "file", "row")
+    keys = time_key(rows["file"].to_numpy(), rows["epoch_ms"].to_numpy())
     order = by_key(keys)
-    keys, x, y = keys[order], x[order], y[order]
+    keys, x, y = keys[order], rows["x"].to_numpy()[order], rows["y"].to_numpy()[order]
     step = np.sqrt(np.diff(x, prepend=np.nan) ** 2 + np.diff(y, prepend=np.nan) ** 2)
     step[np.flatnonzero(np.diff(keys // (LATEST_MS + 1), prepend=-1))] = np.nan  # a file's first sample
-    rows = pl.DataFrame({"x": x, "y": y, "step": pl.Series(step, nan_to_null=True)})
-    spans = windows.select(
-        "view", "start_ms", "end_ms", "query", "width", seconds=(pl.col("end_ms") - pl.col("start_ms")) / 1000
-    ).join(queries.select("query", "recording"), on="query")
+    return keys, pl.DataFrame({"x": x, "y": y, "step": pl.Series(step, nan_to_null=True)})
+
+
+def _page_spans(windows: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
+    seconds = (pl.col("end_ms") - pl.col("start_ms")) / 1000
+    spans = windows.select("view", "start_ms", "end_ms", "query", "width", seconds=seconds)
+    return spans.join(queries.select("query", "recording"), on="query")
+
+# %% ../../nbs/06_features.ipynb #f3724677
+def _page_motion(page: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame) -> None:
+    keys, rows = _page_steps(page)
+    spans = _page_spans(windows, queries)
     recording = spans["recording"].to_numpy().astype(np.int64)
 
     def within(kind, columns, *aggregates):
-        part, size = stretches(
-            rows.select(columns),
-            *(
-                np.searchsorted(keys, time_key(2 * recording + kind, spans[c].to_numpy()))
-                for c in ("start_ms", "end_ms")
-            ),
-        )
+        edges = (time_key(2 * recording + kind, spans[c].to_numpy()) for c in ("start_ms", "end_ms"))
+        part, size = stretches(rows.select(columns), *(np.searchsorted(keys, edge) for edge in edges))
         part = part.with_columns(
             pl.Series(name, np.repeat(spans[name].to_numpy(), size), nan_to_null=name == "width")
             for name in ("view", "width")
         )
         return in_runs(part, "view").group_by("run").agg(pl.col("view", "width").first(), *aggregates)
 
-    off = pl.when(pl.col("width").is_not_null()).then(
-        (pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width"))
-    )
-    gaze = within(0, ["x", "y", "step"], pl.col("step").median(), off.mean().alias("gaze_off_page_share"))
-    mouse = within(1, ["step"], pl.col("step").sum(), (pl.col("step") == 0).mean().alias("mouse_still_share")).join(
-        spans.select("view", "seconds"), on="view"
-    )
-    cells.put_view(
-        mouse.with_columns(mouse_travel=60 * pl.col("step") / pl.col("seconds") / pl.col("width")),
-        "mouse_travel",
-        "mouse_still_share",
-    )
-    cells.put_view(gaze.with_columns(gaze_step=pl.col("step") / pl.col("width")), "gaze_step", "gaze_off_page_share")
+    outside = (pl.col("x") < 0) | (pl.col("y") < 0) | (pl.col("x") > pl.col("width"))
+    off = pl.when(pl.col("width").is_not_null()).then(outside).mean().alias("gaze_off_page_share")
+    gaze = within(0, ["x", "y", "step"], pl.col("step").median(), off)
+    mouse = within(1, ["step"], pl.col("step").sum(), (pl.col("step") == 0).mean().alias("mouse_still_share"))
+    mouse = mouse.join(spans.select("view", "seconds"), on="view")
+    travel = 60 * pl.col("step") / pl.col("seconds") / pl.col("width")
+    _put_view(mouse.with_columns(mouse_travel=travel), cells, "mouse_travel", "mouse_still_share")
+    step = pl.col("step") / pl.col("width")
+    _put_view(gaze.with_columns(gaze_step=step), cells, "gaze_step", "gaze_off_page_share")
 
-
+# %% ../../nbs/06_features.ipynb #89fa9bf5
 def _reading(reading: pl.DataFrame, cells: _Cells) -> None:
     found = reading.group_by("query", "response").agg(**{stem: spec[3] for stem, spec in _OURS_READING.items()})
     found = found.with_columns(
         view=cells.place(found["query"]) + WINDOWS.index("reading") * len(cells.queries)
     ).drop_nulls("view")
-    cells.put(
+    _put(
         found.with_columns(cell=pl.col("view") * _FILES + pl.col("response")),
+        cells,
         _OURS_READING,
         lambda modality, side, stem: f"gaze_{stem}_{_SIDE_NAMES.index(side)}",
     )
@@ -1548,6 +1518,31 @@ def _derived(frame: pl.DataFrame) -> pl.DataFrame:
         done.append(part.select(*_ABOUT, *(f.name for f in registry() if mode in f.modes)))
     return pl.concat(done, how="diagonal").sort(_KEY)
 
+# %% ../../nbs/06_features.ipynb #6176b388
+def _fill(
+    rows: pl.DataFrame, cells: _Cells, windows: pl.DataFrame, queries: pl.DataFrame, inactivity_ms: float
+) -> None:
+    """Enter what follows from the samples on the answers, family by family."""
+    on_text = rows.lazy().filter(pl.col("at").is_not_null() & pl.col("char").is_not_null())
+    text = on_text.select("at", "file", "epoch_ms", "row", "char", "position", "dt_ms").collect()
+    text = in_order(text, "at", "file", "epoch_ms", "row")
+    _study_answers(rows, cells, inactivity_ms)
+    _study_metrics(rows, cells)
+    _study_pointwise(rows, cells)
+    _study_pairwise(rows, cells, windows, queries, inactivity_ms)
+    _our_answers(text, cells, inactivity_ms)
+    _our_order(text, cells)
+    _our_phases(rows, cells)
+    _gaze_and_mouse(text, cells)
+
+
+def _measures(queries: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
+    """A row for each window and query: what is known of the texts, and every column that was measured."""
+    frame = _texts(queries)
+    nothing = np.full(frame.height, np.nan)
+    names = [name for name in _measured() if name not in frame.columns]
+    return frame.hstack([pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in names])
+
 # %% ../../nbs/06_features.ipynb #0a033431
 def extract_features(
     matched: pl.DataFrame,
@@ -1587,28 +1582,13 @@ def extract_features(
     cells = _Cells(own, windows)
     windows = cells.windows
     rows = _numbered_rows(matched, cells)
-    on_text = rows.lazy().filter(pl.col("at").is_not_null() & pl.col("char").is_not_null())
-    text = on_text.select("at", "file", "epoch_ms", "row", "char", "position", "dt_ms").collect()
-    text = in_order(text, "at", "file", "epoch_ms", "row")
-    _study_answers(rows, cells, inactivity_ms)
-    _study_metrics(rows, cells)
-    _study_pointwise(rows, cells)
-    _study_pairwise(rows, cells, windows, own, inactivity_ms)
-    _our_answers(text, cells, inactivity_ms)
-    _our_order(text, cells)
-    _our_phases(rows, cells)
-    _gaze_and_mouse(text, cells)
-    cells.put_view(windows.select("view", window_s=(pl.col("end_ms") - pl.col("start_ms")) / 1000), "window_s")
+    _fill(rows, cells, windows, own, inactivity_ms)
+    _put_view(windows.select("view", window_s=(pl.col("end_ms") - pl.col("start_ms")) / 1000), cells, "window_s")
     if page is not None:
         _page_motion(numbered(page, known)[0], cells, windows, own)
     if reading is not None:
         _reading(reading, cells)
-    frame = _texts(own)
-    nothing = np.full(frame.height, np.nan)
-    measured = [name for name in _measured() if name not in frame.columns]
-    return _derived(
-        frame.hstack([pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in measured])
-    )
+    return _derived(_measures(own, cells))
 
 # %% ../../nbs/06_features.ipynb #e3cd4528
 def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
@@ -1620,31 +1600,6 @@ def complete(features: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
         .join(pl.DataFrame({"window": WINDOWS}), how="cross")
     )
     return pl.concat([features, rows], how="diagonal").sort(_KEY)
-
-
-def zscore_within_worker(features: pl.DataFrame) -> pl.DataFrame:
-    """Standardise each feature within each worker, mode and window: what was more or less than this person's usual.
-    No label is used.
-
-    Parameters
-    ----------
-    features : frame from `extract_features`, any number of workers
-
-    Returns
-    -------
-    polars.DataFrame
-        Same rows and columns; (value - worker's mean) / worker's standard deviation. Null where the worker has fewer
-        than two values or does not vary.
-    """
-    by = ["worker", "mode", "window"]
-    features = polars_frame(features, "features", by)
-    names = [f.name for f in registry() if f.name in features.columns]
-
-    def z(name):
-        spread = pl.col(name).std().over(by)
-        return pl.when(spread > 1e-12).then((pl.col(name) - pl.col(name).mean().over(by)) / spread)
-
-    return features.with_columns(**{name: z(name) for name in names})
 
 # %% ../../nbs/06_features.ipynb #70b08274
 COLUMNS = 60  # characters a line of the replay
@@ -1777,7 +1732,7 @@ def _draw_way(fig: go.Figure, way: _Way, end: float) -> None:
         col=way.response,
     )
 
-
+# %% ../../nbs/06_features.ipynb #4b9cb741
 def _slider(stops: np.ndarray) -> dict:
     """A slider with a step for each frame, in seconds."""
     now = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
@@ -1802,6 +1757,27 @@ def _play(frame_ms: float) -> dict:
         pad=dict(b=26),
         buttons=[dict(label="play", method="animate", args=[None, how])],
     )
+
+# %% ../../nbs/06_features.ipynb #85425af4
+def _draw_whole(fig: go.Figure, ways: list[_Way], words: list[list], end: float, height: int) -> None:
+    """The whole reading: a heatmap and the words of each answer, then the ways over them."""
+    answers = range(1, len(words) + 1)
+    heat = {r: _heat(ways, r, end, height) for r in answers}
+    cells = np.concatenate([np.ravel(heat[r]) for r in answers])
+    # a point right of a line's end counts at its last character: one cell must not set the scale
+    most = max(0.5, float(np.quantile(cells[cells > 0], 0.95))) if (cells > 0).any() else 0.5
+    for r in answers:
+        _draw_text(fig, r, heat[r], most, words[r - 1], scale=r == len(words))
+    for way in ways:
+        _draw_way(fig, way, end)
+
+
+def _frame(ways: list[_Way], answers: int, until: float, trail_s: float, height: int) -> go.Frame:
+    """What moves at one position of the slider: the heatmaps (every second trace of `_draw_whole`) and the ways."""
+    moving = [2 * r for r in range(answers)] + [2 * answers + number for number in range(len(ways))]
+    heat = [go.Heatmap(z=_heat(ways, r, until, height)) for r in range(1, answers + 1)]
+    trails = [go.Scatter(**way.drawn(until - trail_s, until), opacity=0.9) for way in ways]
+    return go.Frame(name=f"{until:.1f}", traces=moving, data=heat + trails)
 
 # %% ../../nbs/06_features.ipynb #3b9baba1
 def replay(
@@ -1845,25 +1821,9 @@ def replay(
     ]
     fig = make_subplots(rows=1, cols=len(texts), horizontal_spacing=0.02, subplot_titles=names)
     ways, end = _ways(seen, layouts), cast(float, seen["s"].max())
-    answers = range(1, len(texts) + 1)
-    cells = np.concatenate([np.ravel(_heat(ways, r, end, height)) for r in answers])
-    # a point right of a line's end counts at its last character: one cell must not set the scale
-    most = max(0.5, float(np.quantile(cells[cells > 0], 0.95))) if (cells > 0).any() else 0.5
-    for r, (_, _, words) in zip(answers, layouts):
-        _draw_text(fig, r, _heat(ways, r, end, height), most, words, scale=r == len(texts))
-    for way in ways:
-        _draw_way(fig, way, end)
-    moving = [2 * (r - 1) for r in answers] + list(range(2 * len(texts), 2 * len(texts) + len(ways)))
+    _draw_whole(fig, ways, [words for *_, words in layouts], end, height)
     stops = np.linspace(0, end, steps + 1)[1:]
-    fig.frames = [
-        go.Frame(
-            name=f"{t:.1f}",
-            traces=moving,
-            data=[go.Heatmap(z=_heat(ways, r, t, height)) for r in answers]
-            + [go.Scatter(**way.drawn(t - trail_s, t), opacity=0.9) for way in ways],
-        )
-        for t in stops
-    ]
+    fig.frames = [_frame(ways, len(texts), t, trail_s, height) for t in stops]
     fig.update_xaxes(visible=False, range=[-1, COLUMNS + 1])
     fig.update_yaxes(visible=False, range=[height - 0.3, -0.9])
     return fig.update_layout(
@@ -1886,7 +1846,7 @@ STYLES = {
     "follows with the pointer": ("gaze_mouse_correlation", True),
 }
 
-
+# %% ../../nbs/06_features.ipynb #514e2148
 def pick_styles(features: pl.DataFrame, least_s: float = 20.0, longest: int = 1500) -> pl.DataFrame:
     """Find a query for each of `STYLES`: the one with the largest value in `reading` among those with `least_s` on
     text and answers up to `longest` characters.
@@ -1896,28 +1856,15 @@ def pick_styles(features: pl.DataFrame, least_s: float = 20.0, longest: int = 15
     polars.DataFrame
         style, feature, query, worker, value; no query is taken twice.
     """
-    rows = features.filter(
-        (pl.col("window") == "reading")
-        & (pl.col("gaze_text_s") >= least_s)
-        & (pl.max_horizontal("text_characters_1", "text_characters_2") <= longest)
-    )
-    rows = rows.filter(pl.col("gaze_coverage_1") >= 0.3)
+    short = pl.max_horizontal("text_characters_1", "text_characters_2") <= longest
+    seen = (pl.col("gaze_text_s") >= least_s) & (pl.col("gaze_coverage_1") >= 0.3)
+    rows = features.filter((pl.col("window") == "reading") & short & seen)
     picked = []
     for style, (feature, largest) in STYLES.items():
-        left = rows.filter(pl.col(feature).is_not_null() & ~pl.col("query").is_in([p["query"] for p in picked])).sort(
-            feature, "query", descending=[largest, False]
-        )
-        if left.height:
-            best = left.row(0, named=True)
-            picked.append(
-                {
-                    "style": style,
-                    "feature": feature,
-                    "query": best["query"],
-                    "worker": best["worker"],
-                    "value": best[feature],
-                }
-            )
+        taken = [p["query"] for p in picked]
+        left = rows.filter(pl.col(feature).is_not_null() & ~pl.col("query").is_in(taken))
+        best = left.sort(feature, "query", descending=[largest, False]).head(1)
+        picked += best.select("query", "worker", style=pl.lit(style), feature=pl.lit(feature), value=feature).to_dicts()
     return pl.DataFrame(
         picked,
         schema={"style": pl.String, "feature": pl.String, "query": pl.Int64, "worker": pl.String, "value": pl.Float64},

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATEST_MS', 'LOST_STEPS', 'LOST_MS', 'LOST', 'LIKERT', 'PREFERENCE', 'FINEST_MS', 'SLOWEST_MS', 'NEAR_MS', 'SENTENCE',
            'SENTENCE_LEAST', 'TIED', 'CONDITIONS', 'METHOD_NAMES', 'changes', 'in_runs', 'by_run', 'answers',
-           'display_times', 'stretches', 'in_order', 'numbered', 'time_key', 'by_key', 'locate', 'usual_step',
+           'display_times', 'stretches', 'in_order', 'numbered', 'time_key', 'by_key', 'add_span', 'usual_step',
            'match_samples', 'add_phases', 'page_width', 'rests', 'rating_onset', 'windows', 'press_rule', 'pace',
            'to_pymovements', 'sentences', 'detect', 'plant_gaze', 'hits', 'fixations', 'reading_measures', 'count_ties',
            'snippet_fits', 'shares_by', 'by_month', 'by_person', 'months_figure', 'people_figure', 'clock_offsets',
@@ -65,7 +65,7 @@ _RECORDING = ("worker", "task")  # numbered below, since numbers are faster than
 _PLACE = 3 * pl.col("recording") + (pl.col("side") == "left") + 2 * (pl.col("side") == "right")
 _SNIPPET = ["place", "window", "centre_idx"]
 
-
+# %% ../../nbs/03_trajectories.ipynb #f079a5c4
 def answers(queries: pl.DataFrame) -> pl.DataFrame:
     """List the texts that a sample can fall on, one row an answer.
 
@@ -136,7 +136,7 @@ def _look_up(snippets: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple
         fits.filter(pl.col("fits") > 1).select("key"), on="key"
     )
 
-
+# %% ../../nbs/03_trajectories.ipynb #30e3426d
 def _snippets(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows that have a snippet: at (number of the row), run (of rows with the same snippet: the pointer mostly
     rests), and the snippet.
@@ -197,24 +197,13 @@ def stretches(rows: pl.DataFrame, begin: np.ndarray, end: np.ndarray) -> tuple[p
         [rows[:0], *(rows.slice(a, n) for a, n in zip(begin[some].tolist(), size[some].tolist()))], rechunk=True
     ), size
 
-# %% ../../nbs/03_trajectories.ipynb #117e8d94
-def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
-    """Sort rows by columns of numbers, the first of which tells groups apart.
-
-    What was recorded mostly is in order, and looking is cheaper than sorting: stretches of one group are put in order
-    as a whole, and only those groups are sorted
-    that still need it.
+# %% ../../nbs/03_trajectories.ipynb #c4693137
+def _behind(rows: pl.DataFrame, by: tuple[str, ...], start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Which stretches are of a group that holds a row behind the one before, be it within a stretch or from one stretch
+    to the next.
     """
-    if rows.is_empty():
-        return rows
     group = rows[by[0]].to_numpy()
-    start = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-    order = np.argsort(group[start], kind="stable")
-    start, end = start[order], np.append(start[1:], rows.height)[order]
-    heads, whole = group[start], (order[1:] > order[:-1]).all()
-    if not whole and rows.height < 400 * start.size:
-        return in_order(stretches(rows, start, end)[0], *by)
-    # rows that are behind the one before, within a stretch and from one to the next of the same group
+    heads = group[start]
     within, across = (
         (group[1:] == group[:-1], np.zeros(rows.height - 1, bool)),
         (heads[1:] == heads[:-1], np.zeros(start.size - 1, bool)),
@@ -227,7 +216,25 @@ def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
         ):
             behind |= tied & (now < before)
             tied &= now == before
-    unsorted = np.isin(heads, np.append(group[1:][within[1]], heads[1:][across[1]]))
+    return np.isin(heads, np.append(group[1:][within[1]], heads[1:][across[1]]))
+
+# %% ../../nbs/03_trajectories.ipynb #40e9ff6a
+def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Sort rows by columns of numbers, the first of which tells groups apart.
+
+    What was recorded mostly is in order, and looking is cheaper than sorting: stretches of one group are put in order
+    as a whole, and only those groups are sorted that still need it.
+    """
+    if rows.is_empty():
+        return rows
+    group = rows[by[0]].to_numpy()
+    start = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    order = np.argsort(group[start], kind="stable")
+    start, end = start[order], np.append(start[1:], rows.height)[order]
+    heads, whole = group[start], (order[1:] > order[:-1]).all()
+    if not whole and rows.height < 400 * start.size:
+        return in_order(stretches(rows, start, end)[0], *by)
+    unsorted = _behind(rows, by, start, end)
     if whole and not unsorted.any():
         return rows
     if 2 * (end - start)[unsorted].sum() > rows.height:
@@ -237,9 +244,8 @@ def in_order(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
     parts = []
     for first, last in zip(np.flatnonzero(new), np.append(np.flatnonzero(new)[1:], start.size)):
         if unsorted[first]:
-            parts.append(
-                pl.concat(rows[a:b] for a, b in zip(start[first:last], end[first:last])).sort(by, maintain_order=True)
-            )
+            own = pl.concat(rows[a:b] for a, b in zip(start[first:last], end[first:last]))
+            parts.append(own.sort(by, maintain_order=True))
         else:
             parts.append(rows[start[first] : end[last - 1]])
     return pl.concat(parts, rechunk=True)
@@ -293,8 +299,8 @@ def by_key(keys: np.ndarray) -> np.ndarray | slice:
     """What puts rows in the order of their keys, and rows of one key as they came: mostly nothing is to do."""
     return np.argsort(keys, kind="stable") if (keys[1:] < keys[:-1]).any() else slice(None)
 
-
-def locate(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFrame:
+# %% ../../nbs/03_trajectories.ipynb #76929630
+def add_span(rows: pl.DataFrame, spans: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Add `columns` of the span that began last in the row's recording; null before the first.
 
     Parameters
@@ -429,20 +435,31 @@ def _tied(rows: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
         response=pl.when("on_element").then("response"),
     ).with_columns(position=pl.col("char") / pl.col("length"))
 
-# %% ../../nbs/03_trajectories.ipynb #2c1c51c3
+# %% ../../nbs/03_trajectories.ipynb #3a4985a4
+def _searched(rows: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Rows with notice, first (the earliest answer that the snippet fits) and fits (how many); the rows that have a
+    snippet (at, key); and the answers of snippets that fit several.
+    """
+    said = _snippets(rows)
+    keys, several = _look_up(said.filter(changes("run")), texts, context)
+    said = said.select("at", key=keys.select("rows", "key").explode("rows").sort("rows")["key"].gather(said["run"]))
+    of = _placed(said["key"], said["at"], rows.height).cast(pl.UInt32)
+    rows = rows.with_columns(keys.select(pl.col("notice", "first", "fits").gather(of)))
+    return rows, said, several
+
+# %% ../../nbs/03_trajectories.ipynb #8da5b6be
 def match_samples(
     samples: pl.DataFrame, queries: pl.DataFrame, context: int = 15, inactivity_ms: float = 1000.0
 ) -> pl.DataFrame:
     """Tie each text-relative sample to a query and a character of its answer.
 
     Every distinct snippet is searched once, by vectorised string operations, and joined back; the result does not
-    depend on the order
-    of the rows that come in.
+    depend on the order of the rows that come in.
 
     Parameters
     ----------
     samples : rows of the `SamplesRel` schema; the whole files of one worker or more. A position of NaN: nothing was
-    seen at that moment
+        seen at that moment
     queries : frame of the `Queries` schema
     context : characters on either side of `centre_idx` in which the window must lie
     inactivity_ms : longest time that one sample stands for
@@ -450,18 +467,16 @@ def match_samples(
     Returns
     -------
     polars.DataFrame
-        The samples with a position or off the element, sorted by worker, task, modality, side, time and row, without
-        `window`, and with
+        The samples with a position or off the element, without `window`, sorted by worker, task, modality, side, time
+        and row, and with
 
         - ``query``, ``response`` (null when not on an answer's element), ``how`` ("exact", "ambiguous", "by_time",
-        "none"),
+          "none"),
         - ``char`` (character index in the answer, 0-based) and ``position`` (char / length), null off the text,
         - ``dt_ms``: time to the next row of the same file, at most `inactivity_ms`; one median step where the eyes
-        were lost
-          (no row for more than three median steps and 100 ms); 0 for a file's last sample,
+          were lost (no row for more than three median steps and 100 ms); 0 for a file's last sample,
         - ``query_study``: the query by the study's assignment (earliest fitting answer; off the element the last one
-        looked at;
-          -1 the notice, 0 no text that fits, -2 nothing seen yet).
+          looked at; -1 the notice, 0 no text that fits, -2 nothing seen yet).
 
     Raises
     ------
@@ -479,15 +494,11 @@ def match_samples(
     own = queries.join(known, on=_RECORDING, how="semi")
     rows = rows.with_columns(files["recording"].gather(rows["_file"]))
     texts = answers(own).join(known, on=_RECORDING)
-    said = _snippets(rows)
-    keys, several = _look_up(said.filter(changes("run")), texts, context)
-    said = said.select("at", key=keys.select("rows", "key").explode("rows").sort("rows")["key"].gather(said["run"]))
-    of = _placed(said["key"], said["at"], rows.height).cast(pl.UInt32)
-    rows = rows.with_columns(keys.select(pl.col("notice", "first", "fits").gather(of)))
+    rows, said, several = _searched(rows, texts, context)
     rows = rows.with_columns(query_study=_study_query(rows))
     times = display_times(rows.lazy().filter(pl.col("fits") == 1).select("epoch_ms", query="first").collect(), own)
     shown = times.join(known, on=_RECORDING).select("recording", start_ms="shown_ms", shown="query")
-    rows = locate(rows, shown.sort("recording", "start_ms", maintain_order=True), "shown")
+    rows = add_span(rows, shown.sort("recording", "start_ms", maintain_order=True), "shown")
     rows = rows.with_columns(chosen=_settled(rows, said, several, times))
     return _tied(rows, texts).drop(
         "notice", "first", "fits", "shown", "chosen", "length", "window", "recording", "_file"
@@ -533,12 +544,34 @@ def add_phases(matched: pl.DataFrame, inactivity_ms: float = 1000.0) -> pl.DataF
     )
     return matched.with_columns(phase=pl.lit(_PHASES).gather(phase))
 
-# %% ../../nbs/03_trajectories.ipynb #c3a36571
+# %% ../../nbs/03_trajectories.ipynb #f79f5a23
 LIKERT = (0.375, 0.4583, 0.5417, 0.625, 0.7083)  # centres of the satisfaction buttons, share of the window's width
 PREFERENCE = (0.5, 0.6667)  # centres of the two preference buttons
 _SINGLE = 0.9735  # width of the single panel as a share of the window's, from workers recorded with both layouts
 
+# %% ../../nbs/03_trajectories.ipynb #64856821
+def _panel_edges(seen: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
+    """Left edge of each panel on the page, and how far its text reached (px): recording, side, edge, extent.
 
+    `seen` are samples relative to a panel, `page` those on the page; both with recording, epoch_ms, x and gaze.
+    """
+    wanted, keys = (
+        time_key(
+            2 * frame["recording"].to_numpy().astype(np.int64) + frame["gaze"].to_numpy(), frame["epoch_ms"].to_numpy()
+        )
+        for frame in (seen, page)
+    )
+    order = np.argsort(keys, kind="stable")  # of rows at one moment the first
+    at = np.append(order, -1)[np.searchsorted(keys, wanted, sorter=order)]
+    both = np.append(keys, -1)[at] == wanted
+    return (
+        seen.filter(both)
+        .with_columns(page_x=page["x"].gather(at[both]))
+        .group_by("recording", "side")
+        .agg(edge=(pl.col("page_x") - pl.col("x")).median(), extent=pl.col("x").quantile(0.999))
+    )
+
+# %% ../../nbs/03_trajectories.ipynb #6c99764d
 def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     """Estimate the width of the browser window in each task.
 
@@ -564,21 +597,7 @@ def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
             (page, pl.col("x").is_finite(), {}),
         )
     )
-    wanted, keys = (
-        time_key(
-            2 * frame["recording"].to_numpy().astype(np.int64) + frame["gaze"].to_numpy(), frame["epoch_ms"].to_numpy()
-        )
-        for frame in (seen, page)
-    )
-    order = np.argsort(keys, kind="stable")  # of rows at one moment the first
-    at = np.append(order, -1)[np.searchsorted(keys, wanted, sorter=order)]
-    both = np.append(keys, -1)[at] == wanted
-    edges = (
-        seen.filter(both)
-        .with_columns(page_x=page["x"].gather(at[both]))
-        .group_by("recording", "side")
-        .agg(edge=(pl.col("page_x") - pl.col("x")).median(), extent=pl.col("x").quantile(0.999))
-    )
+    edges = _panel_edges(seen, page)
     wide = {
         side: edges.filter(pl.col("side") == side).select(
             "recording", pl.col("edge").alias(f"{side}_edge"), pl.col("extent").alias(f"{side}_extent")
@@ -598,7 +617,27 @@ def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
         ),
     )
 
-# %% ../../nbs/03_trajectories.ipynb #036261f0
+# %% ../../nbs/03_trajectories.ipynb #5772feab
+def _pointer(matched: pl.DataFrame, page: pl.DataFrame, shown: pl.DataFrame, width: pl.DataFrame) -> pl.DataFrame:
+    """The mouse on the page while an answer was on display, in order of time: query, mode, x, y, epoch_ms, on_text,
+    width.
+    """
+    on_text, mouse = (
+        frame.lazy().filter(pl.col("modality") == "mouse", keep).select("recording", *columns).collect()
+        for frame, keep, columns in (
+            (matched, pl.col("on_element"), ("epoch_ms",)),
+            (page, pl.col("x").is_finite(), ("epoch_ms", "row", "x", "y")),
+        )
+    )
+    on_text = on_text.select("recording", "epoch_ms", on_text=pl.lit(True)).unique()
+    return (
+        add_span(in_order(mouse, "recording", "epoch_ms", "row"), shown, "query", "mode")
+        .drop_nulls("query")
+        .join(on_text, on=["recording", "epoch_ms"], how="left", maintain_order="left")
+        .join(width, on="recording", how="left", maintain_order="left")
+    )
+
+# %% ../../nbs/03_trajectories.ipynb #ee82b88a
 def rests(
     matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, times: pl.DataFrame, width: pl.DataFrame
 ) -> pl.DataFrame:
@@ -626,25 +665,8 @@ def rests(
         .select("recording", "query", "mode", start_ms="shown_ms")
         .sort("recording", "start_ms")
     )
-    on_text, mouse = (
-        frame.lazy().filter(pl.col("modality") == "mouse", keep).select("recording", *columns).collect()
-        for frame, keep, columns in (
-            (matched, pl.col("on_element"), ("epoch_ms",)),
-            (page, pl.col("x").is_finite(), ("epoch_ms", "row", "x", "y")),
-        )
-    )
-    on_text = on_text.select("recording", "epoch_ms", on_text=pl.lit(True)).unique()
-    mouse = (
-        locate(in_order(mouse, "recording", "epoch_ms", "row"), shown, "query", "mode")
-        .drop_nulls("query")
-        .join(on_text, on=["recording", "epoch_ms"], how="left", maintain_order="left")
-        .join(
-            width.join(known, on=_RECORDING).select("recording", "width"),
-            on="recording",
-            how="left",
-            maintain_order="left",
-        )
-    )
+    width = width.join(known, on=_RECORDING).select("recording", "width")
+    mouse = _pointer(matched, page, shown, width)
     return (
         in_runs(mouse, "x", "y", "query")
         .group_by("run", maintain_order=True)
@@ -659,9 +681,43 @@ def rests(
         .with_columns(pl.col("on_text").fill_null(False))
     )
 
-# %% ../../nbs/03_trajectories.ipynb #59d83188
+# %% ../../nbs/03_trajectories.ipynb #4e772e65
+_PAIRWISE = pl.col("mode") == "pairwise"
+
+
 def _near(places, tolerance: float) -> pl.Expr:
     return pl.any_horizontal((pl.col("share") - place).abs() <= tolerance for place in places).fill_null(False)
+
+# %% ../../nbs/03_trajectories.ipynb #0182f7bd
+def _candidates(path: pl.DataFrame, tolerance: float, press_ms: float, rest_ms: float) -> pl.DataFrame:
+    """Rests with their number `i`, and of each: visit (how often the text was visited before), press (it can be one),
+    still (the pointer did not move, or was on the text).
+    """
+    path = path.with_row_index("i")
+    length = pl.col("end_ms") - pl.col("start_ms")
+    place = pl.when(_PAIRWISE).then(_near(LIKERT + PREFERENCE, tolerance)).otherwise(_near(LIKERT, tolerance))
+    # a wide panel's pointer may lie below it when the answer comes
+    arrived = _PAIRWISE | (pl.col("i") > pl.col("i").min().over("query"))
+    return path.with_columns(
+        visit=pl.col("on_text").cum_sum().over("query"),
+        press=place & arrived & ~pl.col("on_text") & (length >= press_ms),
+        still=pl.col("on_text") | (length >= rest_ms),
+    )
+
+# %% ../../nbs/03_trajectories.ipynb #66f27903
+def _first_presses(path: pl.DataFrame, row_px: tuple[float, float]) -> pl.DataFrame:
+    """The first press of each query's first chain, or its first press where there is no chain: query, i, how."""
+    press = path.filter("press").with_columns(
+        apart=(pl.col("y").shift(-1) - pl.col("y")).abs().over("query"),
+        same=(pl.col("visit") == pl.col("visit").shift(-1)).over("query"),
+    )
+    chain = (
+        press.filter(_PAIRWISE & pl.col("apart").is_between(*row_px) & pl.col("same"))
+        .group_by("query")
+        .agg(i=pl.col("i").first(), how=pl.lit("chain"))
+    )
+    button = press.group_by("query").agg(i=pl.col("i").first(), how=pl.lit("button"))
+    return pl.concat([chain, button.join(chain, on="query", how="anti")])
 
 # %% ../../nbs/03_trajectories.ipynb #13064d96
 def rating_onset(
@@ -687,29 +743,8 @@ def rating_onset(
     polars.DataFrame
         query, onset_ms (epoch), how ("chain", "button"); a query with no visit to the buttons has no row.
     """
-    path = path.with_row_index("i")
-    length = pl.col("end_ms") - pl.col("start_ms")
-    pairwise = pl.col("mode") == "pairwise"
-    place = pl.when(pairwise).then(_near(LIKERT + PREFERENCE, tolerance)).otherwise(_near(LIKERT, tolerance))
-    arrived = pairwise | (
-        pl.col("i") > pl.col("i").min().over("query")
-    )  # a wide panel's pointer may lie below it when the answer comes
-    path = path.with_columns(
-        visit=pl.col("on_text").cum_sum().over("query"),
-        press=place & arrived & ~pl.col("on_text") & (length >= press_ms),
-        still=pl.col("on_text") | (length >= rest_ms),
-    )
-    press = path.filter("press").with_columns(
-        apart=(pl.col("y").shift(-1) - pl.col("y")).abs().over("query"),
-        same=(pl.col("visit") == pl.col("visit").shift(-1)).over("query"),
-    )
-    chain = (
-        press.filter(pairwise & pl.col("apart").is_between(*row_px) & pl.col("same"))
-        .group_by("query")
-        .agg(i=pl.col("i").first(), how=pl.lit("chain"))
-    )
-    button = press.group_by("query").agg(i=pl.col("i").first(), how=pl.lit("button"))
-    first = pl.concat([chain, button.join(chain, on="query", how="anti")])
+    path = _candidates(path, tolerance, press_ms, rest_ms)
+    first = _first_presses(path, row_px)
     # set off: the end of the last rest, or of the last sample on the text, before the first press
     before = (
         path.filter("still")
@@ -743,14 +778,24 @@ def _last_on_text(matched: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
     shown = pl.col("epoch_ms").is_between("start", "end", closed="left")
     return on_text.join(spans, on="query").filter(shown).group_by("query").agg(text_ms=pl.col("epoch_ms").max() + 1)
 
-# %% ../../nbs/03_trajectories.ipynb #39af5422
+# %% ../../nbs/03_trajectories.ipynb #bc2a548e
+def _three_windows(spans: pl.DataFrame) -> pl.DataFrame:
+    """Rows for `reading`, `full` and `rating` of spans with start, rating and end."""
+    cut = {"reading": ("start", "rating"), "full": ("start", "end"), "rating": ("rating", "end")}
+    about = ("onset", "offset_ms", "width")
+    parts = [
+        spans.select("query", pl.lit(name).alias("window"), *about, start_ms=a, end_ms=b)
+        for name, (a, b) in cut.items()
+    ]
+    return pl.concat(parts).select("query", "window", "start_ms", "end_ms", *about).sort("query", "window")
+
+# %% ../../nbs/03_trajectories.ipynb #b04ddbd2
 def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **rule) -> pl.DataFrame:
     """Cut each query's time into `reading`, `rating` and `full`.
 
     `full` is the study's window: from the answer's display to the next question, or to the end of the recording.
-    `reading` ends, and
-    `rating` begins, at the onset that `rating_onset` finds; with no visit to the buttons, after the last sample on
-    the answer's text.
+    `reading` ends, and `rating` begins, at the onset that `rating_onset` finds; with no visit to the buttons, after
+    the last sample on the answer's text.
 
     Parameters
     ----------
@@ -763,9 +808,8 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
     -------
     polars.DataFrame
         query, window ("reading", "full", "rating"), start_ms, end_ms (epoch, half open), onset ("chain", "button",
-        "text" or "none"),
-        offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`). A query whose time
-        on display was not recorded has no row.
+        "text" or "none"), offset_ms (logged clock - samples' clock), width (px, of the browser window: `page_width`).
+        A query whose time on display was not recorded has no row.
     """
     matched = polars_frame(matched, "matched", [*_RECORDING, "query", "how", "modality", "char", "epoch_ms"])
     page = polars_frame(page, "page", [*_RECORDING, "modality", "x", "y", "epoch_ms"])
@@ -789,15 +833,41 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         rating=pl.coalesce("onset_ms", "text_ms", "end").clip("start", "end"),
         onset=pl.coalesce("how", by_text, pl.lit("none")),
     )
-    cut = {"reading": ("start", "rating"), "full": ("start", "end"), "rating": ("rating", "end")}
-    about = ("onset", "offset_ms", "width")
-    parts = [
-        spans.select("query", pl.lit(name).alias("window"), *about, start_ms=a, end_ms=b)
-        for name, (a, b) in cut.items()
-    ]
-    return pl.concat(parts).select("query", "window", "start_ms", "end_ms", *about).sort("query", "window")
+    return _three_windows(spans)
 
-# %% ../../nbs/03_trajectories.ipynb #cb1f940a
+# %% ../../nbs/03_trajectories.ipynb #ab6af5f7
+def _verdicts(queries: pl.DataFrame) -> pl.DataFrame:
+    """Verdicts that have a button of two: query, worker, mode, verdict (1 or 2)."""
+    verdict = (
+        pl.when(_PAIRWISE)
+        .then(pl.when(pl.col("preference").is_in([1, 2])).then("preference"))
+        .otherwise(pl.when(pl.col("likert_1") >= 4).then(pl.col("likert_1") - 3))
+    )
+    return queries.filter(~pl.col("excluded")).select("query", "worker", "mode", verdict=verdict).drop_nulls("verdict")
+
+# %% ../../nbs/03_trajectories.ipynb #81ebf173
+def _guesses(path: pl.DataFrame, tolerance: float, press_ms: float) -> pl.DataFrame:
+    """Rests near the first or second of a mode's two buttons: query, guess (1 or 2), at (epoch ms)."""
+    buttons = (
+        pl.when(_PAIRWISE)
+        .then(pl.struct(first=pl.lit(PREFERENCE[0]), second=pl.lit(PREFERENCE[1])))
+        .otherwise(pl.struct(first=pl.lit(LIKERT[3]), second=pl.lit(LIKERT[4])))
+    )
+    return (
+        path.filter(~pl.col("on_text") & (pl.col("end_ms") - pl.col("start_ms") >= press_ms))
+        .with_columns(buttons.alias("place"))
+        .unnest("place")
+        .with_columns(
+            guess=pl.when((pl.col("share") - pl.col("first")).abs() <= tolerance)
+            .then(1)
+            .when((pl.col("share") - pl.col("second")).abs() <= tolerance)
+            .then(2)
+        )
+        .drop_nulls("guess")
+        .select("query", "guess", at="start_ms")
+    )
+
+# %% ../../nbs/03_trajectories.ipynb #d2f89d7f
 def press_rule(
     path: pl.DataFrame, cuts: pl.DataFrame, queries: pl.DataFrame, tolerance: float = 0.012, press_ms: float = 100.0
 ) -> pl.DataFrame:
@@ -813,45 +883,12 @@ def press_rule(
     -------
     polars.DataFrame
         query, worker, mode, window, right (the guess is the verdict; null where no rest was near). Pairwise: which
-        preference button. Pointwise: the
-        fourth or the fifth satisfaction button, for ratings of 4 or 5.
+        preference button. Pointwise: the fourth or the fifth satisfaction button, for ratings of 4 or 5.
     """
-    pairwise = pl.col("mode") == "pairwise"
-    verdict = (
-        pl.when(pairwise)
-        .then(pl.when(pl.col("preference").is_in([1, 2])).then("preference"))
-        .otherwise(pl.when(pl.col("likert_1") >= 4).then(pl.col("likert_1") - 3))
-    )
-    asked = (
-        queries.filter(~pl.col("excluded"))
-        .select("query", "worker", "mode", verdict=verdict)
-        .drop_nulls("verdict")
-        .join(cuts.select("query", "window", "start_ms", "end_ms"), on="query")
-    )
-    buttons = (
-        pl.when(pairwise)
-        .then(pl.struct(first=pl.lit(PREFERENCE[0]), second=pl.lit(PREFERENCE[1])))
-        .otherwise(pl.struct(first=pl.lit(LIKERT[3]), second=pl.lit(LIKERT[4])))
-    )
-    press = (
-        path.filter(~pl.col("on_text") & (pl.col("end_ms") - pl.col("start_ms") >= press_ms))
-        .with_columns(buttons.alias("place"))
-        .unnest("place")
-        .with_columns(
-            guess=pl.when((pl.col("share") - pl.col("first")).abs() <= tolerance)
-            .then(1)
-            .when((pl.col("share") - pl.col("second")).abs() <= tolerance)
-            .then(2)
-        )
-        .drop_nulls("guess")
-    )
-    press = (
-        press.select("query", "guess", at="start_ms")
-        .join(asked, on="query")
-        .filter((pl.col("at") >= pl.col("start_ms")) & (pl.col("at") < pl.col("end_ms")))
-        .sort("at")
-    )
-    last = press.group_by("query", "window").agg(pl.col("guess").last())
+    asked = _verdicts(queries).join(cuts.select("query", "window", "start_ms", "end_ms"), on="query")
+    press = _guesses(path, tolerance, press_ms).join(asked, on="query")
+    within = (pl.col("at") >= pl.col("start_ms")) & (pl.col("at") < pl.col("end_ms"))
+    last = press.filter(within).sort("at").group_by("query", "window").agg(pl.col("guess").last())
     return (
         asked.join(last, on=["query", "window"], how="left")
         .select("query", "worker", "mode", "window", right=pl.col("guess") == pl.col("verdict"))
@@ -911,7 +948,20 @@ def _filled(cell: np.ndarray, xy: np.ndarray, cells: int, reach: np.ndarray | fl
     outside = (full[before] > at) | (full[after] < at) | (full[after] - full[before] > reach)
     return np.where(outside[:, None], np.nan, mean[near])
 
-# %% ../../nbs/03_trajectories.ipynb #073f8439
+# %% ../../nbs/03_trajectories.ipynb #c8d1747c
+def _grids(gaze: pl.DataFrame, step: int) -> pl.DataFrame:
+    """Gaze of each recording on a grid of `step` ms from its first sample: x, y (NaN where lost), recording, time."""
+    kinds = {"x": pl.Float64, "y": pl.Float64, "recording": pl.Int64, "time": pl.Int64}
+    trials, reach = [pl.DataFrame(schema=kinds)], max(LOST_STEPS, LOST_MS / step)  # a slower recording keeps its gaps
+    for (number,), own in gaze.partition_by(["recording"], as_dict=True, maintain_order=True).items():
+        first = own["epoch_ms"][0]
+        cell = ((own["epoch_ms"].to_numpy() - first) / step + 0.5).astype(np.int64)
+        xy = _filled(cell, own.select("x", "y").to_numpy(), int(cell[-1]) + 1, reach)
+        time = first + step * pl.int_range(pl.len())
+        trials.append(pl.DataFrame(xy, schema=["x", "y"]).with_columns(recording=number, time=time))
+    return pl.concat(trials, how="vertical_relaxed")
+
+# %% ../../nbs/03_trajectories.ipynb #640a1ec4
 def to_pymovements(page: pl.DataFrame, width_px: float = 1536.0, height_px: float = 864.0):
     """Make a frame that pymovements reads, so that its events, measures and plots can go on from there.
 
@@ -924,27 +974,14 @@ def to_pymovements(page: pl.DataFrame, width_px: float = 1536.0, height_px: floa
     -------
     pymovements.Gaze
         Gaze samples with `time` (ms since the epoch), `pixel` [x, y] and the trial columns `worker` and `task`. Each
-        trial has one row for each step of the
-        grid, NaN where the eyes were lost. The sampling rate is that of the recordings' median step.
+        trial has one row for each step of the grid, NaN where the eyes were lost. The sampling rate is that of the
+        recordings' median step.
     """
     import pymovements
 
     gaze, known = _gaze(page)
     step = max(FINEST_MS, round(cast(float, gaze["step_ms"].unique().median() or FINEST_MS)))
-    trials, reach = [], max(LOST_STEPS, LOST_MS / step)  # a slower recording keeps its gaps
-    for (number,), own in gaze.partition_by(["recording"], as_dict=True, maintain_order=True).items():
-        first = own["epoch_ms"][0]
-        cell = ((own["epoch_ms"].to_numpy() - first) / step + 0.5).astype(np.int64)
-        xy = _filled(cell, own.select("x", "y").to_numpy(), int(cell[-1]) + 1, reach)
-        trials.append(
-            pl.DataFrame(xy, schema=["x", "y"]).with_columns(
-                recording=number, time=first + step * pl.int_range(pl.len())
-            )
-        )
-    rows = pl.concat(
-        [pl.DataFrame(schema={"x": pl.Float64, "y": pl.Float64, "recording": pl.Int64, "time": pl.Int64}), *trials],
-        how="vertical_relaxed",
-    )
+    rows = _grids(gaze, step)
     screen = pymovements.Screen(width_px=int(width_px), height_px=int(height_px), origin="upper left")
     return pymovements.Gaze(
         rows.join(known, on="recording", maintain_order="left").drop("recording"),
@@ -1063,7 +1100,15 @@ def _gathered(laid: pl.DataFrame, xy: np.ndarray, spread_px: float) -> np.ndarra
     found = np.concatenate(found)
     return found[np.argsort(found[:, 0])]
 
-# %% ../../nbs/03_trajectories.ipynb #9655f480
+# %% ../../nbs/03_trajectories.ipynb #54677d28
+def _check_method(method: str, **thresholds: float) -> None:
+    if method not in ("idt", "ivt"):
+        raise InputError(f"method {method!r}: idt and ivt are known")
+    for name, value in thresholds.items():
+        if not value > 0:
+            raise InputError(f"{name} {value}: give a number above 0")
+
+# %% ../../nbs/03_trajectories.ipynb #3d6e96cc
 def detect(
     gaze: pl.DataFrame,
     method: str = "ivt",
@@ -1077,8 +1122,7 @@ def detect(
     Parameters
     ----------
     gaze : recording, part (number; no fixation reaches from one part into the next), epoch_ms, x, y (px), step_ms
-    (the recording's median
-        step), sorted by recording and time, without samples that have no position
+        (the recording's median step), sorted by recording and time, without samples that have no position
     method : "ivt" (velocity) or "idt" (dispersion)
     min_ms : shortest fixation, ms; of two samples at least
     dispersion_px : largest spread (width + height) of a fixation, I-DT
@@ -1088,26 +1132,20 @@ def detect(
     -------
     polars.DataFrame
         part, stretch (number; between stretches the eyes were lost), onset, end (epoch ms): half a grid step before
-        the first sample, and after the
-        last. Recordings with a median step above `SLOWEST_MS` have none.
+        the first sample, and after the last. Recordings with a median step above `SLOWEST_MS` have none.
 
     Raises
     ------
     InputError
         Another method, or a threshold that is not positive.
     """
-    if method not in ("idt", "ivt"):
-        raise InputError(f"method {method!r}: idt and ivt are known")
-    for name, value in (("min_ms", min_ms), ("dispersion_px", dispersion_px), ("velocity_px_s", velocity_px_s)):
-        if not value > 0:
-            raise InputError(f"{name} {value}: give a number above 0")
+    _check_method(method, min_ms=min_ms, dispersion_px=dispersion_px, velocity_px_s=velocity_px_s)
     lost = changes("recording", "part") | (pl.col("epoch_ms").diff() > LOST)
     gaze = gaze.with_columns(stretch=lost.cum_sum()).filter(pl.col("step_ms") <= SLOWEST_MS)
     laid, xy = _lay(gaze, min_ms)
     if laid.is_empty():
-        return pl.DataFrame(
-            schema={"part": gaze.schema["part"], "stretch": pl.UInt32, "onset": pl.Int64, "end": pl.Int64}
-        )
+        kinds = {"part": gaze.schema["part"], "stretch": pl.UInt32, "onset": pl.Int64, "end": pl.Int64}
+        return pl.DataFrame(schema=kinds)
     found = _still(laid, xy, velocity_px_s) if method == "ivt" else _gathered(laid, xy, dispersion_px)
     of = laid[np.searchsorted(laid["start"].to_numpy(), found[:, 0], side="right") - 1]
     at = of.with_columns(begin=pl.Series(found[:, 0]), stop=pl.Series(found[:, 1]))
@@ -1116,7 +1154,29 @@ def detect(
         "part", "stretch", onset=ms("begin"), end=ms("stop")
     )
 
-# %% ../../nbs/03_trajectories.ipynb #7b8842bb
+# %% ../../nbs/03_trajectories.ipynb #ab25e17e
+def _jumps(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Onset and end (ms) of fixations, and where they are: (fixations, 2), px."""
+    lasts = np.clip(rng.gamma(4, 100, int(2 * seconds)) + 100, 200, 1200)
+    end = np.cumsum(lasts + 30) - 30
+    onset = end - lasts
+    place, turn = np.full((lasts.size, 2), (700.0, 400.0)), rng.uniform(0, 2 * np.pi, lasts.size)
+    jump = rng.uniform(150, 500, lasts.size)[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    for k in range(1, lasts.size):  # back where a jump would leave the window
+        there = place[k - 1] + jump[k]
+        place[k] = there if ((there > 0) & (there < (1400, 800))).all() else place[k - 1] - jump[k]
+    return onset, end, place
+
+# %% ../../nbs/03_trajectories.ipynb #866c1411
+def _drift(noise: np.ndarray, step_ms: float, lasting_ms: float = 336.0) -> np.ndarray:
+    """Noise of variance 1 whose correlation falls to 1/e in `lasting_ms`, as that of the study's webcams."""
+    from scipy.signal import lfilter
+
+    keep = np.exp(-step_ms / lasting_ms)
+    drive = np.concatenate([noise[:1], np.sqrt(1 - keep**2) * noise[1:]])  # the first value has variance 1, too
+    return lfilter([1.0], [1.0, -keep], drive, axis=0)
+
+# %% ../../nbs/03_trajectories.ipynb #a31fd529
 def plant_gaze(
     rate_hz: float,
     *,
@@ -1140,37 +1200,20 @@ def plant_gaze(
     -------
     tuple of polars.DataFrame
         Gaze (recording, part, epoch_ms, x, y, step_ms), and the truth: onset and end (ms) of each fixation. Fixations
-        last 200 to 1200 ms
-        (gamma, mean 500 ms), jumps 30 ms and 150 to 500 px.
+        last 200 to 1200 ms (gamma, mean 500 ms), jumps 30 ms and 150 to 500 px.
     """
     rng = np.random.default_rng(seed)
-    lasts = np.clip(rng.gamma(4, 100, int(2 * seconds)) + 100, 200, 1200)
-    end = np.cumsum(lasts + 30) - 30
-    onset = end - lasts
-    place, turn = np.full((lasts.size, 2), (700.0, 400.0)), rng.uniform(0, 2 * np.pi, lasts.size)
-    jump = rng.uniform(150, 500, lasts.size)[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    for k in range(1, lasts.size):  # back where a jump would leave the window
-        there = place[k - 1] + jump[k]
-        place[k] = there if ((there > 0) & (there < (1400, 800))).all() else place[k - 1] - jump[k]
+    onset, end, place = _jumps(rng, seconds)
     step = 1000 / rate_hz
     t = np.arange(0, 1000 * seconds, step)
     t = np.sort(np.clip(t + jitter * step * rng.standard_normal(t.size), 0, None))
-    at = np.clip(np.searchsorted(onset, t, side="right") - 1, 0, lasts.size - 2)
+    at = np.clip(np.searchsorted(onset, t, side="right") - 1, 0, onset.size - 2)
     moving = np.clip((t - end[at]) / 30, 0, 1)[:, None]
     xy = place[at] + moving * (place[at + 1] - place[at]) + error_px * _drift(rng.standard_normal((t.size, 2)), step)
     gaze = pl.DataFrame({"epoch_ms": t.round().astype(np.int64), "x": xy[:, 0], "y": xy[:, 1]})
     gaze = gaze.filter(pl.Series(rng.random(t.size) >= loss)).with_columns(recording=pl.lit(seed), part=pl.lit(seed))
     gaze = gaze.join(usual_step(gaze, "recording"), on="recording")
     return gaze, pl.DataFrame({"recording": seed, "onset": onset, "end": end}).filter(pl.col("end") < 1000 * seconds)
-
-
-def _drift(noise: np.ndarray, step_ms: float, lasting_ms: float = 336.0) -> np.ndarray:
-    """Noise of variance 1 whose correlation falls to 1/e in `lasting_ms`, as that of the study's webcams."""
-    from scipy.signal import lfilter
-
-    keep = np.exp(-step_ms / lasting_ms)
-    drive = np.concatenate([noise[:1], np.sqrt(1 - keep**2) * noise[1:]])  # the first value has variance 1, too
-    return lfilter([1.0], [1.0, -keep], drive, axis=0)
 
 # %% ../../nbs/03_trajectories.ipynb #dc9a5d67
 def hits(found: pl.DataFrame, truth: pl.DataFrame, least: float = 0.5) -> dict[str, float]:
@@ -1207,7 +1250,7 @@ def _near_text(gaze: pl.DataFrame, spans: pl.DataFrame, seen: pl.DataFrame) -> p
     """Gaze within a query's span and half a second of a sample on its text (`seen`); `part` numbers what is left in
     one piece.
     """
-    gaze = locate(gaze, spans, "query", "end_ms").with_columns(
+    gaze = add_span(gaze, spans, "query", "end_ms").with_columns(
         query=pl.when(pl.col("epoch_ms") < pl.col("end_ms")).then("query")
     )
     near = gaze.sort("epoch_ms", maintain_order=True).join_asof(
@@ -1298,9 +1341,7 @@ def fixations(
     queries: pl.DataFrame,
     *,
     method: str = "ivt",
-    min_ms: float = 200,
-    dispersion_px: float = 120.0,
-    velocity_px_s: float = 800.0,
+    **thresholds: float,
 ) -> pl.DataFrame:
     """Detect fixations and saccades on and around the text in each query's reading window, and say on which sentence
     they fell.
@@ -1308,16 +1349,15 @@ def fixations(
     Parameters
     ----------
     matched, page, windows, queries : as for `windows`, and its result
-    method, min_ms, dispersion_px, velocity_px_s : as for `detect`
+    method, thresholds : as for `detect`
 
     Returns
     -------
     polars.DataFrame
         query, name ("fixation_idt", "saccade_idt", ...), onset_ms, offset_ms (epoch), duration_ms, x, y (px; a
-        saccade: its end), amplitude_px (saccades),
-        response, char, sentence (of fixations on text). A saccade joins two fixations less than a second apart with
-        no loss between; it lasts 0 ms where no
-        sample fell into it. Recordings that are too slow (`pace`) have no events.
+        saccade: its end), amplitude_px (saccades), response, char, sentence (of fixations on text). A saccade joins
+        two fixations less than a second apart with no loss between; it lasts 0 ms where no sample fell into it.
+        Recordings that are too slow (`pace`) have no events.
 
     Raises
     ------
@@ -1336,11 +1376,22 @@ def fixations(
     seen = matched.lazy().filter((pl.col("modality") == "gaze") & pl.col("char").is_not_null())
     seen = seen.select("query", "epoch_ms", "response", "char").sort("epoch_ms").collect()
     near = _near_text(gaze, spans.sort("recording", "start_ms"), seen)
-    found = detect(near, method, min_ms=min_ms, dispersion_px=dispersion_px, velocity_px_s=velocity_px_s)
+    found = detect(near, method, **thresholds)
     fix = found.join(near.select("part", "query").unique(), on="part")
     return _as_events(_on_sentences(fix, near, seen, queries), method)
 
 # %% ../../nbs/03_trajectories.ipynb #07451b55
+_MEASURES = {  # ours -> pymovements'
+    "dwell_ms": "TFT",
+    "first_pass_ms": "FPRT",
+    "reread_ms": "RRT",
+    "fixations": "TFC",
+    "regressions_in": "TRC_in",
+    "regressions_out": "TRC_out",
+    "skipped": "skipped",
+}
+
+# %% ../../nbs/03_trajectories.ipynb #026059ef
 def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = "ivt") -> pl.DataFrame:
     """Compute pymovements' reading measures with sentences in the place of words.
 
@@ -1354,8 +1405,7 @@ def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = 
     -------
     polars.DataFrame
         query, response, sentence, and per sentence: dwell_ms, first_pass_ms, reread_ms, fixations, regressions_in,
-        regressions_out, skipped (all of
-        the answers on which at least one fixation fell).
+        regressions_out, skipped (all of the answers on which at least one fixation fell).
     """
     from pymovements.measure.reading import compute_reading_measures
 
@@ -1370,25 +1420,15 @@ def reading_measures(events: pl.DataFrame, queries: pl.DataFrame, method: str = 
         .join(seen, on=["query", "response"], how="semi")
         .select("query", "response", word_idx="sentence", word="text")
     )
-    wanted = {
-        "dwell_ms": "TFT",
-        "first_pass_ms": "FPRT",
-        "reread_ms": "RRT",
-        "fixations": "TFC",
-        "regressions_in": "TRC_in",
-        "regressions_out": "TRC_out",
-        "skipped": "skipped",
-    }
     if fix.is_empty():
-        return pl.DataFrame(
-            schema={"query": pl.Int64, "response": pl.Int8, "sentence": pl.Int64, **dict.fromkeys(wanted, pl.Float64)}
-        )
+        key = {"query": pl.Int64, "response": pl.Int8, "sentence": pl.Int64}
+        return pl.DataFrame(schema=key | dict.fromkeys(_MEASURES, pl.Float64))
     found = compute_reading_measures(fix.sort("query", "response", "onset"), aoi, group_columns=["query", "response"])
     return found.select(
         "query",
         "response",
         pl.col("word_index").cast(pl.Int64).alias("sentence"),
-        **{ours: pl.col(theirs).cast(pl.Float64) for ours, theirs in wanted.items()},
+        **{ours: pl.col(theirs).cast(pl.Float64) for ours, theirs in _MEASURES.items()},
     )
 
 # %% ../../nbs/03_trajectories.ipynb #55c4b461
@@ -1604,7 +1644,7 @@ def onset_errors(release, truth: pl.DataFrame, tolerance: float) -> pl.DataFrame
         "mode", clause="onset", error_s=(pl.col("end_ms") - pl.col("load") - pl.col("rating_t_ms")) / 1000
     )
 
-
+# %% ../../nbs/03_trajectories.ipynb #60a7cf96
 def errors_figure(errors: pl.DataFrame) -> go.Figure:
     """Histogram of `onset_errors` in steps of a second, by clause."""
     second = pl.col("error_s").floor() + 0.5
@@ -1632,7 +1672,7 @@ CONDITIONS = {  # of planted gaze: jitter, loss and error of the tracker
     "webcam": {"jitter": 0.2, "loss": 0.1, "error_px": 85.0},
 }
 
-
+# %% ../../nbs/03_trajectories.ipynb #dca60ef2
 def planted_hits(rates, methods, recordings: int, seed: int, **thresholds) -> pl.DataFrame:
     """What is found of planted fixations, by condition, method and rate.
 
@@ -1668,7 +1708,7 @@ def planted_hits(rates, methods, recordings: int, seed: int, **thresholds) -> pl
     ends = pl.col("low", "high")
     return found.with_columns(pl.when(share).then(ends.clip(0, 1)).otherwise(ends))
 
-# %% ../../nbs/03_trajectories.ipynb #023e56c8
+# %% ../../nbs/03_trajectories.ipynb #237a4227
 METHOD_NAMES = {"ivt": "I-VT", "idt": "I-DT"}
 
 
@@ -1700,17 +1740,22 @@ def planted_figure(found: pl.DataFrame) -> go.Figure:
             row=row,
             col=column,
         )
+    _label_planted(fig, titles, sorted(found["rate_hz"].unique()))
+    return fig.update_layout(height=620, legend=dict(y=1.08, orientation="h", title_text=""))
+
+# %% ../../nbs/03_trajectories.ipynb #e5fa4e1a
+def _label_planted(fig: go.Figure, titles: dict[str, str], rates: list[float]) -> None:
+    """Titles, ranges and ticks of the axes: a row for each measure, the rates on a log axis."""
     for row, (measure, title) in enumerate(titles.items(), 1):
         fig.update_yaxes(title=title, row=row, col=1)
         fig.update_yaxes(range=[0, 1.05] if measure != "bias_ms" else [-160, 160], row=row)
         fig.update_yaxes(tickformat=".0%" if measure != "bias_ms" else "d", row=row)
     fig.update_xaxes(
         type="log",
-        tickvals=sorted(found["rate_hz"].unique()),
-        ticktext=[f"{r:g}" for r in sorted(found["rate_hz"].unique())],
+        tickvals=rates,
+        ticktext=[f"{r:g}" for r in rates],
     )
     fig.update_xaxes(title="samples a second", row=3)
-    return fig.update_layout(height=620, legend=dict(y=1.08, orientation="h", title_text=""))
 
 # %% ../../nbs/03_trajectories.ipynb #1aa094d0
 def event_table(events: pl.DataFrame) -> pl.DataFrame:
