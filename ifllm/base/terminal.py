@@ -10,6 +10,23 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 
+# %% ../../nbs/base/terminal.ipynb #f48efeb7
+def _bar():
+    """A bar on standard error: how many of how many, time spent, time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    what = TextColumn("{task.description}")
+    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
 # %% ../../nbs/base/terminal.ipynb #daff4d0d
 def progress(items: Iterable, label: str, total: int | None = None, every_s: float = 10.0) -> Iterator:
     """Iterate over `items` and show how far it is: a bar on a terminal, plain lines elsewhere.
@@ -23,24 +40,7 @@ def progress(items: Iterable, label: str, total: int | None = None, every_s: flo
     """
     total = total if total is not None else (len(items) if isinstance(items, Sized) else None)
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with _bar() as bar:
             yield from bar.track(items, description=label, total=total)
         return
     start = last = time.monotonic()

@@ -729,7 +729,7 @@ def _query_row(rng, task, shown, judged, models, asked_ms) -> dict:
         query_timestamp=_stamp(asked_ms) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
     )
 
-
+# %% ../../nbs/02_simulate.ipynb #710c1e15
 def _truth_row(task, turn, shown, judged, times) -> dict:
     """What nobody but the simulator knows of a turn.
 

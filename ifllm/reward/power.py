@@ -21,9 +21,9 @@ from sklearn.linear_model import LogisticRegression
 
 from ..base.bootstrap import flip_test, subset_counts
 from ..base.numbers import format_number
-from ..base.plots import COLOURS, GREY, SEQUENCE
+from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars
 from ..recording.simulate import Links, Task, simulate_worker
-from .evaluation import score
+from .evaluation import metric_scores
 
 # %% ../../nbs/reward/power.ipynb #b4e8316c
 _HEDGE = re.compile(r"\b(?:not|may|might|could|perhaps|possible|cannot|don't|hard to say|Some claim|certain)\b")
@@ -118,7 +118,7 @@ def side_auc(pairs: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pl.
     rows = []
     for modality in ("gaze", "mouse"):
         oof = pairs.select("query", "worker", "y", p=(pl.col(modality) + 1) / 2, repeat=pl.lit(0), fold=pl.lit(0))
-        found = score(oof, ("auc",), n_bootstrap, seed).row(0, named=True)
+        found = metric_scores(oof, ("auc",), n_bootstrap, seed).row(0, named=True)
         names = {"auc": "value", "low": "ci_low", "high": "ci_high", "pairs": "n"}
         rows.append({"modality": modality} | {name: found[key] for name, key in names.items()})
     return pl.DataFrame(rows)
@@ -141,14 +141,13 @@ def recovery_figure(recovered: pl.DataFrame) -> go.Figure:
     fig = go.Figure()
     for modality, shift in (("gaze", -0.03), ("mouse", 0.03)):
         part = recovered.filter(modality=modality)
-        above, below = part["high"] - part["auc"], part["auc"] - part["low"]
         fig.add_scatter(
             x=part["link"] + shift,
             y=part["auc"],
             mode="lines+markers",
             name=modality,
             line_color=COLOURS[modality],
-            error_y=dict(type="data", symmetric=False, array=above, arrayminus=below, width=0),
+            error_y=error_bars(part["auc"], part["low"], part["high"]),
         )
     fig.add_hline(y=0.5, line=dict(dash="dash", width=1, color=GREY))
     x, y = "planted strength of the link (1: default)", "AUC of time on a side for the side preferred"
@@ -214,7 +213,7 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
     low, high = binomtest(count, n).proportion_ci(0.95, method="wilson")
     return float(low), float(high)
 
-
+# %% ../../nbs/reward/power.ipynb #a00b4518
 def power_curve(
     gains=(0.02, 0.03, 0.05, 0.08),
     workers=(20, 40, 60, 100, 150, 250, 400),
@@ -288,7 +287,6 @@ def power_figure(curve: pl.DataFrame, power: float = 0.8) -> go.Figure:
     for i, gain in enumerate(curve["gain"].unique().sort()):
         for j, m in enumerate(sizes, 1):
             part = curve.filter(gain=gain, pairs=m).sort("workers")
-            above, below = part["power_high"] - part["power"], part["power"] - part["power_low"]
             fig.add_scatter(
                 x=part["workers"],
                 y=part["power"],
@@ -297,7 +295,7 @@ def power_figure(curve: pl.DataFrame, power: float = 0.8) -> go.Figure:
                 legendgroup=str(gain),
                 showlegend=j == 1,
                 line_color=SEQUENCE[i % len(SEQUENCE)],
-                error_y=dict(type="data", symmetric=False, array=above, arrayminus=below, width=0, thickness=1),
+                error_y=error_bars(part["power"], part["power_low"], part["power_high"], thickness=1),
                 row=1,
                 col=j,
             )
@@ -382,7 +380,7 @@ def power_check(
         rows.append(row | predicted)
     return pl.DataFrame(rows)
 
-
+# %% ../../nbs/reward/power.ipynb #3e646985
 def check_table(checks: pl.DataFrame) -> pl.DataFrame:
     """The check for a reader: shares with their intervals as text."""
     written = lambda name: [

@@ -26,6 +26,7 @@ from ifllm.people.collection import (
     gaps,
     knowledge_figure,
     mean_by_worker,
+    model_win_rates,
     models_figure,
     quality_figure,
     questions_by_day,
@@ -36,7 +37,6 @@ from ifllm.people.collection import (
     recording_figure,
     screens_figure,
     suppress,
-    win_rates,
 )
 
 # -- means
@@ -272,7 +272,9 @@ def test_win_rates_are_those_counted_by_hand():
             "preference": [1, 2, 2, 1],
         }
     )
-    rates = {(row["model"], row["side"]): (row["mean"], row["n"]) for row in win_rates(pairs).iter_rows(named=True)}
+    rates = {
+        (row["model"], row["side"]): (row["mean"], row["n"]) for row in model_win_rates(pairs).iter_rows(named=True)
+    }
     assert rates == {
         ("GPT-4o mini", "left"): (0.5, 2),
         ("GPT-4o mini", "right"): (1.0, 1),
@@ -388,7 +390,7 @@ def test_one_worker_who_always_prefers_the_left_gives_a_side_and_no_interval():
 
 def test_models_are_drawn_with_their_rates_strengths_and_intervals():
     pairs = contests()
-    rates, strengths = win_rates(pairs), bradley_terry(pairs, n_bootstrap=20)
+    rates, strengths = model_win_rates(pairs), bradley_terry(pairs, n_bootstrap=20)
     left, right, both = models_figure(rates, strengths).data
     for drawn, side in ((left, "left"), (right, "right")):
         part = rates.filter(side=side)
