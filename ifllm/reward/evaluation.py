@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'targets', 'group_folds', 'make_folds', 'training_rows',
            'iter_splits', 'inner_folds', 'fit_nested', 'predict', 'log_loss', 'out_of_fold', 'oof_frame', 'toy',
-           'metric_draws', 'score', 'score_all', 'compare', 'calibration_curve', 'shuffle_within', 'permutation_null',
-           'null_mean', 'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory', 'coverage_study',
-           'coverage', 'simulate_differences', 'few_workers', 'fold_sizes', 'memory_figure']
+           'metric_draws', 'metric_scores', 'score_all', 'paired_gain', 'calibration_curve', 'shuffle_within',
+           'permutation_null', 'null_mean', 'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory',
+           'coverage_study', 'coverage', 'simulate_differences', 'few_workers', 'fold_sizes', 'memory_figure']
 
 # %% ../../nbs/07_evaluation.ipynb #fd27806d
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,7 +181,7 @@ def inner_folds(data: pl.DataFrame, split: str, n_folds: int = 3, seed: int = 0)
     need("choices to choose a model by", len(found) and len(data), 2)
     return found
 
-
+# %% ../../nbs/07_evaluation.ipynb #cade2e8d
 def fit_nested(
     model: BaseEstimator,
     x: np.ndarray,  # training rows only
@@ -367,7 +367,7 @@ def metric_draws(
     return np.mean(draws, axis=0)
 
 # %% ../../nbs/07_evaluation.ipynb #e7571f33
-def score(
+def metric_scores(
     oof: pl.DataFrame,  # one model, window and split: query, worker, repeat, fold, p, y
     metrics: Sequence[str] = PAIRWISE_METRICS,
     n_bootstrap: int = 1000,
@@ -394,16 +394,16 @@ def score(
 
 # %% ../../nbs/07_evaluation.ipynb #2a4123e6
 def score_all(oof: pl.DataFrame, metrics: Sequence[str] = PAIRWISE_METRICS, **settings) -> pl.DataFrame:
-    """`score` for each target, model, window and split of an out-of-fold frame."""
+    """`metric_scores` for each target, model, window and split of an out-of-fold frame."""
     keys = ["target", "model", "window", "split"]
     parts = [
-        score(part, metrics, **settings).select([pl.lit(v).alias(k) for k, v in zip(keys, key)] + [pl.all()])
+        metric_scores(part, metrics, **settings).select([pl.lit(v).alias(k) for k, v in zip(keys, key)] + [pl.all()])
         for key, part in oof.partition_by(keys, as_dict=True).items()
     ]
     return pl.concat(parts)
 
 # %% ../../nbs/07_evaluation.ipynb #cb141237
-def compare(
+def paired_gain(
     oof: pl.DataFrame,
     baseline: pl.DataFrame,
     metric: str = "accuracy",
@@ -621,6 +621,16 @@ def conversation_memory(data: pl.DataFrame, folds: pl.DataFrame, split: str, win
     labels = {"target": "pairwise", "model": "memory", "window": window, "split": split}
     return pl.concat(parts).with_columns(pl.lit(value).alias(key) for key, value in labels.items()).select(OOF_COLUMNS)
 
+# %% ../../nbs/07_evaluation.ipynb #2be6c9d6
+def _toy_study(model: BaseEstimator, n_workers: int, effect: float, seed: int) -> tuple[pl.DataFrame, dict]:
+    """A simulated study, and what is predicted for its queries from x0, from noise, and from both."""
+    sets = {"x0": ["x0"], "noise": ["x1"], "both": ["x0", "x1", "x2", "x3"]}
+    data = toy(n_workers, n_tasks=5, n_turns=3, effect=effect, seed=seed)
+    folds = make_folds(data, 5, 1, seed, splits=["unseen_worker"])
+    return data, {
+        name: out_of_fold(data, folds, "unseen_worker", model, columns, name=name) for name, columns in sets.items()
+    }
+
 # %% ../../nbs/07_evaluation.ipynb #fa63291e
 def coverage_study(
     model: BaseEstimator,
@@ -637,26 +647,16 @@ def coverage_study(
     "no gain": x0 with noise over x0 alone. Columns `value`, `ci_low`, `ci_high` and `truth`,
     the figure's mean over all simulations with outcomes replaced by their probabilities where that is possible.
     """
-    sets = {"x0": ["x0"], "noise": ["x1"], "both": ["x0", "x1", "x2", "x3"]}
     rows = []
     for number in range(n_simulations):
-        data = toy(n_workers, n_tasks=5, n_turns=3, effect=effect, seed=seed + number)
-        folds = make_folds(data, 5, 1, seed + number, splits=["unseen_worker"])
-        oof = {
-            name: out_of_fold(data, folds, "unseen_worker", model, columns, name=name) for name, columns in sets.items()
-        }
+        data, oof = _toy_study(model, n_workers, effect, seed + number)
         expected = {name: _expected_accuracy(frame, data) for name, frame in oof.items()}
-        scores = {
-            row["metric"]: row
-            for row in score(oof["x0"], ("accuracy", "auc", "brier"), n_bootstrap, number, level).iter_rows(named=True)
-        }
-        scores["gain"] = compare(oof["x0"], oof["noise"], "accuracy", n_bootstrap, number, level)
-        scores["no gain"] = compare(oof["both"], oof["x0"], "accuracy", n_bootstrap, number, level)
-        known = {
-            "accuracy": expected["x0"],
-            "gain": expected["x0"] - expected["noise"],
-            "no gain": expected["both"] - expected["x0"],
-        }
+        found = metric_scores(oof["x0"], ("accuracy", "auc", "brier"), n_bootstrap, number, level)
+        scores = {row["metric"]: row for row in found.iter_rows(named=True)}
+        scores["gain"] = paired_gain(oof["x0"], oof["noise"], "accuracy", n_bootstrap, number, level)
+        scores["no gain"] = paired_gain(oof["both"], oof["x0"], "accuracy", n_bootstrap, number, level)
+        known = {"accuracy": expected["x0"], "gain": expected["x0"] - expected["noise"]}
+        known |= {"no gain": expected["both"] - expected["x0"]}
         for figure, row in scores.items():
             rows.append(
                 {"simulation": number, "figure": figure, "expected": known.get(figure, row["value"])}

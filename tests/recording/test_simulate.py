@@ -359,7 +359,7 @@ def gain(data: pl.DataFrame, seed: int) -> dict:
         name: evaluation.out_of_fold(data, folds, "unseen_worker", model, columns, name=name)
         for name, columns in names.items()
     }
-    return evaluation.compare(oof["fusion"], oof["text"], "accuracy", 400, seed)
+    return evaluation.paired_gain(oof["fusion"], oof["text"], "accuracy", 400, seed)
 
 
 @pytest.fixture
@@ -380,7 +380,7 @@ def test_the_pipeline_finds_what_is_planted(tmp_path, slow_recording):
             repeat=pl.lit(0),
             fold=pl.lit(0),
         )
-        assert evaluation.score(share, ("auc",), 400)["ci_low"][0] > 0.5, modality
+        assert evaluation.metric_scores(share, ("auc",), 400)["ci_low"][0] > 0.5, modality
     assert gain(data, 0)["ci_low"] > 0
 
 

@@ -194,7 +194,7 @@ def test_regressor_predicts_values(data):
     ratings = data.with_columns(y=2 * pl.col("x0") + 3)
     folds = ev.make_folds(data, 3)
     oof = ev.out_of_fold(ratings, folds, "unseen_question", Ridge(1e-6), ["x0"], name="ridge", target="pointwise")
-    found = ev.score(oof, ev.RATING_METRICS, 50)
+    found = ev.metric_scores(oof, ev.RATING_METRICS, 50)
     assert found["value"].to_list() == pytest.approx([1, 0], abs=1e-6)
 
 
@@ -205,7 +205,11 @@ def test_metrics_are_those_of_scikit_learn(oof):
     one = oof.filter((pl.col("repeat") == 0) & (pl.col("fold") == 1))
     y, p = one["y"].to_numpy(), one["p"].to_numpy()
     found = dict(
-        zip(*ev.score(one, ("accuracy", "auc", "brier", "mse", "spearman"), 10).select("metric", "value").get_columns())
+        zip(
+            *ev.metric_scores(one, ("accuracy", "auc", "brier", "mse", "spearman"), 10)
+            .select("metric", "value")
+            .get_columns()
+        )
     )
     assert found["accuracy"] == pytest.approx(np.mean((p > 0.5) == y))
     assert found["auc"] == pytest.approx(roc_auc_score(y, p))
@@ -230,10 +234,10 @@ def test_ties_and_degenerate_cases():
     base = pl.DataFrame(
         {"query": [1, 2], "worker": ["a", "b"], "repeat": [0, 0], "fold": [0, 0], "p": [0.5, 0.5], "y": [1.0, 1.0]}
     )
-    found = ev.score(base, ("accuracy", "auc"), 20)
+    found = ev.metric_scores(base, ("accuracy", "auc"), 20)
     assert found["value"][0] == 0.5 and np.isnan(found["value"][1])
     single = base.with_columns(worker=pl.lit("a"))
-    assert np.isnan(ev.score(single, ("accuracy",), 20)["ci_low"][0])
+    assert np.isnan(ev.metric_scores(single, ("accuracy",), 20)["ci_low"][0])
 
 
 def test_knowing_nothing_is_not_worse_than_chance():
@@ -243,18 +247,18 @@ def test_knowing_nothing_is_not_worse_than_chance():
         data, ev.make_folds(data, 6), "unseen_worker", DummyClassifier(strategy="prior"), ["x0"], name="prior"
     )
     assert roc_auc_score(oof["y"], oof["p"]) < 0.45
-    found = ev.score(oof, ["auc", "spearman"], 10)["value"]
+    found = ev.metric_scores(oof, ["auc", "spearman"], 10)["value"]
     assert found[0] == 0.5 and np.isnan(found[1])
 
 
 def test_comparison_is_paired_and_antisymmetric(oof, data):
     folds = ev.make_folds(data, 4, 2, seed=1)
     coin = ev.out_of_fold(data, folds, "unseen_worker", DummyClassifier(strategy="prior"), ["x1"], name="coin")
-    up, down = ev.compare(oof, coin, "auc", 200), ev.compare(coin, oof, "auc", 200)
+    up, down = ev.paired_gain(oof, coin, "auc", 200), ev.paired_gain(coin, oof, "auc", 200)
     assert up["value"] == -down["value"] and up["ci_low"] == pytest.approx(-down["ci_high"])
     assert up["ci_low"] > 0 and up["p_value"] < 0.02
     with pytest.raises(ValueError, match="same queries"):
-        ev.compare(oof, coin.filter(pl.col("repeat") == 0))
+        ev.paired_gain(oof, coin.filter(pl.col("repeat") == 0))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "brier"])
@@ -268,14 +272,14 @@ def test_comparison_is_the_sign_flip_test_of_workers_sums(oof, data, metric):
     difference = (loss(a) - loss(b)).to_numpy()
     sums = np.array([difference[(a["worker"] == w).to_numpy()].sum() for w in keep])
     theirs = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
-    found = ev.compare(a, b, metric, 1000)
+    found = ev.paired_gain(a, b, metric, 1000)
     assert found["p_value"] == pytest.approx(theirs.pvalue) and found["value"] == pytest.approx(difference.mean())
 
 
 def test_four_workers_all_better_show_little(oof, data):
     better = oof.filter(pl.col("worker").is_in(sorted(oof["worker"].unique())[:4]))
     worse = better.with_columns(p=1 - pl.col("y"))
-    found = ev.compare(better.with_columns(p=pl.col("y")), worse, "accuracy", 500)
+    found = ev.paired_gain(better.with_columns(p=pl.col("y")), worse, "accuracy", 500)
     assert found["value"] == 1 and found["p_value"] == 0.125 and np.isinf([found["ci_low"], found["ci_high"]]).all()
 
 
@@ -295,8 +299,8 @@ def test_simulated_differences_have_the_planted_mean():
 def test_row_order_changes_nothing(oof):
     shuffled = oof.sample(fraction=1, shuffle=True, seed=0)
     assert np.allclose(
-        ev.score(oof, n_bootstrap=50).drop("metric").to_numpy(),
-        ev.score(shuffled, n_bootstrap=50).drop("metric").to_numpy(),
+        ev.metric_scores(oof, n_bootstrap=50).drop("metric").to_numpy(),
+        ev.metric_scores(shuffled, n_bootstrap=50).drop("metric").to_numpy(),
     )
 
 
@@ -307,9 +311,9 @@ def test_calibration_curve_of_true_probabilities():
     )
     curve = ev.calibration_curve(oof, 8, 300)
     inside = ((curve["ci_low"] <= curve["p"]) & (curve["p"] <= curve["ci_high"])).sum()
-    assert inside >= 7 and ev.score(oof, ["ece"], 10)["value"][0] < 0.03
+    assert inside >= 7 and ev.metric_scores(oof, ["ece"], 10)["value"][0] < 0.03
     sharp = oof.with_columns(p=(pl.col("p") > 0.5).cast(pl.Float64))
-    assert ev.score(sharp, ["ece"], 10)["value"][0] > 0.2
+    assert ev.metric_scores(sharp, ["ece"], 10)["value"][0] > 0.2
 
 
 # -- chance, coverage
@@ -376,7 +380,7 @@ def test_learning_curve_rises_where_there_is_something_to_learn():
     features = [c for c in data.columns if c.startswith("x")]
     curve = ev.learning_curve(data, folds, "unseen_worker", LOGISTIC, features, [2, 28], n_draws=2)
     at = {
-        size[0]: ev.score(part, ["auc"], 10)["value"][0]
+        size[0]: ev.metric_scores(part, ["auc"], 10)["value"][0]
         for size, part in curve.partition_by("size", as_dict=True).items()
     }
     assert at[28] > at[2]
@@ -392,7 +396,9 @@ def test_memory_helps_on_random_folds_only():
     ]
     pairs = pl.DataFrame(rows, schema=["query", "worker", "task", "y"], orient="row")
     folds = ev.make_folds(pairs, 5)
-    found = {s: ev.score(ev.conversation_memory(pairs, folds, s), ["accuracy"], 10)["value"][0] for s in ev.SPLITS}
+    found = {
+        s: ev.metric_scores(ev.conversation_memory(pairs, folds, s), ["accuracy"], 10)["value"][0] for s in ev.SPLITS
+    }
     assert found["random"] > 0.6 and all(found[s] == 0.5 for s in ev.SPLITS[1:])
     assert ev.same_side(pairs, 10)["within"] > 0.65
 

@@ -15,7 +15,7 @@ from ifllm.recording.features import extract_features, registry_frame
 from ifllm.recording.simulate import simulate
 from ifllm.recording.trajectories import add_phases, fixations, match_samples, reading_measures, windows
 from ifllm.reward import features as rw
-from ifllm.reward.evaluation import compare, make_folds, score, toy
+from ifllm.reward.evaluation import make_folds, metric_scores, paired_gain, toy
 
 
 def choices(n_workers=30, n_queries=12, text=1.0, gaze=0.0, seed=0):
@@ -244,7 +244,7 @@ def test_a_planted_gain_is_found_and_an_absent_one_is_not(planted):
         assert low < gained["text_gaze"]["value"] < high
         assert (gained["text_gaze"]["ci_low"] > 0) == (name == "strong")
     accuracy = {
-        m: score(planted["none"][0].filter(pl.col("model") == m), ["accuracy"], 50)["value"][0]
+        m: metric_scores(planted["none"][0].filter(pl.col("model") == m), ["accuracy"], 50)["value"][0]
         for m in ("length", "mouse")
     }
     assert accuracy["length"] > 0.6 and abs(accuracy["mouse"] - 0.5) < 0.07
@@ -261,7 +261,7 @@ def test_stack_and_choice_do_as_well_as_their_best_part(planted):
         window="reading",
     )
     text = oof.filter(pl.col("model") == "text")
-    assert compare(stack, text, "auc", 100)["ci_low"] > 0
+    assert paired_gain(stack, text, "auc", 100)["ci_low"] > 0
     candidates = {
         "mouse": (rw.SignedLogistic(), {"C": [0.1]}, blocks["mouse"]),
         "both": (rw.SignedLogistic(), {"C": [0.1]}, blocks["text"] + blocks["gaze"]),
@@ -272,7 +272,7 @@ def test_stack_and_choice_do_as_well_as_their_best_part(planted):
         and chosen["chosen"][0] == 1
         and frames["best"]["p"].equals(frames["both"]["p"])
     )
-    assert compare(frames["best"], text, "auc", 100)["ci_low"] > 0
+    assert paired_gain(frames["best"], text, "auc", 100)["ci_low"] > 0
 
 
 def test_choice_never_sees_the_test_fold(planted):
@@ -357,7 +357,7 @@ def test_own_labels_help_where_people_differ_and_only_then():
         pooled = rw.personalise(
             data, folds, rw.SignedLogistic(), ["flat"], [], name="pooled", conversation=False
         ).filter(pl.col("n_own") >= 8)
-        found = compare(own, pooled, "accuracy", 200)
+        found = paired_gain(own, pooled, "accuracy", 200)
         assert (found["ci_low"] > 0) == helps and found["value"] > -0.05
 
 
@@ -366,7 +366,7 @@ def test_conversation_side_is_learnt_and_forgotten_at_its_end():
     folds = make_folds(data, 4, splits=["unseen_worker"])
     own = rw.personalise(data, folds, rw.SignedLogistic(), ["flat"], [], name="own")
     first = own.filter(pl.col("query") % 3 == 0)
-    assert score(own.filter(pl.col("query") % 3 > 0), ["accuracy"], 10)["value"][0] > 0.7
+    assert metric_scores(own.filter(pl.col("query") % 3 > 0), ["accuracy"], 10)["value"][0] > 0.7
     assert first["p"].std() < 0.05
 
 
@@ -408,7 +408,7 @@ def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
         rw.paper_forest(data, folds, "random", columns, name="paper", window="full", select=s, n_jobs=1)
         for s in ("training rows", "all rows")
     )
-    accuracy = lambda frame: score(frame, ["accuracy"], 10)["value"][0]
+    accuracy = lambda frame: metric_scores(frame, ["accuracy"], 10)["value"][0]
     assert accuracy(outside) > 0.6 > accuracy(inside)
 
 
@@ -430,12 +430,12 @@ def test_reading_map_points_at_what_was_dwelt_on_and_flips_with_the_swap():
     read = rw.read_sentences(pairs, dwell)
     assert read.select("response", "sentence", "dwell_ms").rows() == [(1, 0, 900), (1, 1, 100), (2, 0, 500), (2, 1, 0)]
     axes = {t: np.array([float("ships" in t), float("cats" in t), 0.1]) for t in rw.map_texts(pairs, read)}
-    on_ships = rw.reading_maps(pairs, read, axes)
+    on_ships = rw.reading_map_features(pairs, read, axes)
     assert on_ships["map_relevance"][0] == pytest.approx(0.4)
     even, weights = np.log(2), np.array([0.9, 0.1])
     assert on_ships["map_spread"][0] == pytest.approx(-(weights * np.log(weights)).sum() / even - 0)
     swapped = pairs.rename({"response_1": "response_2", "response_2": "response_1"})
-    other = rw.reading_maps(
+    other = rw.reading_map_features(
         swapped, rw.read_sentences(swapped, dwell.with_columns(response=3 - pl.col("response"))), axes
     )
     assert np.allclose(on_ships.drop("query").to_numpy(), -other.drop("query").to_numpy())
@@ -453,7 +453,7 @@ def test_an_answer_without_a_look_has_no_map_and_needs_no_embedding():
     dwell = pl.DataFrame({"query": [1], "response": [1], "char": [5], "dt_ms": [80.0]})
     read = rw.read_sentences(pairs, dwell)
     assert rw.map_texts(pairs, read) == ["ships?", "All about ships."]
-    maps = rw.reading_maps(pairs, read, {"ships?": np.eye(2)[0], "All about ships.": np.eye(2)[1]})
+    maps = rw.reading_map_features(pairs, read, {"ships?": np.eye(2)[0], "All about ships.": np.eye(2)[1]})
     assert (maps.drop("query").row(1) == np.zeros(4)).all() and maps.drop("query").row(0) == (0, 1, 0, 0)
 
 

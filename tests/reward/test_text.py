@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ifllm.base.enough import NotEnough
 from ifllm.base.files import InputError
 from ifllm.reward import text as tr
-from ifllm.reward.evaluation import iter_splits, make_folds, score, toy
+from ifllm.reward.evaluation import iter_splits, make_folds, metric_scores, toy
 
 ARCHITECTURES = ["bert", "distilbert", "longformer", "modernbert"]
 WORDS = np.array("the heron wades slowly through cold water and waits for small fish near the reeds".split())
@@ -406,7 +406,7 @@ def test_unusable_rows_teach_nothing(world):
 def test_a_planted_effect_is_found_and_noise_adds_nothing(world):
     data, folds = world
     nested = tr.nested_logits(data, folds, "unseen_worker", SOURCES)
-    accuracy = lambda combine: score(
+    accuracy = lambda combine: metric_scores(
         tr.calibrated(data, nested, combine, name="m", window="w", split="unseen_worker").with_columns(p="p_cal"),
         ["accuracy"],
         1,
@@ -436,7 +436,7 @@ def test_fine_tuned_folds_are_kept_and_learn(tmp_path, monkeypatch):
     )
     first = run()
     assert first["query"].n_unique() == 48 == len(first)  # the first repeat only
-    assert score(first, ["accuracy"], 1)["value"][0] > 0.9
+    assert metric_scores(first, ["accuracy"], 1)["value"][0] > 0.9
     assert not list(tmp_path.glob("training-*")) and len(list(tmp_path.glob("tuned-*.json"))) == 2
     monkeypatch.setattr(tr, "train_reward", lambda *a, **k: pytest.fail("a finished fold was trained again"))
     assert run().equals(first)
