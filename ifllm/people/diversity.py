@@ -34,7 +34,7 @@ from statsmodels.stats.multitest import multipletests
 
 from ..base.bootstrap import interval, worker_counts
 from ..base.enough import need
-from ..base.plots import COLOURS, GREY
+from ..base.plots import COLOURS, GREY, error_bars
 
 # %% ../../nbs/05_diversity.ipynb #90cf8abf
 def _answers(queries: pl.DataFrame) -> pl.DataFrame:
@@ -410,12 +410,6 @@ def feature_iccs(
     return pl.DataFrame(rows, schema=columns, orient="row").sort("icc", descending=True)
 
 # %% ../../nbs/05_diversity.ipynb #3cbc9e32
-def _interval_bars(part: pl.DataFrame, value: str, low: str, high: str, colour: str) -> dict:
-    """Error bars of plotly from the columns of an interval's ends."""
-    above, below = part[high] - part[value], part[value] - part[low]
-    return dict(type="data", symmetric=False, array=above, arrayminus=below, width=0, thickness=1, color=colour)
-
-
 def icc_figure(iccs: pl.DataFrame) -> go.Figure:
     """ICC of each feature with its interval, highest first, coloured by modality."""
     fig, ordered = go.Figure(), iccs.with_columns(rank=pl.int_range(1, pl.len() + 1))
@@ -427,7 +421,7 @@ def icc_figure(iccs: pl.DataFrame) -> go.Figure:
             mode="markers",
             name=name,
             marker=dict(color=COLOURS[colour], size=6),
-            error_y=_interval_bars(part, "icc", "ci_low", "ci_high", COLOURS[colour]),
+            error_y=error_bars(part["icc"], part["ci_low"], part["ci_high"], COLOURS[colour], thickness=1),
             customdata=part.select("feature", "family", "ci_low", "ci_high").rows(),
             hovertemplate="%{customdata[0]} (%{customdata[1]}): "
             "%{y:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}]<extra></extra>",
@@ -779,6 +773,15 @@ def _guesses(x: np.ndarray, worker: np.ndarray, conversation: np.ndarray, n_fold
         rank[test] = _ranked_above(forest.predict_proba(x[test]), right)
     return rank
 
+# %% ../../nbs/05_diversity.ipynb #4d4edb10
+def _met_twice(worker: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of workers with two conversations or more; whose each is, and the number of its conversation."""
+    several = {name for name in np.unique(worker) if len(np.unique(group[worker == name])) > 1}
+    need("workers with two conversations", len(several), 2)
+    rows = np.flatnonzero(np.isin(worker, list(several)))
+    worker, group = worker[rows], group[rows]
+    return rows, worker, np.unique([f"{name}/{task}" for name, task in zip(worker, group)], return_inverse=True)[1]
+
 # %% ../../nbs/05_diversity.ipynb #df354687
 def reidentify(
     x: np.ndarray,
@@ -811,13 +814,8 @@ def reidentify(
     NotEnough
         Fewer than two workers have two conversations.
     """
-    worker, group = np.asarray(worker), np.asarray(group)
-    several = {name for name in np.unique(worker) if len(np.unique(group[worker == name])) > 1}
-    need("workers with two conversations", len(several), 2)
-    rows = np.flatnonzero(np.isin(worker, list(several)))
-    x, worker, group = x[rows], worker[rows], group[rows]
-    conversation = np.unique([f"{name}/{task}" for name, task in zip(worker, group)], return_inverse=True)[1]
-    rank = _guesses(x, worker, conversation, n_folds, trees, seed)
+    rows, worker, conversation = _met_twice(np.asarray(worker), np.asarray(group))
+    rank = _guesses(x[rows], worker, conversation, n_folds, trees, seed)
     names, index = np.unique(worker, return_inverse=True)
     counts = worker_counts(len(names), n_bootstrap, seed)
 
@@ -853,7 +851,7 @@ def recognition(traces: str, outcome: Mapping) -> dict:
     ends = {f"top{k}{end}": value for k in (1, 5) for end, value in zip(("", "_low", "_high"), outcome[f"top{k}"])}
     return {"traces": traces, **ends, "chance1": outcome["chance1"], "chance5": outcome["chance5"], "n": outcome["n"]}
 
-
+# %% ../../nbs/05_diversity.ipynb #f0e34c33
 def recognised_more(one: Mapping, other: Mapping, worker: Sequence) -> pl.DataFrame:
     """Share of each worker's queries that `one` recognises, less that of `other`: `worker`, `more`.
 
@@ -866,10 +864,11 @@ def recognised_more(one: Mapping, other: Mapping, worker: Sequence) -> pl.DataFr
     rows = pl.DataFrame({"worker": np.asarray(worker)[one["rows"]], "more": more})
     return rows.group_by("worker").agg(pl.col("more").mean()).sort("worker")
 
-
+# %% ../../nbs/05_diversity.ipynb #84a3b040
 def reidentify_figure(recognised: pl.DataFrame) -> go.Figure:
-    """Share of questions whose worker is the first guess, and among the first five, by the traces used; strokes "
-    "for chance."""
+    """Share of questions whose worker is the first guess, and among the first five, by the traces used; strokes for
+    chance.
+    """
     fig = go.Figure()
     for k, colour, stroke, name in (
         (1, "gaze", "explicit", "first guess right"),
@@ -880,7 +879,7 @@ def reidentify_figure(recognised: pl.DataFrame) -> go.Figure:
             y=recognised[f"top{k}"],
             name=name,
             marker_color=COLOURS[colour],
-            error_y=_interval_bars(recognised, f"top{k}", f"top{k}_low", f"top{k}_high", GREY),
+            error_y=error_bars(recognised[f"top{k}"], recognised[f"top{k}_low"], recognised[f"top{k}_high"], GREY),
             hovertemplate="%{x}: %{y:.0%}<extra>" + name + "</extra>",
         )
         fig.add_scatter(
@@ -1025,7 +1024,7 @@ def tradeoff_figure(found: pl.DataFrame) -> go.Figure:
                 showlegend=col == 1,
                 marker=dict(size=9, color=COLOURS[colour]),
                 line=dict(width=1.5, color=COLOURS[colour]),
-                error_x=_interval_bars(part, name, f"{name}_low", f"{name}_high", COLOURS[colour]),
+                error_x=error_bars(part[name], part[f"{name}_low"], part[f"{name}_high"], COLOURS[colour]),
                 hovertemplate="%{y}: %{x:.1%}<extra></extra>",
             )
     for col, chance in ((1, found["chance1"][0]), (2, 0.5)):

@@ -6,12 +6,13 @@
 __all__ = ['PAGE', 'MODALITIES', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'PAPER_ACCURACY', 'FOREST', 'PAPER_SEED', 'PAPER_PAIRWISE',
            'STUDY_BLOCKS', 'LABEL', 'HUE', 'distinct', 'odd_features', 'within_worker', 'text_measures',
            'model_indicators', 'tables', 'SignedLogistic', 'SymmetricBoosting', 'estimator', 'chance', 'ablation',
-           'stacked', 'nested_choice', 'embed_texts', 'read_sentences', 'reading_maps', 'map_texts', 'filter_styles',
-           'fit_styles', 'personalise', 'personal_models', 'personal_curve', 'study_table', 'paper_folds',
-           'paper_forest', 'in_sample_forest', 'Steps', 'steps_null', 'permutation_importance', 'worker_means',
-           'column_groups', 'partial_dependence', 'fold_accuracy', 'fewest_training_workers', 'right_of', 'empty_oof',
-           'ablation_plan', 'learnable', 'ranking', 'text_dwell', 'gains', 'ablation_figure', 'waterfall_figure',
-           'null_figure', 'personal_figure', 'importance_figure', 'dependence_figure', 'learning_figure']
+           'stacked', 'nested_choice', 'embed_texts', 'read_sentences', 'reading_map_features', 'map_texts',
+           'filter_styles', 'fit_styles', 'personalise', 'personal_models', 'personal_curve', 'study_table',
+           'paper_folds', 'paper_forest', 'in_sample_forest', 'Steps', 'steps_null', 'permutation_importance',
+           'worker_means', 'column_groups', 'partial_dependence', 'fold_accuracy', 'fewest_training_workers',
+           'right_of', 'empty_oof', 'ablation_plan', 'learnable', 'ranking', 'text_dwell', 'gains', 'ablation_figure',
+           'waterfall_figure', 'null_figure', 'personal_figure', 'importance_figure', 'dependence_figure',
+           'learning_figure']
 
 # %% ../../nbs/08_reward.ipynb #c0db725b
 from collections.abc import Mapping, Sequence
@@ -38,22 +39,22 @@ from ..base.cache import content_key
 from ..base.enough import need
 from ..base.files import atomic_path
 from ..base.numbers import format_number
-from ..base.plots import COLOURS, GREY, SEQUENCE, forest
+from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
 from ..recording.trajectories import sentences
 from ifllm.reward.evaluation import (
     OOF_COLUMNS,
     SPLITS,
-    compare,
     fit_nested,
     inner_folds,
     iter_splits,
     log_loss,
     make_folds,
     metric_draws,
+    metric_scores,
     oof_frame,
     out_of_fold,
+    paired_gain,
     predict,
-    score,
     shuffle_within,
     targets,
 )
@@ -225,7 +226,23 @@ MODELS = {
     "all": ["text", "model", "mouse", "gaze", "cross"],
 }  # the ablation: which blocks each model sees
 
-# %% ../../nbs/08_reward.ipynb #c8312449
+# %% ../../nbs/08_reward.ipynb #f1a62896
+def _ridge_weights(z: np.ndarray, y: np.ndarray, w: np.ndarray, C: float) -> np.ndarray:
+    """Weights of a ridge logistic regression without intercept, cases weighted by `w`."""
+    # Newton's steps by hand: 2 ms a fit of 550 pairs and 62 columns, against 12 ms by scikit-learn's newton-cholesky,
+    # with weights equal to 3e-6; thousands of fits make this chapter. It also takes pairs of one class, and no columns
+    # at all.
+    beta, penalty = np.zeros(z.shape[1]), np.eye(z.shape[1]) / C
+    for _ in range(30):
+        p = special.expit(z @ beta)
+        gradient = z.T @ (w * (p - y)) + beta / C
+        step = np.linalg.solve((z * (w * p * (1 - p))[:, None]).T @ z + penalty, gradient)
+        beta -= step
+        if np.abs(step).max(initial=0.0) < 1e-5:
+            break
+    return beta
+
+# %% ../../nbs/08_reward.ipynb #dcad4eeb
 class SignedLogistic(ClassifierMixin, BaseEstimator):
     """Antisymmetric ridge logistic regression on odd features.
 
@@ -250,18 +267,7 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
         if self.n_first is not None:
             self.weight_[self.n_first :] = self.scale
         z, w = self._scaled(x), np.ones(len(x)) if sample_weight is None else sample_weight
-        # Newton's steps by hand: 2 ms a fit of 550 pairs and 62 columns, against 12 ms by scikit-learn's newton-
-        # cholesky, with weights
-        # equal to 3e-6; thousands of fits make this chapter. It also takes pairs of one class, and no columns at all.
-        beta, penalty = np.zeros(x.shape[1]), np.eye(x.shape[1]) / self.C
-        for _ in range(30):
-            p = special.expit(z @ beta)
-            gradient = z.T @ (w * (p - y)) + beta / self.C
-            step = np.linalg.solve((z * (w * p * (1 - p))[:, None]).T @ z + penalty, gradient)
-            beta -= step
-            if np.abs(step).max(initial=0.0) < 1e-5:
-                break
-        self.coef_ = beta
+        self.coef_ = _ridge_weights(z, y, w, self.C)
         return self
 
     def decision_function(self, x):
@@ -274,7 +280,7 @@ class SignedLogistic(ClassifierMixin, BaseEstimator):
     def predict(self, x):
         return (self.decision_function(x) > 0).astype(float)
 
-# %% ../../nbs/08_reward.ipynb #117cf154
+# %% ../../nbs/08_reward.ipynb #798db2fc
 class SymmetricBoosting(ClassifierMixin, BaseEstimator):
     """Gradient boosted trees (LightGBM) on odd features, made antisymmetric by learning from and averaging over both
     orders."""
@@ -380,7 +386,11 @@ def ablation(
 
     return pl.concat(Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in plan))
 
-# %% ../../nbs/08_reward.ipynb #d809cb77
+# %% ../../nbs/08_reward.ipynb #d441f780
+def _log_odds(model, x):
+    return special.logit(np.clip(predict(model, x), 1e-4, 1 - 1e-4))
+
+# %% ../../nbs/08_reward.ipynb #8784cca6
 def stacked(
     data: pl.DataFrame,
     folds: pl.DataFrame,
@@ -401,24 +411,16 @@ def stacked(
         for fit_rows, out_rows in inner_folds(data[train], split, seed=seed + repeat):
             for i, (source, (model, _)) in enumerate(parts.items()):
                 fitted = clone(model).fit(x[source][train[fit_rows]], y[train[fit_rows]])
-                inside[train[out_rows], i] = special.logit(
-                    np.clip(predict(fitted, x[source][train[out_rows]]), 1e-4, 1 - 1e-4)
-                )
+                inside[train[out_rows], i] = _log_odds(fitted, x[source][train[out_rows]])
         weigh = fit_nested(
             SignedLogistic(), inside[train], data[train], split, grid or {"C": [0.001, 0.01, 0.1]}, seed + repeat
         )
-        outside = np.column_stack(
-            [
-                special.logit(
-                    np.clip(predict(clone(model).fit(x[source][train], y[train]), x[source][test]), 1e-4, 1 - 1e-4)
-                )
-                for source, (model, _) in parts.items()
-            ]
-        )
+        whole = {source: clone(model).fit(x[source][train], y[train]) for source, (model, _) in parts.items()}
+        outside = np.column_stack([_log_odds(fitted, x[source][test]) for source, fitted in whole.items()])
         pieces.append(oof_frame(data, test, predict(weigh, outside), repeat, fold))
     return _labelled(pl.concat(pieces), "pairwise", name, window, split)
 
-# %% ../../nbs/08_reward.ipynb #23047cdf
+# %% ../../nbs/08_reward.ipynb #278b6155
 def nested_choice(
     data: pl.DataFrame,
     folds: pl.DataFrame,
@@ -449,12 +451,8 @@ def nested_choice(
         ]
 
     done = Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in iter_splits(data, folds, split))
-    chosen = (
-        pl.DataFrame([row for _, rows in done for row in rows])
-        .group_by("candidate", maintain_order=True)
-        .agg(pl.col("chosen").mean(), pl.col("inner_loss").mean())
-        .sort("inner_loss")
-    )
+    rows = pl.DataFrame([row for _, rows in done for row in rows]).group_by("candidate", maintain_order=True)
+    chosen = rows.agg(pl.col("chosen").mean(), pl.col("inner_loss").mean()).sort("inner_loss")
     return {
         name: _labelled(pl.concat(frames[name] for frames, _ in done), "pairwise", name, window, split)
         for name in (*candidates, "best")
@@ -491,7 +489,7 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
             np.save(handle, out)
     return out.astype(np.float32)
 
-
+# %% ../../nbs/08_reward.ipynb #93e40aad
 def _embed(texts, path, max_tokens, batch):
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -540,7 +538,7 @@ def read_sentences(pairs: pl.DataFrame, dwell: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/08_reward.ipynb #7926994f
-def reading_maps(
+def reading_map_features(
     pairs: pl.DataFrame,  # query, question
     read: pl.DataFrame,  # from `read_sentences`
     embeddings: Mapping[str, np.ndarray],  # text of a question or sentence -> embedding
@@ -573,8 +571,9 @@ def _reading_map(vectors, time, question):
 
 # %% ../../nbs/08_reward.ipynb #4bea71aa
 def map_texts(pairs: pl.DataFrame, read: pl.DataFrame) -> list[str]:
-    """Every text that `reading_maps` needs an embedding of, each once: questions, and sentences of answers that were
-    looked at."""
+    """Every text that `reading_map_features` needs an embedding of, each once: questions, and sentences of answers that
+    were looked at.
+    """
     return list(dict.fromkeys([*pairs["question"], *read["text"]]))
 
 # %% ../../nbs/08_reward.ipynb #23f36277
@@ -667,10 +666,6 @@ def personalise(
         out.select("query", "repeat", "n_own"), on=["query", "repeat"]
     )
 
-# %% ../../nbs/08_reward.ipynb #32ba9a72
-def _log_odds(model, x):
-    return special.logit(np.clip(predict(model, x), 1e-4, 1 - 1e-4))
-
 # %% ../../nbs/08_reward.ipynb #f53ce7de
 RIDGE = {"C": [0.003, 0.03, 0.3]}
 SHRUNK = {"C": [0.03, 0.3], "scale": [0.1, 0.3, 1.0]}  # where behaviour stands beside text
@@ -712,8 +707,8 @@ def personal_curve(people: Mapping[str, pl.DataFrame], **draws) -> pl.DataFrame:
     for name, frame in people.items():
         for label, low, high in (("0", 0, 0), ("1-3", 1, 3), ("4-7", 4, 7), ("8+", 8, np.inf)):
             part, base = (f.filter(pl.col("n_own").is_between(low, high)) for f in (frame, baseline))
-            found = score(part, ["accuracy"], **draws).drop("metric").row(0, named=True)
-            over = compare(part, base, "accuracy", **draws)
+            found = metric_scores(part, ["accuracy"], **draws).drop("metric").row(0, named=True)
+            over = paired_gain(part, base, "accuracy", **draws)
             gain = {"gain": over["value"], "gain_low": over["ci_low"], "gain_high": over["ci_high"]}
             rows.append({"model": name, "own_labels": label} | found | gain)
     return pl.DataFrame(rows)
@@ -755,7 +750,7 @@ STUDY_BLOCKS = {
     "all": ("gaze", "mouse", "cross", "text"),
 }  # its ablations keep the lengths
 
-
+# %% ../../nbs/08_reward.ipynb #0e0aa7ad
 def study_table(
     labelled: pl.DataFrame, features: pl.DataFrame, registry: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
@@ -1059,14 +1054,14 @@ def ablation_plan(
     plan += [("pairwise", model, leak, "unseen_worker") for model in ("mouse", "gaze", "mouse_gaze", "all")]
     return [row for row in plan if _has_sources(made, *row[:3])]
 
-
+# %% ../../nbs/08_reward.ipynb #9fe416d3
 def _has_sources(made, target, model, window):
     if target not in made[window]:
         return False
     blocks = made[window][target][1]
     return model in ("chance", "all") or all(blocks[source] for source in MODELS[model] if source != "cross")
 
-
+# %% ../../nbs/08_reward.ipynb #32e9e0c9
 def learnable(
     made: Mapping, window: str, target: str, least_workers: int = 2, least_each: int = 10
 ) -> tuple[pl.DataFrame, dict[str, list[str]]]:
@@ -1086,10 +1081,14 @@ def ranking(frames: Mapping[str, pl.DataFrame], baseline: pl.DataFrame, chosen: 
     rows = []
     for name, frame in frames.items():
         found = {
-            row["metric"]: row for row in score(frame, ("accuracy", "auc", "brier"), **draws).iter_rows(named=True)
+            row["metric"]: row
+            for row in metric_scores(frame, ("accuracy", "auc", "brier"), **draws).iter_rows(named=True)
         }
         rows.append({"model": name, "AUC": found["auc"]["value"], "Brier score": found["brier"]["value"]})
-        for column, row in (("accuracy", found["accuracy"]), ("gain", compare(frame, baseline, "accuracy", **draws))):
+        for column, row in (
+            ("accuracy", found["accuracy"]),
+            ("gain", paired_gain(frame, baseline, "accuracy", **draws)),
+        ):
             spec = ".3f" if column == "accuracy" else "+.3f"
             rows[-1][column] = format_number(row, f"ci{spec}")
     inner = chosen.select("chosen", model="candidate", **{"inner loss": "inner_loss"})
@@ -1127,7 +1126,7 @@ def gains(
             continue
         base = oof.filter((pl.col("target") == target) & (pl.col("model") == baseline) & (pl.col("split") == split))
         repeats = set(part["repeat"]) & set(base["repeat"])
-        found = compare(
+        found = paired_gain(
             part.filter(pl.col("repeat").is_in(repeats)),
             base.filter(pl.col("repeat").is_in(repeats)),
             metric,
@@ -1159,15 +1158,27 @@ HUE = {name: "fusion" for name in LABEL} | {
 }  # and its colour
 
 
-def _error_bars(part, colour=None):
-    ends = {"array": part["ci_high"] - part["value"], "arrayminus": part["value"] - part["ci_low"]}
-    return (
-        {"type": "data", "symmetric": False, "thickness": 1.4, "width": 0}
-        | ends
-        | ({"color": colour} if colour else {})
+def _intervals(part: pl.DataFrame, colour: str | None = None) -> dict:
+    return error_bars(part["value"], part["ci_low"], part["ci_high"], colour)
+
+# %% ../../nbs/08_reward.ipynb #d61a5215
+def _ablation_dots(part: pl.DataFrame, window: str, symbol: str, shift: float, showlegend: bool) -> go.Scatter:
+    """Accuracies of one window with their intervals; `shift` keeps those of two windows apart."""
+    told = part.select("model", "value", "ci_low", "ci_high").iter_rows()
+    return go.Scatter(
+        x=part["value"],
+        y=[list(LABEL).index(model) + shift for model in part["model"]],
+        mode="markers",
+        marker=dict(symbol=symbol, size=9, color=[COLOURS[HUE[model]] for model in part["model"]]),
+        name={"reading": "before rating", "full": "until the next question"}[window],
+        showlegend=showlegend,
+        legendgroup=window,
+        error_x=_intervals(part, GREY),
+        text=[f"{LABEL[m]}: {v:.3f} [{a:.3f}, {b:.3f}]" for m, v, a, b in told],
+        hovertemplate="%{text}<extra></extra>",
     )
 
-# %% ../../nbs/08_reward.ipynb #81434a15
+# %% ../../nbs/08_reward.ipynb #e0591c5c
 def ablation_figure(scores: pl.DataFrame) -> go.Figure:
     """Accuracy of each model: a panel a split (two a row, so that a phone shows all), filled before rating and open
     until the next question.
@@ -1189,23 +1200,8 @@ def ablation_figure(scores: pl.DataFrame) -> go.Figure:
         row, column = number // 2 + 1, number % 2 + 1
         for window, symbol, shift in (("reading", "circle", 0.0), ("full", "diamond-open", 0.25)):
             part = scores.filter((pl.col("split") == split) & (pl.col("window") == window))
-            fig.add_scatter(
-                x=part["value"],
-                y=[list(LABEL).index(model) + shift for model in part["model"]],
-                mode="markers",
-                marker=dict(symbol=symbol, size=9, color=[COLOURS[HUE[model]] for model in part["model"]]),
-                name={"reading": "before rating", "full": "until the next question"}[window],
-                showlegend=number == 0,
-                legendgroup=window,
-                error_x=_error_bars(part, GREY),
-                text=[
-                    f"{LABEL[m]}: {v:.3f} [{a:.3f}, {b:.3f}]"
-                    for m, v, a, b in part.select("model", "value", "ci_low", "ci_high").iter_rows()
-                ],
-                hovertemplate="%{text}<extra></extra>",
-                row=row,
-                col=column,
-            )
+            dots = _ablation_dots(part, window, symbol, shift, showlegend=number == 0)
+            fig.add_trace(dots, row=row, col=column)
         fig.add_vline(x=0.5, line=dict(dash="dash", width=1, color=GREY), row=row, col=column)
     fig.update_yaxes(tickvals=list(range(len(LABEL))), ticktext=list(LABEL.values()), autorange="reversed")
     fig.update_xaxes(title="accuracy", range=[0.42, 0.72], nticks=4)
@@ -1260,7 +1256,7 @@ def personal_figure(curve: pl.DataFrame) -> go.Figure:
             name=name,
             mode="lines+markers",
             line=dict(color=hues[number], width=1),
-            error_y=_error_bars(part),
+            error_y=_intervals(part),
         )
     fig.add_hline(y=0.5, line=dict(dash="dash", width=1, color=GREY))
     axis = dict(title="own earlier labels", tickvals=list(range(len(stages))), ticktext=stages)
@@ -1318,7 +1314,7 @@ def learning_figure(learnt: pl.DataFrame, power: pl.DataFrame, n_workers: int) -
                 showlegend=column == 1,
                 line_color=COLOURS[HUE[name]],
                 mode="lines+markers",
-                error_y=_error_bars(part),
+                error_y=_intervals(part),
                 row=1,
                 col=column,
             )

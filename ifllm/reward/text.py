@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import plotly.graph_objects as go
@@ -55,7 +55,7 @@ from ..base.cache import content_key
 from ..base.enough import NotEnough, need
 from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
-from ..base.plots import COLOURS, GREY, forest
+from ..base.plots import COLOURS, GREY, error_bars, forest
 from ..base.terminal import progress
 from ..recording.data import polars_frame
 from ..recording.features import extract_features
@@ -64,14 +64,14 @@ from ifllm.reward.evaluation import (
     OOF_COLUMNS,
     SPLITS,
     calibration_curve,
-    compare,
     fit_nested,
     group_folds,
     inner_folds,
     iter_splits,
     make_folds,
+    metric_scores,
     oof_frame,
-    score,
+    paired_gain,
 )
 from .features import PAGE, SignedLogistic, odd_features
 
@@ -882,7 +882,7 @@ def _labelled(parts: Sequence[pl.DataFrame], name: str, window: str, split: str)
     labels = {"target": "pairwise", "model": name, "window": window, "split": split}
     return pl.concat(parts).with_columns(pl.lit(value).alias(key) for key, value in labels.items()).select(OOF_TEXT)
 
-
+# %% ../../nbs/09_text_reward.ipynb #48b83478
 def calibrated(
     data: pl.DataFrame,
     nested: Sequence[Fold],
@@ -1236,19 +1236,21 @@ def _reading_for(pairs: pl.DataFrame, samples: pl.DataFrame, behaviour: Behaviou
         raise InputError(f"score: {len(samples)} rows of samples for {len(pairs)} pairs; give one row a pair")
     return samples.select(behaviour.columns)
 
-# %% ../../nbs/09_text_reward.ipynb #f0d1be2e
+# %% ../../nbs/09_text_reward.ipynb #8c5d1da1
+_NO_FACTS: dict[str, Any] = {
+    "name": "IFLLM reward model",
+    "base_model": None,
+    "data": "unknown",
+    "results": [],
+    "limits": [],
+}
+
+# %% ../../nbs/09_text_reward.ipynb #d28aa93b
 def model_card(facts: Mapping, calibrators: Mapping[str, Calibrator], reads: bool) -> str:
     """Model card with the hub's front matter; `reads` says whether the model takes reading behaviour."""
     from huggingface_hub import ModelCardData
 
-    empty: dict[str, Any] = {
-        "name": "IFLLM reward model",
-        "base_model": None,
-        "data": "unknown",
-        "results": [],
-        "limits": [],
-    }
-    facts = {**empty, **facts}
+    facts = {**_NO_FACTS, **facts}
     front = ModelCardData(
         license="apache-2.0",
         library_name="ifllm",
@@ -1272,7 +1274,7 @@ def model_card(facts: Mapping, calibrators: Mapping[str, Calibrator], reads: boo
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
-
+# %% ../../nbs/09_text_reward.ipynb #d2f8511e
 def _markdown_table(rows: Sequence[Mapping]) -> str:
     if not rows:
         return ""
@@ -1280,14 +1282,89 @@ def _markdown_table(rows: Sequence[Mapping]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
-# %% ../../nbs/09_text_reward.ipynb #cfa325d0
+# %% ../../nbs/09_text_reward.ipynb #ac01eb8d
 AutoConfig.register("ifllm_reward", RewardEncoderConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(RewardEncoderConfig, RewardEncoder, exist_ok=True)
 Texts = str | Sequence[str]
 
-
+# %% ../../nbs/09_text_reward.ipynb #f153a0d1
 @dataclass
-class RewardModel:
+class _Parts:
+    """What a reward model holds."""
+
+    encoder: RewardEncoder
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    calibrators: dict[str, Calibrator]
+    behaviour: Behaviour | None = None
+    text_weight: float = 1.0
+    facts: dict = field(default_factory=dict)
+
+    def _logits(self, pairs: pl.DataFrame, read: bool) -> np.ndarray:
+        """Uncalibrated log odds of the first response; `read` says whether `pairs` holds how they were read."""
+        if self.encoder.config.n_features:  # early fusion
+            assert self.behaviour is not None  # it made the encoder's features
+            if not read:
+                unknown = pl.lit(None, dtype=pl.Float64)
+                pairs = pairs.with_columns(unknown.alias(name) for name in self.behaviour.columns)
+            return pair_logits(self.encoder, self.tokenizer, pairs, self.max_length, self.behaviour)
+        logits = pair_logits(self.encoder, self.tokenizer, pairs, self.max_length, None)
+        if not read:
+            return logits
+        assert self.behaviour is not None  # or the samples were refused
+        return self.text_weight * logits + self.behaviour.logit(pairs)
+
+# %% ../../nbs/09_text_reward.ipynb #05ed7c32
+def _tuples(values: Mapping) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+# %% ../../nbs/09_text_reward.ipynb #a041b638
+class _Kept(_Parts):
+    """How a reward model is kept in a folder."""
+
+    def card(self) -> str:
+        """The model card, as `save` writes it."""
+        return model_card(self.facts, self.calibrators, self.behaviour is not None)
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder: README.md (model card), config.json, model.safetensors, the tokenizer, reward.json."""
+        disable_progress_bar()
+        parts: dict[str, Any] = {"calibrators": {name: asdict(fitted) for name, fitted in self.calibrators.items()}}
+        parts |= {"behaviour": asdict(self.behaviour) if self.behaviour else None, "facts": self.facts}
+        with atomic_path(path) as folder:
+            self.encoder.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            write_json(folder / "reward.json", parts | {"max_length": self.max_length, "text_weight": self.text_weight})
+            (folder / "README.md").write_text(self.card(), encoding="utf-8")
+            as_new_files(folder)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a folder that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            It is no such folder, or part of it is missing or torn.
+        """
+        path = Path(path)
+        if not (path / "reward.json").exists():
+            raise InputError(f"{path}: no reward.json here; give a folder that RewardModel.save wrote")
+        disable_progress_bar()
+        try:
+            saved = json.loads((path / "reward.json").read_text(encoding="utf-8"))
+            encoder, tokenizer = RewardEncoder.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+            calibrators = {name: Calibrator(**_tuples(values)) for name, values in saved["calibrators"].items()}
+            behaviour = Behaviour(**_tuples(saved["behaviour"])) if saved["behaviour"] else None
+            rest = saved["max_length"], calibrators, behaviour, saved["text_weight"], saved["facts"]
+        except Exception as fault:  # tokenizers and safetensors raise no narrower one for a torn file
+            why = next(iter(str(fault).splitlines()), type(fault).__name__)
+            raise InputError(f"{path}: cannot be read ({why}); save the model again") from fault
+        assert tokenizer is not None  # or it raised
+        return cls(encoder, tokenizer, *rest)
+
+# %% ../../nbs/09_text_reward.ipynb #a2619f58
+class RewardModel(_Kept):
     """A pairwise reward model with calibrated probability.
 
     Attributes
@@ -1298,14 +1375,6 @@ class RewardModel:
     text_weight : of the text's logit in late fusion
     facts : what the model card tells: `name`, `base_model`, `data`, `results` (list of dicts), `limits`
     """
-
-    encoder: RewardEncoder
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    calibrators: dict[str, Calibrator]
-    behaviour: Behaviour | None = None
-    text_weight: float = 1.0
-    facts: dict = field(default_factory=dict)
 
     @overload
     def score(self, prompt: str, response_a: str, response_b: str, samples: pl.DataFrame | None = ...) -> float: ...
@@ -1345,64 +1414,11 @@ class RewardModel:
             Something is no text, the sequences differ in length, `samples` lacks a feature or is no polars frame, or
             this model takes no behaviour.
         """
-        pairs, early = _pairs_of(prompt, response_a, response_b), self.encoder.config.n_features > 0
+        pairs = _pairs_of(prompt, response_a, response_b)
         if samples is not None:
             pairs = pl.concat([pairs, _reading_for(pairs, samples, self.behaviour)], how="horizontal")
-        elif early:
-            assert self.behaviour is not None  # it made the encoder's features
-            pairs = pairs.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in self.behaviour.columns)
-        seen = self.behaviour if early else None
-        logits = pair_logits(self.encoder, self.tokenizer, pairs, self.max_length, seen)
-        if samples is not None and not early:
-            assert self.behaviour is not None  # or the samples were refused
-            logits = self.text_weight * logits + self.behaviour.logit(pairs)
-        p = self.calibrators["text" if samples is None else "fusion"](logits)
+        p = self.calibrators["text" if samples is None else "fusion"](self._logits(pairs, samples is not None))
         return float(p[0]) if isinstance(prompt, str) else p
-
-    def card(self) -> str:
-        """The model card, as `save` writes it."""
-        return model_card(self.facts, self.calibrators, self.behaviour is not None)
-
-    def save(self, path: str | Path) -> None:
-        """Write a folder: README.md (model card), config.json, model.safetensors, the tokenizer, reward.json."""
-        disable_progress_bar()
-        parts: dict[str, Any] = {"calibrators": {name: asdict(fitted) for name, fitted in self.calibrators.items()}}
-        parts |= {"behaviour": asdict(self.behaviour) if self.behaviour else None, "facts": self.facts}
-        with atomic_path(path) as folder:
-            self.encoder.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-            write_json(folder / "reward.json", parts | {"max_length": self.max_length, "text_weight": self.text_weight})
-            (folder / "README.md").write_text(self.card(), encoding="utf-8")
-            as_new_files(folder)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "RewardModel":
-        """Read a folder that `save` wrote.
-
-        Raises
-        ------
-        InputError
-            It is no such folder, or part of it is missing or torn.
-        """
-        path = Path(path)
-        if not (path / "reward.json").exists():
-            raise InputError(f"{path}: no reward.json here; give a folder that RewardModel.save wrote")
-        disable_progress_bar()
-        try:
-            saved = json.loads((path / "reward.json").read_text(encoding="utf-8"))
-            encoder, tokenizer = RewardEncoder.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
-            calibrators = {name: Calibrator(**_tuples(values)) for name, values in saved["calibrators"].items()}
-            behaviour = Behaviour(**_tuples(saved["behaviour"])) if saved["behaviour"] else None
-            rest = saved["max_length"], calibrators, behaviour, saved["text_weight"], saved["facts"]
-        except Exception as fault:  # tokenizers and safetensors raise no narrower one for a torn file
-            why = next(iter(str(fault).splitlines()), type(fault).__name__)
-            raise InputError(f"{path}: cannot be read ({why}); save the model again") from fault
-        assert tokenizer is not None  # or it raised
-        return cls(encoder, tokenizer, *rest)
-
-
-def _tuples(values: Mapping) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 # %% ../../nbs/09_text_reward.ipynb #cf1729c1
 READING_PENALTIES = {"C": [0.003, 0.03, 0.3]}  # as ifllm.reward.features's ablation
@@ -1421,6 +1437,18 @@ def text_source(start: np.ndarray) -> Source:
 def reading_source(features: Mapping[str, str]) -> Source:
     """Linear model of reading behaviour."""
     return Source(tuple(f"reading:{name}" for name in features), SignedLogistic(), READING_PENALTIES)
+
+# %% ../../nbs/09_text_reward.ipynb #02ee9a1e
+def _combined(nested: Sequence[Fold], y: np.ndarray, method: str) -> tuple[np.ndarray, dict[str, Calibrator]]:
+    """Weights of text and reading in their stack, and the calibration of the text alone and of the stack, from what
+    was predicted for workers who were left out.
+    """
+    rows, logits = np.concatenate([fold.test for fold in nested]), np.concatenate([fold.outer for fold in nested])
+    stack = LogisticRegression(fit_intercept=False).fit(logits, y[rows]).coef_[0]
+    return stack, {
+        "text": Calibrator.fit(method, logits[:, 0], y[rows]),
+        "fusion": Calibrator.fit(method, logits @ stack, y[rows]),
+    }
 
 # %% ../../nbs/09_text_reward.ipynb #85e02fd0
 def fit_reward_model(
@@ -1455,15 +1483,10 @@ def fit_reward_model(
     folds = make_folds(data, 5, 1, seed, splits=[split])
     need_choices(data, folds, split, seed)
     nested = nested_logits(data, folds, split, {"text": text_source(start), "reading": reading_source(features)}, seed)
-    rows, logits = np.concatenate([fold.test for fold in nested]), np.concatenate([fold.outer for fold in nested])
-    stack = LogisticRegression(fit_intercept=False).fit(logits, y[rows]).coef_[0]
+    stack, calibrators = _combined(nested, y, method)
     behaviour = Behaviour.fit(data, features)
     linear = fit_nested(SignedLogistic(), behaviour(data), data, split, READING_PENALTIES, seed).best_estimator_.coef_
     head = fit_nested(head_model(), start, data, split, PENALTIES, seed).best_estimator_.coef_[0]
-    calibrators = {
-        "text": Calibrator.fit(method, logits[:, 0], y[rows]),
-        "fusion": Calibrator.fit(method, logits @ stack, y[rows]),
-    }
     behaviour = replace(behaviour, weights=tuple((stack[1] * linear).tolist()))
     return RewardModel(
         set_head(model, head), tokenizer, max_length, calibrators, behaviour, float(stack[0]), facts or {}
@@ -1534,7 +1557,7 @@ def gains_over(
             same = reference.join(mine, on=["query", "repeat"], how="semi")
             if len(same):
                 mine = mine.join(same, on=["query", "repeat"], how="semi")
-                change = compare(mine, same, "accuracy", n_bootstrap, seed)
+                change = paired_gain(mine, same, "accuracy", n_bootstrap, seed)
                 rows.append({"model": model, "window": window, "split": split} | change)
     return pl.DataFrame(rows)
 
@@ -1543,7 +1566,7 @@ def _ece_by_chance(judged: pl.DataFrame, rng: np.random.Generator, n_draws: int 
     """Mean calibration error of outcomes drawn from the probabilities `p`."""
     p = judged["p"].to_numpy()
     draws = (judged.with_columns(y=pl.Series((rng.random(len(p)) < p).astype(float))) for _ in range(n_draws))
-    return float(np.mean([score(drawn, ["ece"], 1)["value"][0] for drawn in draws]))
+    return float(np.mean([metric_scores(drawn, ["ece"], 1)["value"][0] for drawn in draws]))
 
 
 def calibration_table(oof: pl.DataFrame, seed: int = 0, n_bootstrap: int = 1000) -> pl.DataFrame:
@@ -1560,7 +1583,7 @@ def calibration_table(oof: pl.DataFrame, seed: int = 0, n_bootstrap: int = 1000)
         method = key[-1]
         judged = part.with_columns(p=pl.col("p" if method == "none" else "p_cal").clip(1e-6, 1 - 1e-6))
         row = dict(zip(keys, key)) | {"method": "raw" if method == "none" else method}
-        for found in score(judged, ["ece", "brier"], n_bootstrap, seed).iter_rows(named=True):
+        for found in metric_scores(judged, ["ece", "brier"], n_bootstrap, seed).iter_rows(named=True):
             name = found["metric"]
             row |= {name: found["value"], f"{name}_low": found["ci_low"], f"{name}_high": found["ci_high"]}
         right = pl.when(pl.col("y") > 0.5).then("p").otherwise(1 - pl.col("p"))
@@ -1584,14 +1607,7 @@ def reliability_curves(
 
 # %% ../../nbs/09_text_reward.ipynb #180d71dd
 def _curve(part: pl.DataFrame, stage: str, in_legend: bool) -> go.Scatter:
-    bars = dict(
-        type="data",
-        symmetric=False,
-        array=part["ci_high"] - part["share"],
-        arrayminus=part["share"] - part["ci_low"],
-        thickness=1,
-        width=0,
-    )
+    bars = error_bars(part["share"], part["ci_low"], part["ci_high"], thickness=1)
     return go.Scatter(
         x=part["p"],
         y=part["share"],

@@ -96,7 +96,6 @@ def steps(study, worker):
     cut = windows(phased, page, queries)
     events = fixations(phased, page, cut, queries)
     reading = reading_measures(events, queries)
-    made = extract_features(phased, queries, cut, page, reading)
     return {
         add_phases: {"matched": matched},
         windows: {"matched": phased, "page": page, "queries": queries},
@@ -109,7 +108,6 @@ def steps(study, worker):
             "page": page,
             "reading": reading,
         },
-        zscore_within_worker: {"features": made},
     }
 
 
@@ -120,7 +118,7 @@ def test_every_step_takes_lazy_and_pandas_frames_and_refuses_the_rest_in_a_line(
         theirs = step(**{name: frame.to_pandas() for name, frame in frames.items()})
         assert_frame_equal(theirs, plain, check_dtypes=False, categorical_as_str=True)
         for name, frame in frames.items():
-            column = "query" if "query" in frame.columns and name != "features" else "worker"
+            column = "query" if "query" in frame.columns else "worker"
             for wrong in (frame.head(2).to_dicts(), frame.drop(column)):
                 with pytest.raises(InputError, match=r"a list was given; give a|no column \w+") as fault:
                     step(**(frames | {name: wrong}))
