@@ -26,6 +26,7 @@ from plotly.subplots import make_subplots
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
+from .preferences import DIALOGUE
 from .weights import model_place, quietly
 from ..base.cache import content_key
 from ..base.files import InputError, as_new_files, write_json
@@ -141,7 +142,7 @@ def as_prompt(question: str, tokenizer=None, template: str = "plain") -> str:
         return tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
-    return f"\n\nHuman: {question}\n\nAssistant:"
+    return DIALOGUE.format(question)
 
 # %% ../../nbs/11_dpo.ipynb #0479ea6b
 CHAT_ML = (

@@ -37,7 +37,7 @@ from ..base.files import InputError, read_json, write_bytes, write_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, forest
 from ..base.settings import check_settings, number, whole
 from ..base.terminal import progress
-from ..reward.evaluation import compare, score
+from ..reward.evaluation import metric_scores, paired_gain
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'RATING_ITEMS', 'heldout_scores', 'heldout_differences', 'holm', 'messages_for', 'Verdict',
@@ -67,7 +67,8 @@ def heldout_scores(heldout: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0
         *(((("all", key[0]), part)) for key, part in graded.group_by("source", maintain_order=True)),
     ]
     rows = [
-        {"llm": llm, "source": source} | score(part, ["accuracy"], n_bootstrap, seed).drop("metric").row(0, named=True)
+        {"llm": llm, "source": source}
+        | metric_scores(part, ["accuracy"], n_bootstrap, seed).drop("metric").row(0, named=True)
         for (llm, source), part in groups
     ]
     return pl.DataFrame(rows)
@@ -97,7 +98,7 @@ def heldout_differences(
             ours.join(part, on=["llm", "query"], how="semi"),
         )  # models that were trained on both
         if source != baseline and len(both[0]):
-            rows.append({"source": source} | compare(*both, "accuracy", n_bootstrap, seed))
+            rows.append({"source": source} | paired_gain(*both, "accuracy", n_bootstrap, seed))
     if not rows:
         return pl.DataFrame(
             schema={"source": pl.String, "value": pl.Float64, "p_value": pl.Float64, "p_holm": pl.Float64}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL_NAMES', 'WHERE', 'ORIGINS', 'mean_by_worker', 'record_mean', 'clear_of', 'strict_pairs', 'flow', 'flow_figure',
-           'suppress', 'demographics', 'win_rates', 'bradley_terry', 'models_figure', 'ratings_of', 'rating_shares',
-           'ratings_figure', 'knowledge_figure', 'questions_by_day', 'days_figure', 'extents', 'gaps',
+           'suppress', 'demographics', 'model_win_rates', 'bradley_terry', 'models_figure', 'ratings_of',
+           'rating_shares', 'ratings_figure', 'knowledge_figure', 'questions_by_day', 'days_figure', 'extents', 'gaps',
            'recording_figure', 'screens_figure', 'quality_figure', 'data_card']
 
 # %% ../../nbs/04_collection.ipynb #596643fb
@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..base.bootstrap import interval, worker_counts
 from ..base.enough import need
-from ..base.plots import COLOURS, GREY, SEQUENCE
+from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars
 
 # %% ../../nbs/04_collection.ipynb #c64b733c
 def _worker_mean(rows: pl.DataFrame, column: str, n_bootstrap: int, seed: int) -> dict:
@@ -248,7 +248,7 @@ MODEL_NAMES = {
 }  # the study's model strings -> names for people
 
 # %% ../../nbs/04_collection.ipynb #62e8ca25
-def win_rates(pairs: pl.DataFrame, **bootstrap) -> pl.DataFrame:
+def model_win_rates(pairs: pl.DataFrame, **bootstrap) -> pl.DataFrame:
     """How often each model's answer is preferred, by the side it stood on.
 
     Parameters
@@ -313,12 +313,6 @@ def bradley_terry(pairs: pl.DataFrame, *, n_bootstrap: int = 200, seed: int = 0,
     return pl.DataFrame({"term": [*models, "left side"], "log_odds": fits[0]}).with_columns(ends)
 
 # %% ../../nbs/04_collection.ipynb #90ce6fe9
-def _interval_bars(part: pl.DataFrame, value: str, colour: str) -> dict:
-    """Error bars of plotly from `ci_low` and `ci_high`."""
-    above, below = part["ci_high"] - part[value], part[value] - part["ci_low"]
-    return dict(type="data", symmetric=False, array=above, arrayminus=below, width=0, color=colour)
-
-
 def models_figure(rates: pl.DataFrame, strengths: pl.DataFrame) -> go.Figure:
     """Win rates by model and side (left panel), strengths and the side's advantage (right panel)."""
     titles = ["win rate, by side", "Bradley-Terry strength"]
@@ -333,7 +327,7 @@ def models_figure(rates: pl.DataFrame, strengths: pl.DataFrame) -> go.Figure:
             mode="markers",
             name=f"{side} answer",
             marker=dict(color=COLOURS[side], size=9),
-            error_x=_interval_bars(part, "mean", COLOURS[side]),
+            error_x=error_bars(part["mean"], part["ci_low"], part["ci_high"], COLOURS[side]),
             customdata=part["n"],
             hovertemplate="%{y}, " + side + ": %{x:.2f} of %{customdata}<extra></extra>",
         )
@@ -345,7 +339,7 @@ def models_figure(rates: pl.DataFrame, strengths: pl.DataFrame) -> go.Figure:
         mode="markers",
         marker=dict(color=COLOURS["explicit"], size=9),
         showlegend=False,
-        error_x=_interval_bars(strengths, "log_odds", GREY),
+        error_x=error_bars(strengths["log_odds"], strengths["ci_low"], strengths["ci_high"], GREY),
         hovertemplate="%{y}: %{x:.2f}<extra></extra>",
     )
     for col, (line, title) in enumerate(((0.5, "share preferred"), (0, "log odds")), 1):

@@ -298,6 +298,30 @@ def download(url: str, target: str | Path, tries: int = 4, pause_s: float = 1.0,
             )
         time.sleep(pause_s * 2 ** max(failed - 1, 0))
 
+# %% ../../nbs/01_data.ipynb #e560e112
+def _download_release(url: str, target: Path, manifest: dict[str, tuple[str, int]], quiet: bool) -> None:
+    """Download the archive beside `target`, unpack it there and remove it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.tar.gz.part")
+    download(url, part, quiet=quiet)
+    try:
+        unpack(part, target, manifest)
+    finally:
+        part.unlink()
+
+# %% ../../nbs/01_data.ipynb #fcb7bb84
+def _unpack_given(archive: Path, target: Path, manifest: dict[str, tuple[str, int]], check: bool) -> None:
+    """Unpack an archive of one's own, unless `target` was unpacked from just this one and is whole."""
+    if not archive.is_file():
+        raise InputError(
+            f"{archive.name}: no such archive; give the file of commit {COMMIT[:7]}, or none to download it"
+        )
+    stamp = f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n"
+    noted = target.with_name(f"{target.name}.archive")
+    if not (noted.exists() and noted.read_text() == stamp and _damage(target, manifest, check) is None):
+        unpack(archive, target, manifest)
+        write_bytes(noted, stamp.encode())
+
 # %% ../../nbs/01_data.ipynb #e8d264e9
 def fetch(
     archive: str | Path | None = None,
@@ -326,27 +350,12 @@ def fetch(
     InputError
         The archive is not the release, or there is none to be had. The cache stays as it was.
     """
-    manifest, place = release_manifest(), cache_folder(cache)
-    target, stamp_file = place / f"release-{COMMIT[:12]}", place / f"release-{COMMIT[:12]}.archive"
+    manifest, target = release_manifest(), cache_folder(cache) / f"release-{COMMIT[:12]}"
     archive = archive or os.environ.get("IFLLM_ARCHIVE") or None
     if archive is not None:
-        archive = Path(archive)
-        if not archive.is_file():
-            raise InputError(
-                f"{archive.name}: no such archive; give the file of commit {COMMIT[:7]}, or none to download it"
-            )
-        stamp = f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n"
-        if not (stamp_file.exists() and stamp_file.read_text() == stamp and _damage(target, manifest, check) is None):
-            unpack(archive, target, manifest)
-            write_bytes(stamp_file, stamp.encode())
+        _unpack_given(Path(archive), target, manifest, check)
     elif _damage(target, manifest, check) is not None:
-        place.mkdir(parents=True, exist_ok=True)
-        part = place / f"release-{COMMIT[:12]}.tar.gz.part"
-        download(url, part, quiet=quiet)
-        try:
-            unpack(part, target, manifest)
-        finally:
-            part.unlink()
+        _download_release(url, target, manifest, quiet)
     return target / "dataset"
 
 # %% ../../nbs/01_data.ipynb #7b4de0b1
@@ -383,7 +392,7 @@ EPOCH_MS = 1_577_836_800_000, 2_524_608_000_000  # 2020-01-01 and 2050-01-01
 WORKER = pa.Field(str_matches=r"^P\d{3,}$", description="participant, our pseudonym")
 TASK = pa.Field(ge=0, description="task; even pointwise, odd pairwise in the published study")
 
-
+# %% ../../nbs/01_data.ipynb #dff366f8
 class Queries(pa.DataFrameModel):
     """One row a logged question."""
 
@@ -912,7 +921,7 @@ def _paces(kept: pl.DataFrame) -> pl.DataFrame:
     forward = steps.filter(pl.col("clock") > 0, pl.col("timer") > 0)
     return forward.group_by("file").agg(pace=(pl.col("clock") / pl.col("timer")).median())
 
-
+# %% ../../nbs/01_data.ipynb #4891890a
 def _in_ms(kept: pl.DataFrame, paths: dict[str, str]) -> pl.DataFrame:
     """Put every file's page timer into ms and note in `timer_unit` where that changed it.
 
@@ -1325,6 +1334,18 @@ def read_workers(
     counts["impossible_time"] = _lost(name, table, typed, max_lost_share, inserted_ms="inserted_at")
     return typed.sort("worker"), counts
 
+# %% ../../nbs/01_data.ipynb #178ae9c0
+def _means(counts: pl.DataFrame) -> pl.DataFrame:
+    """Mean over a participant's tasks of the means over a task's files: worker, rel_rows, text_rows, minutes,
+    text_share.
+    """
+    recorded = counts.filter(pl.col("rows_total") > 0).group_by("worker", "task", maintain_order=True)
+    tasks = recorded.agg(pl.col("rows_total", "text_rows", "minutes").mean())
+    tasks = tasks.with_columns(text_share=pl.col("text_rows") / pl.col("rows_total"))
+    return tasks.group_by("worker").agg(
+        pl.col("rows_total").mean().alias("rel_rows"), pl.col("text_rows", "minutes", "text_share").mean()
+    )
+
 # %% ../../nbs/01_data.ipynb #bdc4e2b7
 @dataclass(frozen=True)
 class QualityRule:
@@ -1352,26 +1373,16 @@ class QualityRule:
         polars.DataFrame
             worker, rel_rows, text_rows, minutes, text_share, rule_excluded; one row a participant
         """
-        means = pl.col("rows_total", "text_rows", "minutes").mean()
-        measured = (
-            counts.filter(pl.col("rows_total") > 0)
-            .group_by("worker", "task", maintain_order=True)
-            .agg(means)
-            .with_columns(text_share=pl.col("text_rows") / pl.col("rows_total"))
-            .group_by("worker")
-            .agg(
-                rel_rows=pl.col("rows_total").mean(),
-                text_rows=pl.col("text_rows").mean(),
-                minutes=pl.col("minutes").mean(),
-                text_share=pl.col("text_share").mean(),
+        return (
+            _means(counts)
+            .with_columns(
+                rule_excluded=(pl.col("rel_rows") < self.min_rows)
+                | (pl.col("text_rows") < self.min_text_rows)
+                | (pl.col("minutes") < self.min_minutes)
+                | (pl.col("text_share") < self.min_text_share)
             )
+            .sort("worker")
         )
-        return measured.with_columns(
-            rule_excluded=(pl.col("rel_rows") < self.min_rows)
-            | (pl.col("text_rows") < self.min_text_rows)
-            | (pl.col("minutes") < self.min_minutes)
-            | (pl.col("text_share") < self.min_text_share)
-        ).sort("worker")
 
 
 _RULE = QualityRule()  # the study's own

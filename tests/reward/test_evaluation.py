@@ -455,7 +455,7 @@ def test_calibration_is_that_of_ten_equal_heaps():
     )
     heaps = np.argsort(p).reshape(10, 20)
     gaps = [abs(y[heap].mean() - p[heap].mean()) for heap in heaps]
-    assert ev.score(oof, ["ece"], 10)["value"][0] == pytest.approx(np.mean(gaps))
+    assert ev.metric_scores(oof, ["ece"], 10)["value"][0] == pytest.approx(np.mean(gaps))
     curve = ev.calibration_curve(oof, 10, 200)
     assert curve["n"].to_list() == [20] * 10 and curve["bin"].to_list() == list(range(10))
     assert curve["p"].to_list() == pytest.approx([p[heap].mean() for heap in heaps])
@@ -475,11 +475,11 @@ def test_calibration_is_that_of_ten_equal_heaps():
 def test_levels_reach_the_interval(oof, level):
     counts = ev.worker_counts(oof["worker"].n_unique(), 100, 3)
     draws = ev.metric_draws(oof, "accuracy", counts)
-    row = ev.score(oof, ["accuracy"], 100, 3, level).row(0, named=True)
+    row = ev.metric_scores(oof, ["accuracy"], 100, 3, level).row(0, named=True)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(ev.interval(draws[1:], 20, level))
     assert (row["n"], row["n_workers"]) == (oof["query"].n_unique(), 20)
     flat = oof.with_columns(p=pl.lit(0.5))
-    found = [ev.compare(oof, flat, "accuracy", 200, 3, own) for own in (0.5, 0.95)]
+    found = [ev.paired_gain(oof, flat, "accuracy", 200, 3, own) for own in (0.5, 0.95)]
     assert found[1]["ci_low"] < found[0]["ci_low"] < found[0]["value"] < found[0]["ci_high"] < found[1]["ci_high"]
 
 
@@ -488,7 +488,7 @@ def test_scores_of_all_are_those_of_each(oof):
     found = ev.score_all(both, ["accuracy"], n_bootstrap=20)
     assert found["model"].to_list() == ["toy", "other"] and set(found["split"]) == {"unseen_worker"}
     for model, value in found.select("model", "value").iter_rows():
-        assert value == ev.score(both.filter(pl.col("model") == model), ["accuracy"], 20)["value"][0]
+        assert value == ev.metric_scores(both.filter(pl.col("model") == model), ["accuracy"], 20)["value"][0]
     assert found["value"].sum() == pytest.approx(1)
 
 
