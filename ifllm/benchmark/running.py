@@ -31,7 +31,7 @@ from ifllm.benchmark.scoring import (
     write_predictions,
 )
 from .tracks import Bench, Track, load_track
-from ..reward.evaluation import score, shuffle_within
+from ..reward.evaluation import metric_scores, shuffle_within
 
 # %% ../../nbs/benchmark/running.ipynb #eeb250b9
 def hand_over(track: Track, frames: Frames, rows: np.ndarray) -> Frames:
@@ -169,14 +169,14 @@ def law_of_labels(where: str, bench: Bench, n_bootstrap: int = 2000, seed: int =
     if track.kind == "identity":
         row = recognised(oof, n_bootstrap, seed, level=0.999)
     else:
-        row = score(oof, [track.metrics[0]], n_bootstrap, seed, level=0.999).row(0, named=True)
+        row = metric_scores(oof, [track.metrics[0]], n_bootstrap, seed, level=0.999).row(0, named=True)
     shares = np.unique(mixed.frames.y, return_counts=True)[1] / len(mixed.frames)
     chance = {"choice": max(0.5, shares.max()), "rating": 0.0, "identity": shares.max()}[track.kind]
     low = row["ci_low"] if np.isfinite(row["ci_low"]) else row["value"]
     law = {"value": row["value"], "ci_low": low, "chance": float(chance), "kept": bool(low <= chance)}
     if track.kind == "choice":
         true = oof.drop("y").join(bench.keys.select("query", "y"), on="query")
-        law["untaught"] = score(true, ["accuracy"], 2, seed)["value"][0]
+        law["untaught"] = metric_scores(true, ["accuracy"], 2, seed)["value"][0]
     return {key: value if isinstance(value, bool) else round(float(value), 4) for key, value in law.items()}
 
 

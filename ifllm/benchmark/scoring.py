@@ -19,7 +19,7 @@ from ..base.bootstrap import flip_test, interval, mean_draws, subset_counts, wor
 from ..base.files import InputError, write_bytes
 from ..base.numbers import format_number
 from .tracks import Bench, Track
-from ..reward.evaluation import OOF_COLUMNS, compare, iter_splits, oof_frame, score
+from ..reward.evaluation import OOF_COLUMNS, iter_splits, metric_scores, oof_frame, paired_gain
 
 # %% ../../nbs/benchmark/scoring.ipynb #313d453d
 def bench_splits(bench: Bench, split: str) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
@@ -197,9 +197,9 @@ def judge(oof: pl.DataFrame, baseline: pl.DataFrame, track: Track, n_bootstrap: 
             found = {"recognised": recognised(one, n_bootstrap, seed)}
             gain = _recognised_more(one, other, n_bootstrap, seed)
         else:
-            rows = score(one, track.metrics, n_bootstrap, seed).iter_rows(named=True)
+            rows = metric_scores(one, track.metrics, n_bootstrap, seed).iter_rows(named=True)
             found = {row.pop("metric"): row for row in rows}
-            gain = compare(one, other, track.metrics[0], n_bootstrap, seed)
+            gain = paired_gain(one, other, track.metrics[0], n_bootstrap, seed)
         size = {key: gain.pop(key) for key in ("n", "n_workers")}
         ends = lambda row: {key: _finite(value) for key, value in row.items() if key not in ("n", "n_workers")}
         size["repeats"] = one["repeat"].n_unique()
