@@ -2179,12 +2179,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ifllm.site.flow.rating_gaps': ('site/flow.html#rating_gaps', 'ifllm/site/flow.py')},
             'ifllm.site.gaze': { 'ifllm.site.gaze.Pinned': ('site/gaze.html#pinned', 'ifllm/site/gaze.py'),
                                  'ifllm.site.gaze._take': ('site/gaze.html#_take', 'ifllm/site/gaze.py'),
-                                 'ifllm.site.gaze.fake_camera': ('site/gaze.html#fake_camera', 'ifllm/site/gaze.py'),
                                  'ifllm.site.gaze.gaze_files': ('site/gaze.html#gaze_files', 'ifllm/site/gaze.py'),
                                  'ifllm.site.gaze.install_gaze': ('site/gaze.html#install_gaze', 'ifllm/site/gaze.py'),
-                                 'ifllm.site.gaze.missing_gaze': ('site/gaze.html#missing_gaze', 'ifllm/site/gaze.py'),
-                                 'ifllm.site.gaze.served': ('site/gaze.html#served', 'ifllm/site/gaze.py'),
-                                 'ifllm.site.gaze.try_gaze': ('site/gaze.html#try_gaze', 'ifllm/site/gaze.py')},
+                                 'ifllm.site.gaze.missing_gaze': ('site/gaze.html#missing_gaze', 'ifllm/site/gaze.py')},
             'ifllm.site.layout': { 'ifllm.site.layout.Layer': ('site/layout.html#layer', 'ifllm/site/layout.py'),
                                    'ifllm.site.layout._boxes': ('site/layout.html#_boxes', 'ifllm/site/layout.py'),
                                    'ifllm.site.layout.word_layers': ('site/layout.html#word_layers', 'ifllm/site/layout.py'),
@@ -2367,4 +2364,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ifllm.site.storage.now_ms': ('site/storage.html#now_ms', 'ifllm/site/storage.py'),
                                     'ifllm.site.storage.read_payload': ('site/storage.html#read_payload', 'ifllm/site/storage.py'),
                                     'ifllm.site.storage.withdraw': ('site/storage.html#withdraw', 'ifllm/site/storage.py'),
-                                    'ifllm.site.storage.write_payload': ('site/storage.html#write_payload', 'ifllm/site/storage.py')}}}
+                                    'ifllm.site.storage.write_payload': ('site/storage.html#write_payload', 'ifllm/site/storage.py')},
+            'ifllm.site.trial': { 'ifllm.site.trial.fake_camera': ('site/trial.html#fake_camera', 'ifllm/site/trial.py'),
+                                  'ifllm.site.trial.served': ('site/trial.html#served', 'ifllm/site/trial.py'),
+                                  'ifllm.site.trial.try_gaze': ('site/trial.html#try_gaze', 'ifllm/site/trial.py')}}}

@@ -132,10 +132,12 @@ def window_samples(matched: pl.LazyFrame, queries: pl.DataFrame, windows: pl.Dat
     windows : query, window, start_ms, end_ms
     """
     spans = windows.filter(pl.col("window") == "reading").select("query", "start_ms", "end_ms")
-    spans = queries.select("query", "worker", "task").join(spans, on="query").sort("start_ms")
+    task = pl.col("task").cast(pl.Int64)
+    spans = queries.select("query", "worker", task).join(spans, on="query").sort("start_ms")
     inside = (
         matched.drop("query_study", "how", "phase", "t_ms", strict=False)
         .rename({"query": "of"})
+        .with_columns(task)
         .sort("epoch_ms")
         .join_asof(
             spans.lazy(),

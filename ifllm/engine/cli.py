@@ -263,7 +263,8 @@ def _check_gaze(study) -> None:
     from importlib.util import find_spec
 
     from ifllm.engine.pictures import find_browser
-    from ifllm.site.gaze import gaze_files, try_gaze
+    from ifllm.site.gaze import gaze_files
+    from ifllm.site.trial import try_gaze
 
     gaze_files(study)
     browser = find_browser()
