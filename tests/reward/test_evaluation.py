@@ -578,4 +578,4 @@ def test_a_fold_of_one_row_ranks_nothing():
     one = pl.DataFrame({"query": range(13), "worker": list("abcdefghijklm"), "repeat": 0, "p": p, "y": y})
     oof = one.with_columns(fold=pl.when(pl.col("query") < 12).then(0).otherwise(1))
     expected = stats.spearmanr(p[:12], y[:12]).statistic
-    assert ev.score(oof, ["spearman"], 10)["value"][0] == pytest.approx(expected)
+    assert ev.metric_scores(oof, ["spearman"], 10)["value"][0] == pytest.approx(expected)
