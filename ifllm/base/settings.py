@@ -87,6 +87,7 @@ _share, _count, _size = number(0, 1), whole(1), number(above=0)
 RULES: dict[str, Rule] = {
     "seed": whole(),
     "data": text(),
+    "webqamgaze": text(),
     "threads": table(_count),
     "excluded_workers": several(text()),
     "checked_queries": several(whole()),

@@ -14,6 +14,7 @@ NAN, INF = float("nan"), float("inf")
 REFUSED = {  # what each setting must not be; each would end, or empty, some chapter of a run
     "seed": [-1, 1.5, None],
     "data": ["", 3],
+    "webqamgaze": ["", 3, None],
     "threads": [2, {"08_reward": 0}, {8: 1}],
     "excluded_workers": ["worker_1", [1], ["a", "a"]],
     "checked_queries": [[-1], 3],
