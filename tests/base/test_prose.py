@@ -1,5 +1,8 @@
 """Names in prose: what is one, what it becomes, and what is said of a wrong one."""
 
+import json
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +72,13 @@ def test_code_and_the_given_notebook_are_left_alone():
     book = {"cells": [{"cell_type": "code", "metadata": {}, "source": "{a.gain}"}, cell("{a.word}")], "nbformat": 4}
     assert fill_notebook(book, RECORDS, False)["cells"][0]["source"] == "{a.gain}"
     assert book["cells"][1]["source"] == "{a.word}" and fill_notebook(book, RECORDS, False)["nbformat"] == 4
+
+
+def test_no_chapter_names_a_number_in_code_where_it_is_not_filled(root):
+    in_code = re.compile(r"`\{[a-z_]\w*\.[\w.+-]+(:[^`}]*)?\}`")
+    chapters = [*root.glob("nbs/*.ipynb"), *root.glob("nbs/howto/*.ipynb")]
+    assert len(chapters) > 20
+    for path in chapters:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                assert in_code.findall("".join(cell["source"])) == [], path.name
