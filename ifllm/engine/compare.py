@@ -141,7 +141,7 @@ FAMILIES = [
         "seeded draws of models fitted by iteration and of forests: a tie between two splits may fall the other way",
     ),
     Family(
-        "08_.*|10_.*|howto-.*|13.*",
+        "08_.*|10_.*|howto-.*|13.*|14_.*|15_.*",
         1e-3,
         0.01,
         "fitted and boosted models: a few of the pairs, those nearest to even odds, may change sides",

@@ -1702,7 +1702,7 @@ def _draw_text(fig: go.Figure, r: int, heat: list, most: float, words: list, sca
         hoverinfo="skip",
         showscale=scale,
         colorscale=[[0, "rgba(240,228,66,0)"], [0.35, "rgba(240,228,66,0.55)"], [1, "rgba(213,94,0,0.75)"]],
-        colorbar=dict(title="gaze, s", thickness=10, len=0.6, nticks=4),
+        colorbar=dict(title="gaze, s", thickness=10, lenmode="pixels", len=140, nticks=4),
     )
     fig.add_scatter(
         x=[w[1] for w in words],

@@ -16,7 +16,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from ifllm.site.config import init_study, load_study
-from ifllm.site.gaze import served as live  # noqa: F401
+from ifllm.site.trial import served as live  # noqa: F401
 from ifllm.site.server import create_app
 from ifllm.site.storage import now_ms
 
