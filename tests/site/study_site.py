@@ -16,9 +16,9 @@ import yaml
 from starlette.testclient import TestClient
 
 from ifllm.site.config import init_study, load_study
-from ifllm.site.trial import served as live  # noqa: F401
 from ifllm.site.server import create_app
 from ifllm.site.storage import now_ms
+from ifllm.site.trial import served as live  # noqa: F401
 
 SECRET = "a secret that is only for tests, forty or so"
 PASSWORD = "researcher's password"
