@@ -626,8 +626,8 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, vendo
     assert near.height > 10, "looked at, and found"
     assert gaze.filter(pl.col("face") == 0).height > 5, "no face is a row"
     calibrations = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
-    # px at points that calibration did not see: a third of the window's width, for a made-up eye
-        assert calibrations["passed"][0] and calibrations["error_px"][0] < 250
+    # px at points that calibration did not see, of a made-up eye
+    assert calibrations["passed"][0] and calibrations["error_px"][0] < 250
 
 
 # what a camera can refuse with, and what the participant reads
