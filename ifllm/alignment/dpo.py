@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from .models import LLM, TWIN_VOCABULARY, find_llm, llm_label, memory_gib
 from .preferences import DIALOGUE
 from .weights import model_place, quietly
 from ..base.cache import content_key
-from ..base.files import InputError, as_new_files, write_json
+from ..base.files import InputError, as_new_files, file_sha256, write_json
 from ..base.plots import COLOURS, GREY
 from ..base.settings import check_settings
 
@@ -788,8 +787,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file in a folder."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "done"):
-        with path.open("rb") as file:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+        found[str(path.relative_to(folder))] = file_sha256(path)
     return found
 
 

@@ -10,7 +10,6 @@ __all__ = ['SOURCES', 'DROPPED', 'FOLDS', 'DIALOGUE', 'TEMPLATES', 'RECEIPT', 'L
            'noise_bins', 'trap_figure']
 
 # %% ../../nbs/10_preferences.ipynb #7a4740b5
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import polars as pl
 
 from ..base.bootstrap import worker_mean
 from ..base.enough import need
-from ..base.files import InputError, atomic_path, write_json
+from ..base.files import InputError, atomic_path, file_sha256, write_json
 from ..base.plots import COLOURS, GREY, forest
 from ..people.collection import ORIGINS
 
@@ -221,15 +220,11 @@ def as_examples(sets: pl.DataFrame, template: str = "plain") -> pl.DataFrame:
 RECEIPT = "preferences.json"  # file -> SHA-256 of all else in the folder
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def _receipt(folder: Path) -> dict[str, str]:
     """Hashes of the files that `write_preferences` wrote to a folder; empty where the folder is not one of its own."""
     try:
         receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-        return receipt if receipt["README.md"] == _digest(folder / "README.md") else {}
+        return receipt if receipt["README.md"] == file_sha256(folder / "README.md") else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -241,7 +236,7 @@ def _refuse_foreign(out: Path) -> None:
     receipt = _receipt(out)
     for file in sorted(path for path in out.rglob("*") if not path.is_dir()):
         name = file.relative_to(out).as_posix()
-        if not (receipt and name == RECEIPT) and receipt.get(name) != _digest(file):
+        if not (receipt and name == RECEIPT) and receipt.get(name) != file_sha256(file):
             raise InputError(
                 f"{out}: holds {name}, which is not part of a preference set written here; name another folder"
             )
@@ -255,7 +250,7 @@ def _write_fold(rows: pl.DataFrame, fold: str, folder: Path) -> str | None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     file = folder / "data" / f"{fold}.parquet"
     part.write_parquet(file)
-    named = file.with_name(f"{fold}-{_digest(file)[:16]}.parquet")
+    named = file.with_name(f"{fold}-{file_sha256(file)[:16]}.parquet")
     file.rename(named)
     return f"data/{named.name}"
 
@@ -292,7 +287,7 @@ def write_preferences(
             folder.mkdir()
             files = {fold: name for fold in FOLDS if (name := _write_fold(rows, fold, folder))}
             (folder / "README.md").write_text(dataset_card(chosen, source, template, files, facts), encoding="utf-8")
-            write_json(folder / RECEIPT, {name: _digest(folder / name) for name in [*files.values(), "README.md"]})
+            write_json(folder / RECEIPT, {name: file_sha256(folder / name) for name in [*files.values(), "README.md"]})
     except OSError as fault:
         raise InputError(f"{out}: cannot be written ({fault.strerror}); name another folder") from fault
     return out

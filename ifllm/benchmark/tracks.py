@@ -8,7 +8,6 @@ __all__ = ['TRACKS', 'SHOWN', 'Track', 'track_named', 'labelled', 'window_sample
 
 # %% ../../nbs/benchmark/tracks.ipynb #cec1edbd
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from ..base.enough import need
-from ..base.files import InputError, write_bytes, write_json
+from ..base.files import InputError, folder_above, read_json, write_bytes, write_json
 from ..base.study import Study, derive_seed
 from .frames import Frames
 from ..reward.evaluation import make_folds, targets
@@ -202,11 +201,8 @@ def benchmark_home(start: str | Path = ".") -> Path:
     InputError
         There is none: the command was given outside a clone of the project.
     """
-    start = Path(start).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "benchmark" / "folds").is_dir():
-            return folder / "benchmark"
-    raise InputError(f"{start.name}: no folder benchmark/folds here or above; run this inside a clone of the project")
+    fits = lambda folder: (folder / "benchmark" / "folds").is_dir()
+    return folder_above(start, fits, "folder benchmark/folds") / "benchmark"
 
 
 def write_folds(file: Path, data: pl.DataFrame, folds: pl.DataFrame) -> None:
@@ -264,7 +260,7 @@ def load_track(study: Study, track: Track, needs: Sequence[str] = (), home: Path
     queries, windows = study.read("queries"), study.read("windows")
     data = labelled(track, queries, windows)
     need(f"labels of the track {track.name}", data.height, 10)
-    source = json.loads((study.path / "source.json").read_text())
+    source = read_json(study.path / "source.json")
     if source["source"] == "release":
         home = home or benchmark_home()
         check_version(home, source)
@@ -289,7 +285,7 @@ def _frames(study: Study, data: pl.DataFrame, windows: pl.DataFrame, needs: Sequ
 
 def check_version(home: Path, source: dict) -> None:
     """Refuse a release that is not the one the folds were frozen on."""
-    frozen = json.loads((home / "folds" / "version.json").read_text())
+    frozen = read_json(home / "folds" / "version.json")
     if frozen["manifest_sha256"] != source["manifest_sha256"]:
         raise InputError(
             f"benchmark/folds/version.json: folds of release {frozen['commit'][:7]}, this run has "
@@ -305,7 +301,7 @@ def freeze(study: Study, home: Path) -> dict[str, int]:
     InputError
         The run is not of the release.
     """
-    source = json.loads((study.path / "source.json").read_text())
+    source = read_json(study.path / "source.json")
     if source["source"] != "release":
         raise InputError(f"{study.path.name}: holds {source['source']} data; folds are frozen on the release")
     queries, windows, sizes = study.read("queries"), study.read("windows"), {}

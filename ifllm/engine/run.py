@@ -31,7 +31,7 @@ from rich.table import Table
 
 from ..alignment.models import find_llm
 from ..base.cache import imports, module_files
-from ..base.files import InputError, alone, atomic_path, write_bytes, write_json
+from ..base.files import InputError, alone, atomic_path, folder_above, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
 from .cluster import prepare, read_cluster
@@ -57,11 +57,8 @@ def project_root(start: str | Path = ".") -> Path:
     InputError
         There is none: the command was given outside a clone of the project.
     """
-    start = Path(start).resolve()
-    for folder in [start, *start.parents]:
-        if (folder / "settings.ini").exists() and (folder / "nbs").is_dir():
-            return folder
-    raise InputError(f"{start.name}: no settings.ini and nbs/ here or above; run this inside a clone of the project")
+    fits = lambda folder: (folder / "settings.ini").exists() and (folder / "nbs").is_dir()
+    return folder_above(start, fits, "settings.ini and nbs/")
 
 # %% ../../nbs/engine/run.ipynb #c0afd47b
 @dataclass(frozen=True)

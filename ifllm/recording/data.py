@@ -35,7 +35,7 @@ import plotly.graph_objects as go
 import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
-from ..base.files import InputError, atomic_path, read_json, write_bytes
+from ..base.files import InputError, atomic_path, file_sha256, read_json, write_bytes
 from ..base.plots import COLOURS
 from ..base.terminal import progress
 
@@ -363,11 +363,7 @@ def _damage(target: Path, manifest: dict[str, tuple[str, int]], check: bool) -> 
     """The first file of an unpacked release that is missing or changed, or None."""
     for path, (digest, size) in manifest.items():
         file = target / path
-        if (
-            not file.is_file()
-            or file.stat().st_size != size
-            or (check and hashlib.sha256(file.read_bytes()).hexdigest() != digest)
-        ):
+        if not file.is_file() or file.stat().st_size != size or (check and file_sha256(file) != digest):
             return path
     return None
 

@@ -7,7 +7,6 @@ __all__ = ['ARCHIVE', 'ARCHIVE_SHA256', 'JOIN_PX', 'JOIN_MS', 'LEAST_MS', 'AROUN
            'fetch_webqamgaze', 'authors_fixations', 'image_place', 'dwell_within', 'WebQAmGaze', 'read_webqamgaze']
 
 # %% ../../nbs/recording/webqamgaze.ipynb #f7060727
-import hashlib
 import json
 import os
 import tarfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ..base.files import InputError, atomic_path
+from ..base.files import InputError, atomic_path, file_sha256
 from .data import cache_folder, pseudonyms
 from .readers import Recordings, lay_words
 
@@ -64,9 +63,7 @@ def fetch_webqamgaze(archive: Path) -> Path:
     target = cache_folder() / f"webqamgaze-{ARCHIVE_SHA256[:12]}"
     if target.is_dir():
         return target
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != ARCHIVE_SHA256:
+    if (found := file_sha256(archive)) != ARCHIVE_SHA256:
         raise InputError(
             f"{archive.name}: SHA-256 {found[:12]}..., {ARCHIVE} has {ARCHIVE_SHA256[:12]}...; get it again"
         )

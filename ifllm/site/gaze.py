@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from ..base.files import InputError, atomic_path, write_bytes
+from ..base.files import InputError, atomic_path, file_sha256, write_bytes
 from .config import StudyFile
 
 # %% ../../nbs/site/gaze.ipynb #ac23da4e
@@ -97,9 +97,7 @@ def install_gaze(folder: str | Path) -> Path:
 def missing_gaze(vendor: Path) -> list[str]:
     """Names of pinned files that are not in `vendor`, or not as pinned."""
     return [
-        name
-        for name, pin in PINNED.items()
-        if not (path := vendor / name).is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != pin.sha256
+        name for name, pin in PINNED.items() if not (path := vendor / name).is_file() or file_sha256(path) != pin.sha256
     ]
 
 
