@@ -907,7 +907,10 @@ def quotes_doubled(folder: Path) -> bool:
 
 # %% ../../nbs/01_data.ipynb #e573bbd7
 def _paces(kept: pl.DataFrame) -> pl.DataFrame:
-    """Files whose page timer strays from the clock: file, pace (median clock step over timer step)."""
+    """Files whose page timer strays from the clock: file, pace (median clock step over timer step).
+
+    Five steps are the least to tell a pace from: a file written in one go has hardly one.
+    """
     span = lambda name: pl.col(name).max() - pl.col(name).min()
     whole = kept.group_by("file").agg(pace=span("epoch_ms") / span("t_ms"))
     odd = whole.filter(~pl.col("pace").is_between(0.5, 2))["file"]
@@ -915,7 +918,8 @@ def _paces(kept: pl.DataFrame) -> pl.DataFrame:
         "file", clock=pl.col("epoch_ms").diff().over("file"), timer=pl.col("t_ms").diff().over("file")
     )
     forward = steps.filter(pl.col("clock") > 0, pl.col("timer") > 0)
-    return forward.group_by("file").agg(pace=(pl.col("clock") / pl.col("timer")).median())
+    steps = forward.group_by("file").agg(n=pl.len(), pace=(pl.col("clock") / pl.col("timer")).median())
+    return steps.filter(pl.col("n") >= 5).drop("n")
 
 # %% ../../nbs/01_data.ipynb #4891890a
 def _in_ms(kept: pl.DataFrame, paths: dict[str, str]) -> pl.DataFrame:

@@ -622,6 +622,15 @@ def test_what_cannot_stops_with_file_line_and_value(tmp_path, line, says):
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize("moves_at", [(10,), (3, 9, 17)])
+def test_one_tick_of_the_clock_tells_no_pace(tmp_path, moves_at):
+    """Samples stored in one go differ by a millisecond or two, wherever the machine's clock happens to move."""
+    clock = lambda k: EPOCH + sum(k >= at for at in moves_at)
+    line = lambda k: f'{k},20,"snippet",3,{75 * k + 0.5},1,{clock(k)}'
+    folder = study(tmp_path / "raw", line, n=19)
+    assert data.load(folder).samples_rel["t_ms"].to_list() == [75 * k + 0.5 for k in range(19)]
+
+
 def test_a_file_in_utf_16_says_so(tmp_path):
     folder = study(tmp_path / "raw", n=2, ada__8__rel_gaze=("1,2,3\n" * 40).encode("utf-16"))
     with pytest.raises(InputError, match="the file is UTF-16; save it as UTF-8"):

@@ -128,12 +128,15 @@ def check(off: float = 0, kind: str = "calibration", predict=lambda target: targ
     return {"kind": kind, "looks": [look(t) for t in TARGETS], "window_width": 1000, "window_height": 800}
 
 
+OPENED_MS = now_ms()  # when the page of all samples was opened: clock and page timer run together, as in a browser
+
+
 def sample(t: float = 50.0, **changes) -> list:
     row = {
         "modality": "mouse",
         "t_ms": t,
         "raw_t_ms": t - 1,
-        "epoch_ms": now_ms(),
+        "epoch_ms": OPENED_MS + round(t),
         "x": 10.0,
         "y": 20.0,
         "face": None,
