@@ -276,8 +276,8 @@ def write_preferences(
     Raises
     ------
     InputError
-        No such source or template, a noise rate outside 0 to 0.5, a prompt in both folds, or a folder that holds
-        something else or cannot be written.
+        No such source or template, a missing or blank text, a noise rate outside 0 to 0.5, a prompt in both folds, or
+        a folder that holds something else or cannot be written.
     """
     chosen, out = _writable_set(sets, source), Path(out)
     rows = as_examples(chosen, template)
@@ -298,6 +298,14 @@ def _writable_set(sets: pl.DataFrame, source: str) -> pl.DataFrame:
     if chosen.is_empty():
         there = ", ".join(sets["source"].unique(maintain_order=True)) or "none"
         raise InputError(f"source {source}: no such set; there is {there}")
+    for name in ("prompt", "chosen", "rejected"):
+        blank = chosen.filter((pl.col(name).str.strip_chars() == "").fill_null(True))
+        if len(blank):
+            query, text = blank.select("query", name).row(0)
+            told = "missing" if text is None else "blank"
+            raise InputError(
+                f"{name} of query {query}, source {source}: {told}; a pair needs three texts, leave it out"
+            )
     noisy = chosen.filter(~pl.col("noise_rate").is_between(0.0, 0.5).fill_null(False))
     if len(noisy):
         query, rate = noisy.select("query", "noise_rate").row(0)

@@ -373,6 +373,10 @@ def test_what_cannot_be_written_is_named(sets, tmp_path):
         bad = sets.with_columns(noise_rate=pl.when(pl.col("query") == 9).then(pl.lit(rate)).otherwise("noise_rate"))
         with pytest.raises(InputError, match="noise_rate of query 9, source text"):
             pf.write_preferences(bad, "text", new)
+    for name, text in [("prompt", None), ("chosen", None), ("rejected", " \n")]:
+        bad = sets.with_columns(pl.when(pl.col("query") == 9).then(pl.lit(text)).otherwise(name).alias(name))
+        with pytest.raises(InputError, match=f"{name} of query 9, source text: {'blank' if text else 'missing'}"):
+            pf.write_preferences(bad, "text", new)
     bad = sets.with_columns(fold=pl.when(pl.col("query") == 9).then(pl.lit("dev")).otherwise("fold"))
     with pytest.raises(InputError, match="fold of query 9, source text: dev"):
         pf.write_preferences(bad, "text", new)
