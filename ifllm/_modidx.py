@@ -1858,6 +1858,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'ifllm.reward.evaluation.fold_sizes': ('evaluation.html#fold_sizes', 'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation.group_folds': ( 'evaluation.html#group_folds',
                                                                                   'ifllm/reward/evaluation.py'),
+                                         'ifllm.reward.evaluation.in_processes': ( 'evaluation.html#in_processes',
+                                                                                   'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation.inner_folds': ( 'evaluation.html#inner_folds',
                                                                                   'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation.iter_splits': ( 'evaluation.html#iter_splits',

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import torch
+from joblib import delayed
 from plotly.subplots import make_subplots
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
@@ -24,6 +25,7 @@ from .dpo import robust_dpo_loss
 from .models import find_llm
 from ..base.plots import GREY, SEQUENCE
 from ..recording import simulate
+from ..reward.evaluation import in_processes
 
 # %% auto #0
 __all__ = ['TOPICS', 'FACTS', 'FILLERS', 'LONGEST', 'PAD', 'END', 'VOCABULARY', 'LOSSES', 'ALPHAS', 'TRAPPED', 'LOSS_COLOURS',
@@ -497,9 +499,7 @@ def _row(world: World, arm: Arm, after: np.ndarray) -> dict:
 # %% ../../nbs/11b_world.ipynb #420de0a8
 def run_worlds(seeds: Sequence[int], *args, jobs: int = 1, **kwargs) -> pl.DataFrame:
     """`run_world` for several seeds, in up to `jobs` processes."""
-    from joblib import Parallel, delayed
-
-    worlds = Parallel(n_jobs=jobs)(delayed(run_world)(seed, *args, **kwargs) for seed in seeds)
+    worlds = in_processes((delayed(run_world)(seed, *args, **kwargs) for seed in seeds), jobs)
     return pl.concat(worlds).sort("seed", maintain_order=True)
 
 # %% ../../nbs/11b_world.ipynb #062095c0

@@ -250,10 +250,11 @@ def _this_package(root: Path) -> dict[str, str]:
 
 def _environment(root: Path, threads: int) -> dict[str, str]:
     """What a job's kernel finds in its environment: this package, its threads, nothing that asks the network."""
-    limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
     return {
         **_this_package(root),
         **{name: str(threads) for name in limits},
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's products are small here: a second thread would only wait, and burn its core
         **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()},
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",

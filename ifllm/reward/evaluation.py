@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'targets', 'group_folds', 'make_folds', 'training_rows',
-           'iter_splits', 'inner_folds', 'fit_nested', 'predict', 'log_loss', 'out_of_fold', 'oof_frame', 'toy',
-           'metric_draws', 'metric_scores', 'score_all', 'paired_gain', 'calibration_curve', 'shuffle_within',
-           'permutation_null', 'null_mean', 'learning_curve', 'noise_ceiling', 'same_side', 'conversation_memory',
-           'coverage_study', 'coverage', 'simulate_differences', 'few_workers', 'fold_sizes', 'memory_figure']
+           'iter_splits', 'inner_folds', 'fit_nested', 'predict', 'log_loss', 'out_of_fold', 'oof_frame',
+           'in_processes', 'toy', 'metric_draws', 'metric_scores', 'score_all', 'paired_gain', 'calibration_curve',
+           'shuffle_within', 'permutation_null', 'null_mean', 'learning_curve', 'noise_ceiling', 'same_side',
+           'conversation_memory', 'coverage_study', 'coverage', 'simulate_differences', 'few_workers', 'fold_sizes',
+           'memory_figure']
 
 # %% ../../nbs/07_evaluation.ipynb #fd27806d
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
+from joblib import Parallel, delayed, parallel_config
 from scipy import stats
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import GridSearchCV
@@ -265,6 +267,16 @@ def oof_frame(data: pl.DataFrame, test: np.ndarray, p: np.ndarray, repeat: int, 
         pl.col("y").cast(pl.Float64),
     )
 
+# %% ../../nbs/07_evaluation.ipynb #c319eb9a
+def in_processes(calls: Iterable, n_jobs: int = -1) -> list:
+    """Results of joblib's delayed `calls`, each in a process with one thread.
+
+    Many small fits gain nothing from threads: left to itself, a process takes as many as this one may use, and they
+    wait for each other on the same cores.
+    """
+    with parallel_config("loky", inner_max_num_threads=1):
+        return Parallel(n_jobs=n_jobs)(calls)
+
 # %% ../../nbs/07_evaluation.ipynb #482eeae7
 def toy(
     n_workers: int = 46,
@@ -493,14 +505,14 @@ def permutation_null(
     data: pl.DataFrame,  # worker, y, ...
     n_permutations: int = 100,
     seed: int = 0,
+    n_jobs: int = 1,
 ) -> tuple[float, np.ndarray, float]:
     """Metric on the data, its values with labels shuffled within worker, and the p-value (share at least as large,
     add-one)."""
     rng = np.random.default_rng(seed)
     observed, worker, y = evaluate(data), data["worker"].to_numpy(), data["y"].to_numpy()
-    null = np.array(
-        [evaluate(data.with_columns(pl.Series("y", shuffle_within(y, worker, rng)))) for _ in range(n_permutations)]
-    )
+    shuffled = [data.with_columns(pl.Series("y", shuffle_within(y, worker, rng))) for _ in range(n_permutations)]
+    null = np.array(in_processes((delayed(evaluate)(mixed) for mixed in shuffled), n_jobs))
     return observed, null, float((1 + np.sum(null >= observed - 1e-12)) / (1 + n_permutations))
 
 # %% ../../nbs/07_evaluation.ipynb #09f13c95

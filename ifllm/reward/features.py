@@ -23,7 +23,7 @@ from typing import cast
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
-from joblib import Parallel, delayed
+from joblib import delayed
 from plotly.subplots import make_subplots
 from scipy import special  # by its name: ufuncs do not travel to worker processes from a notebook's namespace
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -45,6 +45,7 @@ from ifllm.reward.evaluation import (
     OOF_COLUMNS,
     SPLITS,
     fit_nested,
+    in_processes,
     inner_folds,
     iter_splits,
     log_loss,
@@ -384,7 +385,7 @@ def ablation(
             data, folds, split, fitted, columns, name=model, window=window, target=target, grid=grid, seed=seed
         )
 
-    return pl.concat(Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in plan))
+    return pl.concat(in_processes((delayed(one)(*row) for row in plan), n_jobs))
 
 # %% ../../nbs/08_reward.ipynb #d441f780
 def _log_odds(model, x):
@@ -450,7 +451,7 @@ def nested_choice(
             {"candidate": c, "chosen": c == best, "inner_loss": -fitted.best_score_} for c, fitted in tried.items()
         ]
 
-    done = Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in iter_splits(data, folds, split))
+    done = in_processes((delayed(one)(*row) for row in iter_splits(data, folds, split)), n_jobs)
     rows = pl.DataFrame([row for _, rows in done for row in rows]).group_by("candidate", maintain_order=True)
     chosen = rows.agg(pl.col("chosen").mean(), pl.col("inner_loss").mean()).sort("inner_loss")
     return {
@@ -812,7 +813,7 @@ def paper_forest(
         p = predict(clone(forest).fit(x[np.ix_(train, chosen)], y[train]), x[np.ix_(test, chosen)])
         return oof_frame(data, test, 1 - p if pairwise else p, repeat, fold)
 
-    parts = Parallel(n_jobs=n_jobs)(delayed(one)(*row) for row in iter_splits(data, folds, split))
+    parts = in_processes((delayed(one)(*row) for row in iter_splits(data, folds, split)), n_jobs)
     return _labelled(pl.concat(parts), target, name, window, split)
 
 # %% ../../nbs/08_reward.ipynb #0e154c08
@@ -904,7 +905,7 @@ def steps_null(
             for label, frame in found.items()
         }
 
-    drawn = Parallel(n_jobs=n_jobs)(delayed(one)(number) for number in range(n_null))
+    drawn = in_processes((delayed(one)(number) for number in range(n_null)), n_jobs)
     return {label: np.array([row[label] for row in drawn]) for label in drawn[0]}
 
 # %% ../../nbs/08_reward.ipynb #3e7c8116

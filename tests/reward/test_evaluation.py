@@ -1,11 +1,14 @@
 """Laws of the evaluation library: nothing crosses a fold, the bootstrap is the bootstrap,
 intervals and p-values keep their promise."""
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import delayed
 from scipy import stats
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -346,6 +349,24 @@ def test_permutation_p_values_are_uniform_without_effect_and_small_with_one():
     data = ev.toy(n_workers=12, effect=2.0, seed=0)
     folds["now"] = ev.make_folds(data, 3, splits=["unseen_worker"])
     assert ev.permutation_null(accuracy, data, 19)[2] == 0.05
+
+
+def test_processes_have_one_thread_whatever_this_one_may_use(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    asked = [delayed(os.getenv)(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
+    assert ev.in_processes(asked, 2) == ["1", "1"]
+
+
+def agreement(data: pl.DataFrame) -> float:
+    return float(((data["x0"] > 0) == (data["y"] > 0.5)).mean())
+
+
+def test_a_null_is_the_same_in_one_process_and_in_two():
+    data = ev.toy(12, 3, 2, seed=5)
+    one, two = (ev.permutation_null(agreement, data, 6, seed=3, n_jobs=jobs) for jobs in (1, 2))
+    assert one[0] == two[0] and one[1].tolist() == two[1].tolist() and one[2] == two[2]
+    assert len(set(one[1])) > 1
 
 
 @pytest.fixture(scope="module")
