@@ -3,7 +3,7 @@
 # Then run the notebooks that no run executes: those in the rooms' folders.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1  # two workers with two threads each would wait for each other
 dirty=$(find nbs -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 grep -lE '"output_type"|"execution_count": [0-9]' || true)
 [ -z "$dirty" ] || { echo "check: notebooks with outputs (run nbdev-clean): $dirty" >&2; exit 1; }
 copy=$(mktemp -d)
