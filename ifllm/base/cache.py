@@ -7,19 +7,21 @@ __all__ = ['imports', 'module_files', 'content_key']
 
 # %% ../../nbs/base/cache.ipynb #da0bc033
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 # %% ../../nbs/base/cache.ipynb #81f80fa5
-def imports(source: str, package: str = "ifllm") -> set[str]:
+@functools.cache  # a plan of all notebooks asks for each module a dozen times
+def imports(source: str, package: str = "ifllm") -> frozenset[str]:
     """Modules of `package` that a source imports, as it writes them: relative ones with their dots."""
     found = set()  # IPython's magic lines are no Python
     for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
@@ -31,10 +33,10 @@ def imports(source: str, package: str = "ifllm") -> set[str]:
             case ast.ImportFrom(module=module, level=level) if level:
                 home = "." * level + (module or "")
                 found |= {home, *(f"{home}{'.' if module else ''}{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 # %% ../../nbs/base/cache.ipynb #fbe3cff0
-def module_files(root: Path, modules: set[str]) -> tuple[str, ...]:
+def module_files(root: Path, modules: Iterable[str]) -> tuple[str, ...]:
     """Files (relative to `root`) of modules and of all that they import from the package, directly or not."""
     seen, queue = set(), sorted(modules)
     while queue:

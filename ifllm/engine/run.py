@@ -10,6 +10,7 @@ __all__ = ['SLURM', 'ALLOCATORS', 'project_root', 'Stage', 'stage', 'stages', 'p
 # %% ../../nbs/engine/run.ipynb #895868c0
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -96,7 +97,8 @@ def _code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _calls(source: str) -> set[tuple[str, str]]:
+@functools.cache
+def _calls(source: str) -> frozenset[tuple[str, str]]:
     found = set()
     for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
         match node:
@@ -104,7 +106,7 @@ def _calls(source: str) -> set[tuple[str, str]]:
                 func=ast.Attribute(value=ast.Name(id="study"), attr=method), args=[ast.Constant(value=str(name)), *_]
             ):
                 found.add((method, name))
-    return found
+    return frozenset(found)
 
 # %% ../../nbs/engine/run.ipynb #8b232122
 def _defaults(cells: list[tuple[str, list[str]]]) -> dict:
