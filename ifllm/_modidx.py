@@ -274,6 +274,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'ifllm/base/bootstrap.py'),
                                       'ifllm.base.bootstrap.worker_mean': ('base/bootstrap.html#worker_mean', 'ifllm/base/bootstrap.py')},
             'ifllm.base.cache': { 'ifllm.base.cache._bytes': ('base/cache.html#_bytes', 'ifllm/base/cache.py'),
+                                  'ifllm.base.cache._statements': ('base/cache.html#_statements', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.content_key': ('base/cache.html#content_key', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.imports': ('base/cache.html#imports', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.module_files': ('base/cache.html#module_files', 'ifllm/base/cache.py')},

@@ -13,18 +13,26 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 # %% ../../nbs/base/cache.ipynb #81f80fa5
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node, at any depth, without the expressions within them."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, field, ()):
+            yield child
+            yield from _statements(child)
+
+
 @functools.cache  # a plan of all notebooks asks for each module a dozen times
 def imports(source: str, package: str = "ifllm") -> frozenset[str]:
     """Modules of `package` that a source imports, as it writes them: relative ones with their dots."""
     found = set()  # IPython's magic lines are no Python
-    for node in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
+    for node in _statements(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))):
         match node:
             case ast.ImportFrom(module=str(module), level=0) if module.split(".")[0] == package:
                 found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}

@@ -125,7 +125,7 @@ def stage(root: Path, notebook: str) -> Stage:
     """Read what a notebook reads, writes, imports and takes as settings from its source."""
     cells = _code_cells(root / "nbs" / f"{notebook}.ipynb")
     source = "\n\n".join(text for text, _ in cells)
-    calls = _calls(source)
+    calls = frozenset().union(*(_calls(text) for text, _ in cells if "study." in text))
     named = lambda *methods: frozenset(name for method, name in calls if method in methods)
     writes, sinks = named("write"), named("sink")
     return Stage(

@@ -1,8 +1,10 @@
 """Laws of the keys of kept results: the same things give the same key, anything that decides gives another."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,3 +98,38 @@ def test_the_key_is_the_same_in_another_process():
         for seed in ("1", "2")
     }
     assert keys == {cache.content_key({"a": [2.5, None], "b": 1}, b"x") + "\n"}
+
+
+EVERYWHERE = """
+try:
+    import a
+except* OSError:
+    from b import c
+else:
+    with x:
+        import d
+finally:
+    async def f():
+        async for y in z:
+            import e
+        else:
+            import g
+match x:
+    case 1:
+        class C:
+            import h
+while x:
+    if x:
+        pass
+    elif y:
+        import i
+"""
+
+
+def test_no_import_is_missed_at_any_depth():
+    imported = lambda nodes: sum(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
+    sources = [EVERYWHERE, *(file.read_text() for file in Path(cache.__file__).parents[1].rglob("*.py"))]
+    for source in sources:
+        tree = ast.parse(source)
+        assert imported(cache._statements(tree)) == imported(ast.walk(tree))
+    assert imported(cache._statements(ast.parse(EVERYWHERE))) == 7
