@@ -1404,6 +1404,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'ifllm/recording/locate.py'),
                                         'ifllm.recording.locate._distance': ( 'recording/locate.html#_distance',
                                                                               'ifllm/recording/locate.py'),
+                                        'ifllm.recording.locate._reach': ('recording/locate.html#_reach', 'ifllm/recording/locate.py'),
                                         'ifllm.recording.locate.box_probability': ( 'recording/locate.html#box_probability',
                                                                                     'ifllm/recording/locate.py'),
                                         'ifllm.recording.locate.check_tables': ( 'recording/locate.html#check_tables',

@@ -88,19 +88,24 @@ def _distance(x: np.ndarray, y: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return aside**2 + above**2
 
 
-def _candidates(cells: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Boxes that can be nearest to a point of a cell: (cells, most), padded with the cell's first.
+def _reach(cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest squared distance along one axis from a cell's points to each box: (cells, boxes) twice."""
+    gap = lambda at: np.maximum(np.maximum(low - at, at - high), 0)
+    near = np.maximum(np.maximum(low - cells - _CELL, cells - high), 0)
+    return near**2, np.maximum(gap(cells), gap(cells + _CELL)) ** 2
 
-    `cells` holds the left top corner of each, in px.
+
+def _candidates(least: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes that can be nearest to a point of a cell, from the squared distances of cells to boxes.
+
+    Returns
+    -------
+    numpy.ndarray, numpy.ndarray
+        (cells, widest) numbers of boxes, a cell's own first and in order; (cells,) how many are its own.
     """
-    corners = cells[:, None, :] + _CELL * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    farthest = _distance(corners[..., 0, None], corners[..., 1, None], boxes).max(axis=1)  # convex: at a corner
-    aside = np.maximum(np.maximum(boxes[:, 0] - cells[:, :1] - _CELL, cells[:, :1] - boxes[:, 2]), 0)
-    above = np.maximum(np.maximum(boxes[:, 1] - cells[:, 1:] - _CELL, cells[:, 1:] - boxes[:, 3]), 0)
-    possible = aside**2 + above**2 <= farthest.min(axis=1, keepdims=True)
-    order = np.argsort(~possible, axis=1, kind="stable")[:, : possible.sum(axis=1).max()]
-    held = np.take_along_axis(possible, order, axis=1)
-    return np.where(held, order, order[:, :1])
+    possible = least <= most.min(axis=1, keepdims=True)
+    own = possible.sum(axis=1)
+    return np.argsort(~possible, axis=1, kind="stable")[:, : own.max()], own
 
 # %% ../../nbs/recording/locate.ipynb #6f87ca5d
 def nearest_box(x: np.ndarray, y: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,13 +121,20 @@ def nearest_box(x: np.ndarray, y: np.ndarray, boxes: np.ndarray) -> tuple[np.nda
     numpy.ndarray, numpy.ndarray
         (n,) number of the box, the first of several at one distance; (n,) its distance in px, 0 inside.
     """
-    corner = np.stack([np.floor(x / _CELL), np.floor(y / _CELL)], axis=1)
-    cells, of = np.unique(corner, axis=0, return_inverse=True)
-    asked = _candidates(cells * _CELL, boxes)[of.reshape(-1)]
-    distances = _distance(x[:, None], y[:, None], boxes[asked])
-    best = distances.argmin(axis=1)
-    rows = np.arange(len(x))
-    return asked[rows, best], np.sqrt(distances[rows, best])
+    (columns, across), (rows, down) = (np.unique(np.floor(v / _CELL), return_inverse=True) for v in (x, y))
+    keys, of = np.unique(down * len(columns) + across, return_inverse=True)
+    wide = _reach(_CELL * columns[:, None], boxes[:, 0], boxes[:, 2])
+    high = _reach(_CELL * rows[:, None], boxes[:, 1], boxes[:, 3])
+    asked, own = _candidates(*(a[keys % len(columns)] + b[keys // len(columns)] for a, b in zip(wide, high)))
+    best, least = np.zeros(len(x), dtype=np.int64), np.full(len(x), np.inf)
+    left = np.arange(len(x))  # points whose cell has a candidate more
+    for slot in range(asked.shape[1]):
+        left = left[own[of[left]] > slot]
+        box = asked[of[left], slot]
+        far = _distance(x[left], y[left], boxes[box])
+        closer = far < least[left]
+        best[left[closer]], least[left[closer]] = box[closer], far[closer]
+    return best, np.sqrt(least)
 
 # %% ../../nbs/recording/locate.ipynb #8feeca47
 def box_probability(x: np.ndarray, y: np.ndarray, boxes: np.ndarray, error_px: tuple[float, float]) -> np.ndarray:
@@ -160,11 +172,12 @@ def check_tables(samples: pl.DataFrame, layout: pl.DataFrame) -> None:
             f"layout: {empty.height} boxes without size, first item {first['item']}, word {first['word']}; give left "
             f"< right and top < bottom"
         )
-    unknown = samples.filter(~pl.col("item").is_in(layout["item"].unique().implode()))
-    if unknown.height:
+    strange = set(samples["item"].unique()) - set(layout["item"].unique())
+    if strange:
+        unknown = samples["item"].filter(samples["item"].is_in(list(strange)))
         raise InputError(
-            f"samples: {unknown.height} rows of items without a layout, first {unknown['item'][0]!r}; add their boxes "
-            f"or leave them out"
+            f"samples: {len(unknown)} rows of items without a layout, first {unknown[0]!r}; add their boxes or leave "
+            f"them out"
         )
 
 # %% ../../nbs/recording/locate.ipynb #8420bf5e
