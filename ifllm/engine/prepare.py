@@ -401,7 +401,13 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     titles = {page.name: page.title for page in pages}
     api, symbols = api_pages(root / "ifllm", titles)
     works = Bibliography(root / "nbs" / "references.bib")
-    resolver = Resolver(targets, {record["id"]: record for record in records}, works, symbols, titles)
+    resolver = Resolver(
+        targets,
+        {record["id"]: record for record in records},
+        works,
+        symbols,
+        [*titles, *(f"api/{name}" for name in api)],
+    )
     resolver.problems += [f"{name}: left out, its notebook did not finish; run the study again" for name in stale]
     folder, keys = run / "pages", _figure_keys(pages, targets)
     with atomic_path(folder) as tmp:

@@ -115,9 +115,7 @@ _CROSS = re.compile(r"(?<![\w@/.\\])\[?@((?:fig|tbl|sec)-[\w-]*\w)\]?", re.I)
 _GROUP = re.compile(rf"\[((?:[^\[\]@]*-?@{_KEY}[^\[\]@]*)+)\](?![(\[])")
 _INLINE = re.compile(rf"(?<![\w@/.\\])@({_KEY})")
 _NUMBER = re.compile(r"\[((?:\\.|[^\[\]\\])+)\]\(results\.html#([^)\s]+)\)")
-_NOTEBOOK_LINK = re.compile(
-    r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:engine/|howto/|study/)?[\w-]+)\.ipynb(#[^)\s]*)?\)"
-)
+_NOTEBOOK_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:\w+/)?[\w-]+)\.ipynb(#[^)\s]*)?\)")
 
 
 class Resolver:
@@ -129,7 +127,7 @@ class Resolver:
     records : result id -> record
     bibliography : the works that can be cited
     symbols : name of a public function or class -> address of its entry in the API reference
-    pages : names of the report's pages, where links to notebooks lead
+    pages : names of the report's pages, where links to notebooks lead; a notebook of the library leads to `api/ROOM.NAME`
 
     Attributes
     ----------
@@ -187,9 +185,9 @@ class Resolver:
 
     def _notebook(self, page: str, text: str, notebook: str, anchor: str) -> str:
         # a notebook executed in parts has a page for each; its link leads to the first
-        home = next((name for name in self.pages if name == notebook), None) or next(
-            (name for name in self.pages if name.startswith(f"{notebook}-")), None
-        )
+        own = {notebook, f"api/{notebook.replace('-', '.')}"}
+        parts = (name for name in self.pages if name.startswith(f"{notebook}-"))
+        home = next((name for name in self.pages if name in own), None) or next(parts, None)
         if home is None:
             self.problems.append(f"{page}: links to {notebook}.ipynb, which is no page of this report")
             return text

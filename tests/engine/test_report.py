@@ -62,6 +62,19 @@ def test_unknown_references_are_named_with_their_page(tmp_path):
     assert "1" in text and "results.html" not in text
 
 
+def test_links_to_notebooks_lead_to_their_pages(tmp_path):
+    pages = ["05_diversity", "11_dpo-gpt2-explicit", "howto-run_a_study", "api/site.gaze", "api/recording.locate"]
+    resolver = Resolver({}, {}, Bibliography(tmp_path / "none.bib"), pages=pages)
+    text = "[a](05_diversity.ipynb#icc) [b](../11_dpo.ipynb) [c](howto/run_a_study.ipynb) [d](../site/gaze.ipynb) "
+    text += "[e](nbs/recording/locate.ipynb)"
+    leads = ["05_diversity.html#icc", "11_dpo-gpt2-explicit.html", "howto-run_a_study.html"]
+    leads += ["api/site.gaze.html", "api/recording.locate.html"]
+    made, _ = resolver.page("index", text)
+    assert made == " ".join(f"[{name}]({lead})" for name, lead in zip("abcde", leads)) and not resolver.problems
+    assert resolver.page("index", "[f](../site/nothing.ipynb)")[0] == "f"
+    assert resolver.problems == ["index: links to site-nothing.ipynb, which is no page of this report"]
+
+
 def test_every_work_that_a_notebook_cites_is_in_the_bibliography():
     works = Bibliography(ROOT / "nbs" / "references.bib")
     resolver = Resolver({}, {}, works)

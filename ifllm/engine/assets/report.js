@@ -46,6 +46,45 @@
     }
     return { data, layout, frames };
   };
+  // on a narrow page, panels that stand side by side go one below the other, each as high as it was
+  const stacked = (data, layout) => {
+    const named = (id) => layout[id.replace(/^[xy]/, "$&axis")] || {}, cells = new Map(), homes = new Map();
+    data.filter((trace) => !trace.domain).forEach((trace) => {
+      const ids = [trace.xaxis || "x", trace.yaxis || "y"], [x, y] = ids.map((id) => named(named(id).overlaying || id).domain || [0, 1]);
+      const key = [x[0], y[1]].map((end) => end.toFixed(3)).join();
+      cells.set(key, { x, y, ids });
+      ids.forEach((id) => homes.set(id, (homes.get(id) || new Set()).add(key)));
+    });
+    const columns = new Set([...cells.values()].map(({ x }) => x[0].toFixed(3))).size;
+    if (columns < 2 || [...homes.values()].some((home) => home.size > 1)) return false; // an axis of two panels has one place
+    const margin = { t: 60, b: 60, ...layout.margin }, old = (layout.height || 420) - margin.t - margin.b, gap = 74;
+    const order = [...cells.values()].sort((a, b) => b.y[1] - a.y[1] || a.x[0] - b.x[0]);
+    const high = order.reduce((sum, { y }) => sum + (y[1] - y[0]) * old, gap * (order.length - 1));
+    let top = high;
+    order.forEach((cell) => { const bottom = top - (cell.y[1] - cell.y[0]) * old; cell.to = [bottom / high, top / high].map((end) => Math.min(1, Math.max(0, end))); top = bottom - gap; });
+    // what is placed on the paper goes with its panel
+    const moved = (x, y) => {
+      const home = order.find((cell) => x >= cell.x[0] - 0.001 && x <= cell.x[1] + 0.001 && y >= cell.y[0] - 0.001 && y <= cell.y[1] + 0.12);
+      return home ? [(x - home.x[0]) / (home.x[1] - home.x[0]), home.to[0] + (y - home.y[0]) / (home.y[1] - home.y[0]) * (home.to[1] - home.to[0])] : [x, y];
+    };
+    (layout.annotations || []).filter((note) => note.xref === "paper" && note.yref === "paper").forEach((note) => {
+      [note.x, note.y] = moved(note.x, note.y);
+      note.text = note.text.replaceAll("<br>", " "); // it has the whole width
+    });
+    (layout.shapes || []).filter((shape) => shape.xref === "paper" && shape.yref === "paper").forEach((shape) => {
+      [[shape.x0, shape.y0], [shape.x1, shape.y1]] = [moved(shape.x0, shape.y0), moved(shape.x1, shape.y1)];
+    });
+    order.forEach(({ ids, to }) => {
+      Object.assign(named(ids[0]), { domain: [0, 1], anchor: ids[1], showticklabels: true });
+      Object.assign(named(ids[1]), { domain: to, anchor: ids[0], showticklabels: true, side: "left" });
+    });
+    const legend = layout.legend || {};
+    if (legend.y < 0) legend.y *= old / high;
+    if (legend.y > 1) legend.y = 1 + (legend.y - 1) * old / high;
+    layout.height = high + margin.t + margin.b;
+    delete layout.width; // each panel has the whole of it now
+    return true;
+  };
   // a title that is longer than its axis has room goes on in the next line
   const broken = (text, letters) => text.split("<br>").map((line) => line.split(" ").reduce((lines, word) => {
     const last = lines[lines.length - 1];
@@ -74,7 +113,12 @@
     try {
       if (box.querySelector("img")) await awake;
       await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${box.dataset.figure}.js`)]);
-      const narrow = window.innerWidth < 600, { data, layout, frames } = dressed(figures.get(box.dataset.figure), narrow, place.clientWidth);
+      const narrow = window.innerWidth < 600, plot = structuredClone(figures.get(box.dataset.figure));
+      if (narrow && !plot.frames?.length && stacked(plot.data, plot.layout)) {
+        box.classList.add("is-stacked");
+        box.style.height = `${Math.round(plot.layout.height)}px`;
+      }
+      const { data, layout, frames } = dressed(plot, narrow, place.clientWidth);
       const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
       place.replaceChildren();
       await Plotly.newPlot(place, { data, layout, frames, config });
