@@ -82,6 +82,30 @@ def test_every_page_of_the_demo_report(chromium):
     assert wrong == []
 
 
+PANELS = """() => { const { _fullLayout: layout } = document.querySelector('[data-figure=fig-ablation] > div'), box = document.querySelector('.ifllm-wide:has([data-figure=fig-ablation])');
+  const axes = (letter) => Object.keys(layout).filter((name) => new RegExp(`^${letter}axis[0-9]*$`).test(name)).map((name) => layout[name]);
+  return { x: axes('x').map((axis) => axis.domain), y: axes('y').map((axis) => axis.domain), ticks: axes('y').every((axis) => axis.showticklabels),
+    names: layout.annotations.map((note) => [note.text, note.x, note.y]), hidden: box.scrollWidth - box.clientWidth }; }"""
+
+
+def test_panels_stand_below_each_other_on_a_phone(chromium):
+    page = ROOT / "runs" / "demo" / "site" / "08_reward.html"
+    if not page.exists():
+        pytest.skip("no report of the demo run here: `make test` renders it first")
+    with Visit(chromium, page, 1440, "light") as visit:
+        visit.scroll_through()
+        desk = visit.page.evaluate(PANELS)
+    with Visit(chromium, page, 390, "light") as visit:
+        visit.scroll_through()
+        phone = visit.page.evaluate(PANELS)
+    assert len({x[0] for x in desk["x"]}) > 1
+    assert phone["x"] == [[0, 1]] * len(desk["x"]) and phone["ticks"] and phone["hidden"] == 0
+    # in the same order, from the top down, none over another, and each with its name at its top
+    assert all(above[0] > below[1] for above, below in zip(phone["y"], phone["y"][1:]))
+    assert [note[0].replace("<br>", " ") for note in desk["names"]] == [note[0] for note in phone["names"]]
+    assert [note[1:] for note in phone["names"]] == [[0.5, pytest.approx(y[1])] for y in phone["y"]]
+
+
 def test_the_first_page_is_light_until_its_plots_are_reached(fixture_site, chromium):
     for site in [fixture_site.index.parent, ROOT / "runs" / "demo" / "site"]:
         if not (site / "index.html").exists():

@@ -57,8 +57,19 @@
     });
     const columns = new Set([...cells.values()].map(({ x }) => x[0].toFixed(3))).size;
     if (columns < 2 || [...homes.values()].some((home) => home.size > 1)) return false; // an axis of two panels has one place
-    const margin = { t: 60, b: 60, ...layout.margin }, old = (layout.height || 420) - margin.t - margin.b, gap = 74;
     const order = [...cells.values()].sort((a, b) => b.y[1] - a.y[1] || a.x[0] - b.x[0]);
+    // panels that share a scale, or a row of a grid, have its title once, and a column has its name once: now each panel needs both
+    const scale = (id) => named(id).matches || id, titled = (id) => named(id).title?.text, grid = order.length > columns;
+    const beside = (id, other) => grid && id[0] === "y" && other[0] === "y" && String(named(id).domain) === String(named(other).domain);
+    const heads = (layout.annotations || []).filter((note) => note.xref === "paper" && note.yref === "paper" && Math.abs(note.y - order[0].y[1]) < 0.02);
+    const shown = order.flatMap(({ ids }) => ids).filter(titled);
+    order.flatMap(({ ids }) => ids).filter((id) => !titled(id)).forEach((id) => {
+      const giver = shown.find((other) => scale(other) === scale(id) || beside(id, other));
+      if (giver) named(id).title = named(giver).title;
+    });
+    order.filter((cell) => cell.y[1] < order[0].y[1]).forEach((cell) => heads.filter((note) => note.x >= cell.x[0] && note.x <= cell.x[1])
+      .forEach((note) => { if (!layout.annotations.some((own) => own.yref === "paper" && own.x === note.x && Math.abs(own.y - cell.y[1]) < 0.02)) layout.annotations.push({ ...note, y: cell.y[1] }); }));
+    const margin = { t: 60, b: 60, ...layout.margin }, old = (layout.height || 420) - margin.t - margin.b, gap = 74;
     const high = order.reduce((sum, { y }) => sum + (y[1] - y[0]) * old, gap * (order.length - 1));
     let top = high;
     order.forEach((cell) => { const bottom = top - (cell.y[1] - cell.y[0]) * old; cell.to = [bottom / high, top / high].map((end) => Math.min(1, Math.max(0, end))); top = bottom - gap; });
