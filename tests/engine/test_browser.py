@@ -103,7 +103,7 @@ def test_panels_stand_below_each_other_on_a_phone(chromium):
     # in the same order, from the top down, none over another, and each with its name at its top
     assert all(above[0] > below[1] for above, below in zip(phone["y"], phone["y"][1:]))
     assert [note[0].replace("<br>", " ") for note in desk["names"]] == [note[0] for note in phone["names"]]
-    assert [note[1:] for note in phone["names"]] == [[0.5, pytest.approx(y[1])] for y in phone["y"]]
+    assert [note[1:] for note in phone["names"]] == [pytest.approx([0.5, y[1]]) for y in phone["y"]]
 
 
 def test_the_first_page_is_light_until_its_plots_are_reached(fixture_site, chromium):
