@@ -6,6 +6,7 @@
 __all__ = ['Recordings', 'lay_words', 'texts', 'read_jspsych', 'read_map', 'read_csv', 'from_pymovements', 'to_gaze']
 
 # %% ../../nbs/recording/readers.ipynb #1ab715bd
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ _SAMPLES: dict = {"participant": pl.String, "item": pl.String, "channel": pl.Str
     ("t_ms", "x", "y"), pl.Float64
 )
 _REFUSED: dict = {"file": pl.String, "where": pl.String, "reason": pl.String, "samples": pl.Int64}
+_ERRORS: dict = {"participant": pl.String, "trial": pl.Int64, "error_x": pl.Float64, "error_y": pl.Float64}
 _BOXES: dict = {"item": pl.String, "response": pl.Int8, "text": pl.String} | dict.fromkeys(
     ("left", "top", "right", "bottom"), pl.Float64
 )
@@ -38,12 +40,15 @@ class Recordings:
     layout : frame of the `Layout` schema with `text`, the word in each box
     refused : file, where (trial or line), reason, samples: how many samples were left out, and why
     trials : participant, item, and what else was noted of each showing of an item
+    validation : participant, trial (number in the file), error_x, error_y: a row a sample at a point whose place is
+        known, px from the point to where the eye was seen; empty where none were shown
     """
 
     samples: pl.DataFrame
     layout: pl.DataFrame
     refused: pl.DataFrame
     trials: pl.DataFrame
+    validation: pl.DataFrame = dataclasses.field(default_factory=lambda: pl.DataFrame(schema=_ERRORS))
 
 
 def _refused(rows: Iterable[tuple]) -> pl.DataFrame:
@@ -158,6 +163,16 @@ def _noted(trial: dict) -> dict:
     """What a trial notes besides its recording: the fields with one value."""
     return {key: value for key, value in trial.items() if not isinstance(value, (list, dict))}
 
+# %% ../../nbs/recording/readers.ipynb #68017278
+def _validated(trial: dict) -> list[tuple[float, float]]:
+    """The errors (right, down; px) of the samples of a validation trial; none where it is another trial."""
+    if trial.get("trial_type") != "webgazer-validate":
+        return []
+    points = trial.get("raw_gaze") or []
+    samples = [s for point in points if isinstance(point, list) for s in point if isinstance(s, dict)]
+    errors = [(_number(s.get("dx")), _number(s.get("dy"))) for s in samples]
+    return [(x, y) for x, y in errors if x is not None and y is not None]
+
 # %% ../../nbs/recording/readers.ipynb #113133df
 def _apart(samples: pl.DataFrame, boxes: pl.DataFrame, trials: pl.DataFrame) -> tuple[pl.DataFrame, ...]:
     """Give items whose boxes differ between participants a name of their own for each."""
@@ -184,7 +199,8 @@ def read_jspsych(
     ----------
     files : a JSON file, several, or a folder of them; one file a participant where trials do not name one
     participant, item, words : names of the trials' fields that say who, what was shown, and which word each selector
-        shows ({selector: word}); a selector stands for its word where the field is missing
+        shows ({selector: word}); a selector stands for its word where the field is missing, and a trial without a
+        participant is of the only one that its file names
     responses : beginning of a selector -> 1 or 2, where two texts are shown
 
     Raises
@@ -192,13 +208,18 @@ def read_jspsych(
     InputError
         A file is not such JSON, an item is shown to a participant twice, or no trial holds samples and boxes.
     """
-    points, boxes, trials, refused = [], [], [], []
+    points, boxes, trials, refused, errors = [], [], [], [], []
     paths = [Path(files)] if isinstance(files, (str, Path)) else [Path(file) for file in files]
-    for path in [p for one in paths for p in (sorted(one.glob("*.json")) if one.is_dir() else [one])]:
-        for number, trial in enumerate(_trials(path), 1):
+    for path in [p for given in paths for p in (sorted(given.glob("*.json")) if given.is_dir() else [given])]:
+        found = _trials(path)
+        named = {str(trial[participant]) for trial in found if participant in trial}
+        one = min(named) if len(named) == 1 else path.stem
+        for number, trial in enumerate(found, 1):
+            who = str(trial.get(participant, one))
+            errors += [(who, number, *error) for error in _validated(trial)]
             if not any(trial.get(field) for field, _ in _FIELDS.values()):
                 continue
-            key = str(trial.get(participant, path.stem)), str(trial.get(item, number))
+            key = who, str(trial.get(item, number))
             own, empty = _targets(trial, words, responses or {})
             refused += [(path.name, f"trial {number}", f"target {name} has no size", 0) for name in empty]
             for channel, (field, _) in _FIELDS.items():
@@ -211,10 +232,10 @@ def read_jspsych(
                 trials.append({**_noted(trial), "participant": key[0], "item": key[1], "file": path.name})
     if not trials:
         raise InputError(f"{paths[0].name}: no trial with webgazer_data and webgazer_targets; record both")
-    return _assembled(points, boxes, trials, refused)
+    return _assembled(points, boxes, trials, refused, errors)
 
 
-def _assembled(points: list, boxes: list, trials: list, refused: list) -> Recordings:
+def _assembled(points: list, boxes: list, trials: list, refused: list, errors: list) -> Recordings:
     """Tables of what was read, under pseudonyms."""
     noted = pl.DataFrame(trials, infer_schema_length=None)
     twice = noted.filter(pl.struct("participant", "item").is_duplicated())
@@ -224,9 +245,11 @@ def _assembled(points: list, boxes: list, trials: list, refused: list) -> Record
         )
     samples = pl.DataFrame(points, schema=_SAMPLES, orient="row")
     laid = pl.DataFrame(boxes, schema={"participant": pl.String, **_BOXES}, orient="row")
-    names = pl.col("participant").replace_strict(pseudonyms(noted["participant"].to_list()))
+    people = pseudonyms(noted["participant"].to_list())
+    names = pl.col("participant").replace_strict(people)
+    validation = pl.DataFrame([e for e in errors if e[0] in people], schema=_ERRORS, orient="row").with_columns(names)
     samples, laid, noted = _apart(*(frame.with_columns(names) for frame in (samples, laid, noted)))
-    return Recordings(samples, lay_words(laid), _refused(refused), noted)
+    return Recordings(samples, lay_words(laid), _refused(refused), noted, validation)
 
 # %% ../../nbs/recording/readers.ipynb #a5e9b588
 _NEEDED = {

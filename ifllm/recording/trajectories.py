@@ -7,10 +7,10 @@ __all__ = ['LATEST_MS', 'LOST_STEPS', 'LOST_MS', 'LOST', 'LIKERT', 'PREFERENCE',
            'SENTENCE_LEAST', 'TIED', 'CONDITIONS', 'METHOD_NAMES', 'changes', 'in_runs', 'by_run', 'answers',
            'display_times', 'stretches', 'in_order', 'numbered', 'time_key', 'by_key', 'add_span', 'usual_step',
            'match_samples', 'add_phases', 'page_width', 'rests', 'rating_onset', 'windows', 'press_rule', 'pace',
-           'to_pymovements', 'sentences', 'detect', 'plant_gaze', 'hits', 'fixations', 'reading_measures', 'count_ties',
-           'snippet_fits', 'shares_by', 'by_month', 'by_person', 'months_figure', 'people_figure', 'clock_offsets',
-           'press_shares', 'press_figure', 'onset_clauses', 'window_lengths', 'lengths_figure', 'onset_errors',
-           'errors_figure', 'planted_hits', 'planted_figure', 'event_table']
+           'on_grid', 'to_pymovements', 'sentences', 'detect', 'plant_gaze', 'hits', 'fixations', 'reading_measures',
+           'count_ties', 'snippet_fits', 'shares_by', 'by_month', 'by_person', 'months_figure', 'people_figure',
+           'clock_offsets', 'press_shares', 'press_figure', 'onset_clauses', 'window_lengths', 'lengths_figure',
+           'onset_errors', 'errors_figure', 'planted_hits', 'planted_figure', 'event_table']
 
 # %% ../../nbs/03_trajectories.ipynb #92976b12
 from typing import cast
@@ -934,7 +934,7 @@ def pace(page: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/03_trajectories.ipynb #c6ee1950
-def _filled(cell: np.ndarray, xy: np.ndarray, cells: int, reach: np.ndarray | float) -> np.ndarray:
+def on_grid(cell: np.ndarray, xy: np.ndarray, cells: int, reach: np.ndarray | float) -> np.ndarray:
     """Mean position in each cell; an empty one takes the nearest cell's if the two around it are at most `reach`
     apart, else NaN.
     """
@@ -956,7 +956,7 @@ def _grids(gaze: pl.DataFrame, step: int) -> pl.DataFrame:
     for (number,), own in gaze.partition_by(["recording"], as_dict=True, maintain_order=True).items():
         first = own["epoch_ms"][0]
         cell = ((own["epoch_ms"].to_numpy() - first) / step + 0.5).astype(np.int64)
-        xy = _filled(cell, own.select("x", "y").to_numpy(), int(cell[-1]) + 1, reach)
+        xy = on_grid(cell, own.select("x", "y").to_numpy(), int(cell[-1]) + 1, reach)
         time = first + step * pl.int_range(pl.len())
         trials.append(pl.DataFrame(xy, schema=["x", "y"]).with_columns(recording=number, time=time))
     return pl.concat(trials, how="vertical_relaxed")
@@ -1055,7 +1055,7 @@ def _lay(gaze: pl.DataFrame, min_ms: float) -> tuple[pl.DataFrame, np.ndarray]:
     if not cells:
         return laid, np.zeros((0, 2))
     at = gaze.select(pl.col("cell") + pl.col("start")).to_series().to_numpy()
-    xy = _filled(at, gaze.select("x", "y").to_numpy(), cells, np.inf)
+    xy = on_grid(at, gaze.select("x", "y").to_numpy(), cells, np.inf)
     xy[(laid["start"] + laid["size"]).to_numpy()] = np.nan
     return laid, xy
 
