@@ -158,7 +158,7 @@ def _even(samples: pl.DataFrame, hz: float) -> pl.DataFrame:
         usual = own.select(pl.col("t_ms").diff()).filter(pl.col("t_ms") > 0)["t_ms"].median()
         cell = ((own["t_ms"].to_numpy() - first) / step + 0.5).astype(np.int64)
         there = own.select(pl.col("x").is_not_null() & pl.col("y").is_not_null()).to_series().to_numpy()
-        count, reach = int(cell[-1]) + 1, max(LOST_STEPS * float(cast(float, usual or step)), LOST_MS) / step
+        count, reach = int(cell[-1]) + 1, max(LOST_STEPS * cast(float, usual or step), LOST_MS) / step
         xy = np.full((count, 2), np.nan)
         if there.any():
             xy = on_grid(cell[there], own.select("x", "y").to_numpy()[there], count, reach)
