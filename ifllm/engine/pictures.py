@@ -101,7 +101,7 @@ def draw_plots(plots: Mapping[str, dict], out: Path, kept: Path, browser: str) -
     try:
         failed = _draw(missing, places, browser) if missing else []
     except ImportError:
-        why = "playwright is not installed (pip install 'ifllm[browser]')"
+        why = "playwright is not installed (pip install -e '.[browser]' in the clone)"
         return set(), f"static pictures of the interactive plots are left out: {why}"
     for stale in set(kept.glob("*.png")) - set(places.values()):
         stale.unlink()

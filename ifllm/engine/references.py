@@ -127,7 +127,7 @@ class Resolver:
     records : result id -> record
     bibliography : the works that can be cited
     symbols : name of a public function or class -> address of its entry in the API reference
-    pages : names of the report's pages, where links to notebooks lead; a notebook of the library leads to `api/ROOM.NAME`
+    pages : names of the report's pages, where links to notebooks lead; one of the library leads to `api/ROOM.NAME`
 
     Attributes
     ----------

@@ -102,7 +102,7 @@ def _engine(asked: str) -> str | None:
         raise InputError(f"--engine {asked}: choose auto, quarto or builtin")
     quarto = find_quarto() if asked != "builtin" else None
     if asked == "quarto" and quarto is None:
-        how = "install it, or `pip install 'ifllm[quarto]'`, or set QUARTO_PATH; `--engine builtin` needs none"
+        how = "install it, or set QUARTO_PATH, or `pip install -e '.[quarto]'` in the clone; or use `--engine builtin`"
         raise InputError(f"Quarto is not here: {how}")
     return quarto
 

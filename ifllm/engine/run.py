@@ -256,7 +256,7 @@ def _environment(root: Path, threads: int) -> dict[str, str]:
     return {
         **_this_package(root),
         **{name: str(threads) for name in limits},
-        "OPENBLAS_NUM_THREADS": "1",  # numpy's products are small here: a second thread would only wait, and burn its core
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's products are small: a second thread would only wait
         **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()},
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",

