@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'AUTHORS', 'words_of', 'dwell_on_words', 'auc_of', 'span_aucs', 'span_null', 'by_participant', 'span_beats',
-           'word_features', 'find_span', 'trial_matrix', 'tell_apart', 'pooled_auc', 'kept', 'authors_table', 'thirds',
-           'aucs_figure', 'populations_figure']
+           'word_features', 'find_span', 'trial_matrix', 'tell_apart', 'pooled_auc', 'dealt_aucs', 'kept',
+           'authors_table', 'thirds', 'aucs_figure', 'populations_figure']
 
 # %% ../../nbs/14_webqamgaze.ipynb #b53bcd55
 from collections.abc import Mapping, Sequence
@@ -244,6 +244,26 @@ def pooled_auc(
         draws.append(auc_of(stats.rankdata(score[own]), y[own] == 1))
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return auc_of(stats.rankdata(score), y == 1), float(low), float(high)
+
+# %% ../../nbs/14_webqamgaze.ipynb #c7a3cd0d
+def dealt_aucs(score: np.ndarray, y: np.ndarray, person: np.ndarray, n_permutations: int, seed: int) -> np.ndarray:
+    """AUC over trials when labels are dealt anew among the trials of each participant.
+
+    Parameters
+    ----------
+    score, y, person : (trials,) scores of a model for people whom it never met, labels (0, 1), and whose trial it is
+
+    Returns
+    -------
+    numpy.ndarray
+        (1 + n_permutations,) the first as it was.
+    """
+    order = np.argsort(person, kind="stable")
+    ranks, label, own = stats.rankdata(score)[order], y[order] == 1, np.unique(person[order], return_inverse=True)[1]
+    rng, found = np.random.default_rng(seed), [auc_of(ranks, label)]
+    for _ in range(n_permutations):
+        found.append(auc_of(ranks, label[np.lexsort((rng.random(len(own)), own))]))
+    return np.array(found)
 
 # %% ../../nbs/14_webqamgaze.ipynb #38b38f93
 AUTHORS = {  # id -> (what, their value)

@@ -153,3 +153,24 @@ def test_an_archive_that_is_not_it_is_refused(tmp_path, monkeypatch):
         reader.fetch_webqamgaze(tmp_path / "other.tar.xz")
     with pytest.raises(InputError, match="no files"):
         reader.read_webqamgaze(tmp_path)
+
+
+def test_labels_dealt_within_a_person_leave_what_people_are_like():
+    """A score of single trials beats the null; one of persons alone is the null, however high its AUC."""
+    rng = np.random.default_rng(0)
+    person = rng.permutation(np.repeat(np.arange(40), 6))
+    able = rng.random(40)[person]
+    label = (rng.random(240) < able).astype(int)
+    habit = wq.dealt_aucs(able, label, person, 50, 0)
+    assert habit[0] > 0.7 and np.allclose(habit, habit[0])
+    trial = wq.dealt_aucs(able + label, label, person, 50, 0)
+    assert np.isclose(trial[0], roc_auc_score(label, able + label)) and trial[0] > trial[1:].max() + 0.05
+    slow = []  # the mean of the null, by shuffling each person's labels in turn
+    for _ in range(200):
+        dealt = label.copy()
+        for who in range(40):
+            dealt[person == who] = rng.permutation(dealt[person == who])
+        slow.append(roc_auc_score(dealt, able + label))
+    fast = wq.dealt_aucs(able + label, label, person, 200, 1)[1:]
+    assert abs(fast.mean() - np.mean(slow)) < 4 * np.std(slow) * np.sqrt(2 / 200)
+    assert abs(fast.std() / np.std(slow) - 1) < 0.3

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from ifllm.base.files import InputError
 from ifllm.recording.simulate import Links
 from ifllm.reward import power
 from ifllm.reward.power import Design
@@ -218,3 +219,44 @@ def test_the_check_sets_both_ways_side_by_side():
     assert (row["found_low"], row["found_high"]) == power.share_interval(judged["claimed"].sum(), judged.height)
     shown = power.check_table(pl.DataFrame([row | {"found": 0.5, "found_low": 0.25, "found_high": 0.75}]))
     assert shown["found it"].item() == "50% [25%, 75%]" and shown["pairs of each"].item() == row["pairs"]
+
+
+def told_pairs(n=600, workers=30, seed=0):
+    """Pairs about which a text model knows something."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    logit = 0.6 * (2 * y - 1) + rng.normal(0, 1, n)
+    return pl.DataFrame({"worker": rng.integers(workers, size=n), "p": 1 / (1 + np.exp(-logit)), "y": y})
+
+
+@pytest.mark.parametrize("right", [0.55, 0.65, 0.8])
+def test_the_gain_of_a_trace_is_what_votes_bring_on_average(right):
+    """Against votes drawn pair by pair and fused by multiplying odds."""
+    told, rng = told_pairs(), np.random.default_rng(1)
+    p, y = told["p"].to_numpy(), told["y"].to_numpy()
+    votes = np.where(rng.random((4000, len(y))) < right, y, 1 - y)
+    odds = p / (1 - p) * np.where(votes == 1, right / (1 - right), (1 - right) / right)
+    drawn = ((odds > 1) == (y == 1)).mean(axis=1) - ((p > 0.5) == (y == 1)).mean()
+    gain, design = power.trace_gain(told, right)
+    assert abs(gain - drawn.mean()) < 4 * drawn.std() / np.sqrt(len(drawn))
+    differ = ((odds > 1) != (p > 0.5)).mean()
+    assert abs(design.discordance - differ) < 4 * np.sqrt(differ * (1 - differ) / len(y))
+
+
+def test_a_trace_without_strength_gains_nothing_and_impossible_ones_are_refused():
+    assert power.trace_gain(told_pairs(), 0.5)[0] == 0
+    for right in (0.4, 1.0, float("nan")):
+        with pytest.raises(InputError, match="right: "):
+            power.trace_gain(told_pairs(), right)
+
+
+def test_the_weakest_trace_found_is_found_and_the_next_weaker_is_not():
+    told = told_pairs(workers=20)
+    least = power.least_trace(told, n_simulations=60)
+    step = power.STRENGTHS.index(least)
+    assert (
+        power.trace_power(told, least, 60)["power"]
+        >= 0.8
+        > power.trace_power(told, power.STRENGTHS[step - 1], 60)["power"]
+    )
+    assert power.least_trace(told.head(4), n_simulations=60) is None
