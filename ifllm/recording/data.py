@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
            'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'MAX_LOST_SHARE', 'dataset_folder',
-           'pseudonyms', 'plain_id', 'behaviour_files', 'release_manifest', 'release_identity', 'cache_folder',
-           'unpack', 'download', 'fetch', 'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel',
-           'Ledger', 'validated', 'polars_frame', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files',
-           'read_table', 'read_queries', 'read_tasks', 'read_workers', 'QualityRule', 'Release', 'parse_release',
-           'load', 'ledger_summary', 'exclusion_table', 'exclusion_agreement', 'exclusion_figure', 'missing_answers']
+           'pseudonyms', 'plain_id', 'plain_ids', 'behaviour_files', 'release_manifest', 'release_identity',
+           'cache_folder', 'unpack', 'download', 'fetch', 'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs',
+           'SamplesRel', 'Ledger', 'validated', 'polars_frame', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled',
+           'parse_files', 'field_separator', 'read_table', 'read_queries', 'read_tasks', 'read_workers', 'QualityRule',
+           'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table', 'exclusion_agreement',
+           'exclusion_figure', 'missing_answers']
 
 # %% ../../nbs/01_data.ipynb #78c7945e
 import gzip
@@ -28,6 +29,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pandera.polars as pa
@@ -88,12 +90,15 @@ def pseudonyms(ids) -> dict[str, str]:
     return {id: f"P{rank:03d}" for rank, id in enumerate(ranked, 1)}
 
 # %% ../../nbs/01_data.ipynb #9855882c
+_KEY = "[0-9]{1,18}"  # a number of a question or task: digits that fit 64 bits
+
+
 def plain_id(text: str) -> str:
     """An id without spaces around it and without the `.0` that pandas gives whole numbers."""
     return re.sub(r"^(\d+)\.0+$", r"\1", str(text).strip())
 
 
-def _plain_id(name: str) -> pl.Expr:
+def plain_ids(name: str) -> pl.Expr:
     """`plain_id` of a column."""
     return pl.col(name).str.strip_chars().str.replace(r"^(\d+)\.0+$", "$1")
 
@@ -110,7 +115,7 @@ def behaviour_files(folder: Path) -> pl.DataFrame:
     rows, order, top = [], list(BEHAVIOUR), folder / "user_behavior"
     for path in sorted(Path(place, name) for place, _, names in os.walk(top, followlinks=True) for name in names):
         who, *parts = path.relative_to(top).parts
-        known = len(parts) == 2 and plain_id(parts[0]).isdecimal() and parts[1] in BEHAVIOUR
+        known = len(parts) == 2 and bool(re.fullmatch(_KEY, plain_id(parts[0]))) and parts[1] in BEHAVIOUR
         what = BEHAVIOUR[path.name] if known else ("other", None, None)
         rank = order.index(path.name) if known else len(order)
         task = int(plain_id(parts[0])) if known else None
@@ -1025,11 +1030,24 @@ _FREE_TEXT = {"user_query", "llm_response_1", "copy_sentence", "summary", "feedb
 _MISSING = ("NULL", r"\N", "nan", "NaN", "NaT", "None", "<NA>")  # as databases and pandas write a missing value
 
 # %% ../../nbs/01_data.ipynb #4772de0b
-def _separator(path: Path, columns: tuple[str, ...]) -> str:
-    """What stands between the fields: the comma, unless the header names its columns between semicolons or tabs."""
-    start = path.open("rb").readline()
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in start:
-        raise InputError(f"{path.name}:1: the file is UTF-16; save it as UTF-8")
+def field_separator(path: Path, columns: Iterable[str]) -> str:
+    """What stands between the fields: the comma, unless the header names its columns between semicolons or tabs.
+
+    Raises
+    ------
+    InputError
+        The file is not UTF-8: its texts would not be those that were read.
+    """
+    with path.open("rb") as file:
+        start = file.readline()
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in start:
+            raise InputError(f"{path.name}:1: the file is UTF-16; save it as UTF-8")
+        for number, line in enumerate(chain([start], file), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as fault:
+                byte = f"{path.name}:{number}: byte {line[fault.start]:#x} is not UTF-8"
+                raise InputError(f"{byte}; save the file as UTF-8") from None
     header = start.decode("utf-8", "replace").removeprefix("\ufeff")
     named = lambda mark: len({name.strip(' "\r\n') for name in header.split(mark)} & set(columns))
     return max(",;\t", key=named)
@@ -1045,8 +1063,8 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
     """
     columns = TABLES[name]
     try:
-        mark = _separator(folder / name, columns)
-        table = pl.read_csv(folder / name, infer_schema=False, encoding="utf8-lossy", separator=mark)
+        mark = field_separator(folder / name, columns)
+        table = pl.read_csv(folder / name, infer_schema=False, separator=mark)
     except pl.exceptions.PolarsError as fault:
         raise InputError(f"{name}: {str(fault).splitlines()[0]}; the file must be CSV with one header line") from None
     names = {column: column.removeprefix("\ufeff").strip(' "') for column in table.columns}
@@ -1152,8 +1170,8 @@ def _account(
     name: str, table: pl.DataFrame, keys: list[str], limit: float, latest: str | None = None
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Keep one row a key, the one with the latest `latest`, else the last; count what goes and what will be cleaned."""
-    table = table.with_columns(_plain_id(key) for key in keys)
-    number = [pl.col(key).str.contains(r"^\d+$") for key in keys if key != "user_id"]
+    table = table.with_columns(plain_ids(key) for key in keys)
+    number = [pl.col(key).str.contains(f"^{_KEY}$") for key in keys if key != "user_id"]
     has_key = pl.all_horizontal(pl.col(keys).is_not_null(), *number).fill_null(False)
     keyed = table.filter(has_key)
     if keyed.height < table.height:

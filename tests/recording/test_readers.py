@@ -144,6 +144,38 @@ def test_each_row_that_a_csv_loses_has_its_reason_and_first_line(tmp_path):
     }
 
 
+SAMPLE = "p,a,0,1,1,gaze\n"
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_table_may_have_other_separators_and_ids_as_pandas_writes_them(tmp_path, mark):
+    files = tables(tmp_path, "p,7.0,0,1,1,gaze\n", "7,Hi,0,0,40,20\n")
+    files[0].write_text(files[0].read_text().replace(",", mark))
+    read = read_csv(*files, COLUMNS)
+    assert read.samples["item"].to_list() == ["7"] and read.refused.is_empty()
+
+
+def test_a_word_of_a_text_may_be_any_word(tmp_path):
+    words = ["None", "NA", ".", "null", "nan", "안녕", "👩‍👩‍👧"]
+    boxes = "".join(f"a,{word},{40 * i},0,{40 * i + 30},20\n" for i, word in enumerate(words))
+    assert texts(read_csv(*tables(tmp_path, SAMPLE, boxes), COLUMNS).layout)["text"][0] == " ".join(words)
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path):
+    samples, layout = tables(tmp_path, SAMPLE)
+    layout.write_bytes(layout.read_bytes().replace(b"Hi", b"H\xe9"))
+    with pytest.raises(InputError, match="l.csv:2: byte 0xe9 is not UTF-8; save"):
+        read_csv(samples, layout, COLUMNS)
+
+
+def test_half_a_character_and_line_breaks_in_words_do_not_break_a_text(tmp_path):
+    words = {"#w0": "cut \ud83d", "#w1": "two\r\nlines \U0001f600"}
+    path = written(tmp_path, "p.json", [trial([dict(x=1, y=1, t=0)], words=words)])
+    saved = written(tmp_path, "q.json", [trial([dict(x=1, y=1, t=0)], words=json.dumps(words))])
+    for file in (path, saved):
+        assert texts(read_jspsych(file).layout)["text"].to_list() == ["cut \ufffd two lines \U0001f600"]
+
+
 def test_degrees_and_seconds_become_pixels_and_milliseconds(tmp_path):
     screen = {"width_px": 1000, "height_px": 800, "units": "deg", "px_per_deg": 40}
     read = read_csv(*tables(tmp_path, "p,a,0.5,-1,2,gaze\n"), COLUMNS | {"screen": screen, "time_unit": "s"})

@@ -12,7 +12,7 @@ from ifllm.recording.data import load
 from ifllm.recording.features import extract_features
 from ifllm.recording.locate import locate
 from ifllm.recording.pages import HIGH_PX, LETTER_PX, simulate_jspsych
-from ifllm.recording.readers import read_csv, read_jspsych
+from ifllm.recording.readers import Recordings, lay_words, read_csv, read_jspsych, texts
 from ifllm.recording.tables import LABELS, as_study, write_study
 from ifllm.recording.trajectories import add_phases, match_samples, windows
 
@@ -118,6 +118,58 @@ def test_labels_come_through_and_are_refused_twice(page):
     assert (queries["mode"] == "pairwise").all()
     with pytest.raises(InputError, match="there twice"):
         as_study(read, pl.concat([labels, labels.head(1)]))
+
+
+def one_text(n=20, step=50.0, y=5.0, words=("Hello", "world"), refused=0):
+    boxes = [("a", None, word, 60.0 * i, 0.0, 60.0 * i + 50, 20.0) for i, word in enumerate(words)]
+    layout = lay_words(
+        pl.DataFrame(boxes, schema=["item", "response", "text", "left", "top", "right", "bottom"], orient="row")
+    )
+    at = {"participant": "P001", "item": "a", "channel": "gaze", "x": 5.0, "y": y}
+    samples = pl.DataFrame({"t_ms": [step * i for i in range(n)]}).with_columns(
+        pl.lit(v).alias(k) for k, v in at.items()
+    )
+    samples = samples.cast({"y": pl.Float64, "t_ms": pl.Float64})
+    lost = pl.DataFrame(dict(file=["s.csv"], where=["line 2 and on"], reason=["no time"], samples=[refused]))
+    return Recordings(samples, layout, lost, samples.select("participant", "item").unique())
+
+
+@pytest.mark.parametrize(
+    "made, labels, said",
+    [
+        (dict(n=0), None, "samples: there are none"),
+        (dict(step=0.05), None, "t_ms rises by 0.05 .* give times in ms, not in seconds"),
+        (
+            dict(),
+            dict(participant=["x"], item=["a"]),
+            "1 of 1 rows are of no recorded showing, the first of x, item 'a'",
+        ),
+        (dict(), dict(participant=["P001"], item=["a"], preference=["left"]), "preference, row 1: 'left' is no Int8"),
+        (dict(), dict(participant=["P001"], item=["a"], likert_1=["good"]), "likert_1, row 1: 'good' is no Int8"),
+    ],
+)
+def test_recordings_and_labels_of_which_nothing_would_be_left_are_refused(made, labels, said):
+    with pytest.raises(InputError, match=said):
+        as_study(one_text(**made), pl.DataFrame(labels) if labels else None)
+
+
+def test_a_folder_is_not_written_where_most_samples_were_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="s.csv, line 2 and on: no time; 5 of 25 samples are lost.*max_lost_share = 0.1"
+    ):
+        write_study(one_text(refused=5), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert write_study(one_text(refused=5), tmp_path / "a", max_lost_share=0.2)["samples"] == 20
+    assert write_study(one_text(refused=2), tmp_path / "b")["samples refused"] == 2
+
+
+@pytest.mark.parametrize("made", [dict(y=None), dict(words=("Hel\nlo", 'a "b"\r\nc\u2028d\u0085', "\u202bשלום\u202c"))])
+def test_what_is_written_is_read_back_whole_whatever_the_text_and_with_half_a_position(tmp_path, made):
+    read = one_text(**made)
+    write_study(read, tmp_path / "a")
+    back = load(tmp_path / "a")
+    assert back.reasons.filter(outcome="quarantined").is_empty() and back.samples_rel.height == 20
+    assert back.queries["response_1"][0] == texts(read.layout)["text"][0]
 
 
 def test_a_folder_that_is_there_is_left_alone(page, tmp_path):
