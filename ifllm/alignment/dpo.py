@@ -968,9 +968,11 @@ def curves_figure(log: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/11_dpo.ipynb #5a1fb9b4
 def shorten(text: str, words: int = 40) -> str:
-    """The first `words` words of a text, for tables."""
+    """The first `words` words of a text, for tables, and no more than 12 characters for each."""
     parts = text.split()
-    return " ".join(parts[:words]) + (" …" if len(parts) > words else "")
+    short = " ".join(parts[:words])
+    cut = short[: 12 * words]  # a text without spaces, as in Chinese, is one long word
+    return cut + (" …" if len(parts) > words or len(cut) < len(short) else "")
 
 
 def answers_table(answers: pl.DataFrame, n: int = 3) -> pl.DataFrame:

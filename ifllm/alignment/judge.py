@@ -228,7 +228,8 @@ class Judge:
 
     def cache_key(self, messages: list[dict[str, str]]) -> str:
         """What a verdict is kept under: a hash of all that it depends on."""
-        return hashlib.sha256(json.dumps(self.body(messages), sort_keys=True).encode()).hexdigest()
+        asked = {"endpoint": self.endpoint.rstrip("/")} | self.body(messages)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/12_judge.ipynb #14bcc57c
 class VerdictCache:
@@ -245,7 +246,8 @@ class VerdictCache:
         for line in content.split(b"\n"):
             try:
                 entry = json.loads(line)
-                self.replies[entry["key"]] = {part: entry[part] for part in ("key", "reply", "usage")}
+                if isinstance(entry["reply"], str):
+                    self.replies[entry["key"]] = {part: entry[part] for part in ("key", "reply", "usage")}
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the line that was being written when the last collection was cut off
 
@@ -260,14 +262,20 @@ class VerdictCache:
             self.replies[key] = entry
 
 # %% ../../nbs/12_judge.ipynb #3b8ce551
+def _most_tokens(text: str) -> float:
+    ascii = sum(c < "\x80" for c in text)
+    return ascii / 3.5 + len(text.encode()) - ascii
+
+
 def estimate_cost(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) -> dict[str, float]:
-    """Requests not yet in the cache, their tokens (a token being about 3.5 characters) and the cost of asking them,
-    in US dollars.
+    """Requests not yet in the cache, their tokens and the cost of asking them, in US dollars.
+
+    A token is about 3.5 ASCII characters; of other scripts it may be one byte, so each byte is counted.
 
     The reply is counted at its full `max_tokens`, so the estimate is an upper one.
     """
     todo = [m for m in _messages(requests) if judge.cache_key(m) not in cache.replies]
-    tokens_in = sum(sum(len(part["content"]) for part in m) / 3.5 + 12 for m in todo)
+    tokens_in = sum(sum(_most_tokens(part["content"]) for part in m) + 12 for m in todo)
     tokens_out = len(todo) * judge.max_tokens
     return {
         "requests": len(todo),
@@ -282,6 +290,15 @@ def _messages(requests: pl.DataFrame) -> Iterator[list[dict[str, str]]]:
         yield messages_for(row["prompt"], row["answer_a"], row["answer_b"])
 
 # %% ../../nbs/12_judge.ipynb #dc98e43e
+def _said(content) -> str:
+    """A reply's text; some endpoints send it in parts, of which the model's draft is one."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"content is a {type(content).__name__}, no text")
+    return content or ""
+
+
 def ask(
     judge: Judge, client: httpx.Client, messages: list[dict[str, str]], sleep: Callable[[float], None] = time.sleep
 ) -> tuple[str, dict]:
@@ -310,7 +327,7 @@ def ask(
                 )
             response.raise_for_status()
             value = response.json()
-            return value["choices"][0]["message"]["content"] or "", value.get("usage") or {}
+            return _said(value["choices"][0]["message"]["content"]), value.get("usage") or {}
         except httpx.HTTPStatusError as error:
             fault = f"status {error.response.status_code}"
             with_header = error.response.headers.get("retry-after", "")
@@ -578,10 +595,13 @@ def export_ratings(answers: pl.DataFrame, sheet: Path, key: Path, n: int = 30, r
     Raises
     ------
     InputError
-        There is a sheet that somebody began to fill, or that cannot be read: it is theirs, and stays.
+        There is a sheet that somebody began to fill, or that cannot be read: it is theirs, and stays. Or there is a key
+        without its sheet, which somebody has: only the key tells whose answer is whose.
     """
     if is_filled(sheet):
-        raise InputError(f"{sheet}: has ratings in it; move it away first")
+        raise InputError(f"{sheet}: has ratings in it; move it away first, and {Path(key).name} with it")
+    if Path(key).exists() and not Path(sheet).exists():
+        raise InputError(f"{key}: is the key of a sheet that was moved away; move it to that sheet first")
     rng, rows, keys = random.Random(seed), [], []
     pairs = answers.filter((pl.col("index") < n) & (pl.col("sft") != pl.col("dpo"))).sort("llm", "source", "index")
     for rater in range(1, raters + 1):
@@ -592,12 +612,19 @@ def export_ratings(answers: pl.DataFrame, sheet: Path, key: Path, n: int = 30, r
             a, b = (pair["dpo"], pair["sft"]) if dpo_is == "a" else (pair["sft"], pair["dpo"])
             own = {"row": len(rows) + 1, "rater": f"R{rater}"}
             rows.append(own | {"question": pair["prompt"], "answer_a": a, "answer_b": b})
-            keys.append(own | {name: pair[name] for name in ("llm", "source", "index")} | {"dpo_is": dpo_is})
+            about = {name: pair[name] for name in ("llm", "source", "index")}
+            keys.append(own | about | {"dpo_is": dpo_is, "answers": _mark(a, b)})
     _write_csv(sheet, _SHEET, rows)
-    _write_csv(key, ["row", "rater", "llm", "source", "index", "dpo_is"], keys)
+    _write_csv(key, ["row", "rater", "llm", "source", "index", "dpo_is", "answers"], keys)
     return len(rows)
 
 # %% ../../nbs/12_judge.ipynb #b63fc330
+def _mark(answer_a: str, answer_b: str) -> str:
+    """What tells a row's answers from others, by what every spreadsheet and code page leaves as it was."""
+    plain = [re.sub(r"[^A-Za-z0-9]", "", text) for text in (answer_a, answer_b)]
+    return "m" + hashlib.sha256(" ".join(plain).encode()).hexdigest()[:10]
+
+
 def _no_formula(value):
     """A spreadsheet runs text that begins with one of these; a space before it keeps it text."""
     return f" {value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
@@ -642,15 +669,25 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
     Raises
     ------
     InputError
-        For a value that is missing or out of range, with its row.
+        For a value that is missing or out of range, a row that is there twice, or one with other answers than the key
+        was written for; with its row.
     """
-    keys, name, out = _read_key(key), Path(sheet).name, []
+    keys, name, out, seen = _read_key(key), Path(sheet).name, [], set()
     for line in _read_csv(sheet):
         known = keys.get(line.get("row"))
         if known is None:
             raise InputError(
                 f"{name}: row {line.get('row')!r} is not in {Path(key).name}; use the key that was written with this "
                 f"sheet"
+            )
+        if line["row"] in seen:
+            raise InputError(f"{name}: row {line['row']} is there twice; delete one")
+        seen.add(line["row"])
+        texts = line.get("answer_a"), line.get("answer_b")
+        if known.get("answers") and None not in texts and _mark(*texts) != known["answers"]:
+            raise InputError(
+                f"{name}: row {line['row']} has other answers than {Path(key).name}; use the key that was written with "
+                f"this sheet, or the answers as they were"
             )
         said = {item: _whole(line, item, *span, name) for item, span in _LIMITS.items()}
         dpo, sft = ("a", "b") if known["dpo_is"] == "a" else ("b", "a")

@@ -176,7 +176,7 @@ def preference_sets(pairs: pl.DataFrame, confidence: pl.DataFrame) -> pl.DataFra
 # %% ../../nbs/10_preferences.ipynb #c6e7c744
 def crossing_prompts(sets: pl.DataFrame) -> pl.DataFrame:
     """Prompts (but for case and space) that are in both train and test; there must be none."""
-    tidy = pl.col("prompt").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    tidy = pl.col("prompt").str.normalize("NFC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     return (
         sets.group_by(tidy.alias("prompt"))
         .agg(pl.col("fold").n_unique().alias("folds"), pl.col("query").unique())

@@ -13,6 +13,7 @@ import random
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,8 +111,9 @@ def load_entry(where: str) -> type:
         raise InputError(f"{place}: has no class {name}")
     if lacks := [method for method in ("fit", "predict") if not callable(getattr(made, method, None))]:
         raise InputError(f"{where}: has no method {lacks[0]}; an entry has fit(train) and predict(test)")
-    if unknown := sorted(set(getattr(made, "needs", ())) - set(FRAMES)):
-        raise InputError(f"{where}: needs {unknown[0]!r}, which is no frame; there are {', '.join(FRAMES)}")
+    needs = getattr(made, "needs", ())
+    if unknown := sorted({needs} - {""} if isinstance(needs, str) else set(needs) - set(FRAMES)):
+        raise InputError(f"{where}: needs {unknown[0]!r}, which is no list of frames; there are {', '.join(FRAMES)}")
     return made
 
 
@@ -126,8 +128,9 @@ def _module(place: str) -> Any:
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         return module
-    except (OSError, ImportError, SyntaxError) as fault:
-        line = f":{fault.lineno}" if isinstance(fault, SyntaxError) else ""
+    except Exception as fault:  # whatever the code of somebody else raises
+        at = [step.lineno for step in traceback.extract_tb(fault.__traceback__) if step.filename.endswith(place)]
+        line = f":{fault.lineno}" if isinstance(fault, SyntaxError) else f":{at[-1]}" if at else ""
         raise InputError(f"{place}{line}: cannot be loaded ({type(fault).__name__}: {fault})") from None
 
 # %% ../../nbs/benchmark/frames.ipynb #0082e37a

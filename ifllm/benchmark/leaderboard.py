@@ -70,8 +70,17 @@ def board(entries: Sequence[Mapping], track: Track) -> pl.DataFrame:
 
 # %% ../../nbs/15_benchmark.ipynb #d58a24a0
 def rival_of(ranked: pl.DataFrame) -> dict:
-    """The first row of a leaderboard that is not the track's baseline, which has no gain over itself."""
-    return ranked.filter(pl.col("gain_low") < pl.col("gain_high")).row(0, named=True)
+    """The first row of a leaderboard that is not the track's baseline, which has no gain over itself.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    others = ranked.filter(pl.col("gain_low") < pl.col("gain_high"))
+    if others.is_empty():
+        raise InputError("leaderboard: no entry but the baseline; enter one (`ifllm benchmark run --enter`)")
+    return others.row(0, named=True)
 
 
 def leaks(entry: Mapping) -> bool:

@@ -9,6 +9,7 @@ __all__ = ['COLUMN', 'MEASURE', 'bench_splits', 'prediction_frame', 'write_predi
 # %% ../../nbs/benchmark/scoring.ipynb #6eab74aa
 import csv
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..base.bootstrap import flip_test, interval, mean_draws, subset_counts, wor
 from ..base.files import InputError, write_bytes
 from ..base.numbers import format_number
 from .tracks import Bench, Track
+from ..recording.data import plain_id
 from ..reward.evaluation import OOF_COLUMNS, iter_splits, metric_scores, oof_frame, paired_gain
 
 # %% ../../nbs/benchmark/scoring.ipynb #313d453d
@@ -89,7 +91,11 @@ def read_predictions(file: Path, bench: Bench) -> pl.DataFrame:
     }  # what a line must fit
     numbers = {name: number for number, name in _workers(bench).items()} if track.kind == "identity" else {}
     given: dict[tuple, float] = {}
-    with open(file, encoding="utf-8", newline="") as handle:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise InputError(f"{file.name}: byte {fault.start + 1} is not UTF-8; save the file as UTF-8") from None
+    with io.StringIO(text, newline="") as handle:
         reader = csv.DictReader(handle)
         if lacks := [name for name in ("query", "fold", "repeat", column) if name not in (reader.fieldnames or [])]:
             raise InputError(
@@ -115,8 +121,9 @@ def read_predictions(file: Path, bench: Bench) -> pl.DataFrame:
 # %% ../../nbs/benchmark/scoring.ipynb #f37ef2bf
 def _key(line: Mapping, track: Track, place: str) -> tuple[tuple[str, int, int], int]:
     try:
-        return (line.get("split") or track.headline, int(line["repeat"]), int(line["query"])), int(line["fold"])
-    except (TypeError, ValueError):
+        repeat, query, fold = (int(plain_id(line[name])) for name in ("repeat", "query", "fold"))
+        return (line.get("split") or track.headline, repeat, query), fold
+    except ValueError:
         raise InputError(f"{place}: query, fold and repeat are whole numbers; correct the line") from None
 
 

@@ -9,6 +9,7 @@ __all__ = ['Recordings', 'lay_words', 'texts', 'read_jspsych', 'read_map', 'read
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from ..base.files import InputError
-from .data import pseudonyms
+from .data import field_separator, plain_ids, pseudonyms
 from .locate import Screen
 
 # %% ../../nbs/recording/readers.ipynb #b5adcba8
@@ -69,6 +70,7 @@ def lay_words(boxes: pl.DataFrame) -> pl.DataFrame:
         Of the `Layout` schema, with `text`.
     """
     of, size = ("item", "response"), pl.col("text").str.len_chars().cast(pl.Int32)
+    boxes = boxes.with_columns(pl.col("text").str.replace_all(r"[\r\n]+", " "))  # a line of a file holds one sample
     end = (size + 1).cum_sum().over(of) - 1
     back = (pl.col("left") < pl.col("left").shift()).fill_null(False)
     return boxes.cast(_BOXES).select(
@@ -90,7 +92,7 @@ def texts(layout: pl.DataFrame) -> pl.DataFrame:
 # %% ../../nbs/recording/readers.ipynb #3037e56a
 def _json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _whole(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         line = f":{fault.lineno}" if isinstance(fault, json.JSONDecodeError) else ""
         raise InputError(
@@ -108,9 +110,18 @@ def _trials(path: Path) -> list[dict]:
     return [{key: _loads(value) if text(value) else value for key, value in trial.items()} for trial in found]
 
 
+def _whole(text: str):
+    """What JSON text holds; half of a character's two parts, as a cut emoji leaves it, becomes U+FFFD."""
+    found = json.loads(text)
+    if not re.search(r"\\u[dD][89a-fA-F]", text):
+        return found
+    pairs = json.dumps(found, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return json.loads(pairs.decode("utf-16", "replace"))
+
+
 def _loads(text: str):
     try:
-        return json.loads(text)
+        return _whole(text)
     except json.JSONDecodeError:
         return text
 
@@ -281,6 +292,10 @@ def read_map(path: str | Path) -> dict:
     for key, names in known:
         if key not in names:
             raise InputError(f"{path.name}: {key} is no key; known are {', '.join(names)}")
+    for table in _NEEDED:
+        for name, column in found[table].items():
+            if not isinstance(column, str):
+                raise InputError(f"{path.name}: {table}: {name} is {column!r}; give a column's name")
     if found.get("time_unit", "ms") not in ("ms", "s"):
         raise InputError(f"{path.name}: time_unit {found['time_unit']!r}; give ms or s")
     return found
@@ -299,15 +314,21 @@ _MISSING = ["", "NA", "NaN", "nan", "null", "None", "."]
 
 
 def _columns(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
-    """Columns of a CSV as text, under our names, with the file's line."""
+    """Columns of a CSV as text, under our names, with the file's line.
+
+    A text may be any word, such as "None"; elsewhere such words stand for nothing.
+    """
     try:
-        table = pl.read_csv(path, infer_schema=False, null_values=_MISSING, truncate_ragged_lines=False)
+        table = pl.read_csv(path, infer_schema=False, separator=field_separator(path, list(names.values())))
     except (pl.exceptions.PolarsError, OSError) as fault:
         raise InputError(f"{path.name}: not a CSV table ({str(fault).splitlines()[0]})") from None
     for name, column in names.items():
         if column not in table.columns:
             raise InputError(f"{path.name}: no column {column!r} for {name}; it has {', '.join(table.columns)}")
-    return table.select(**{name: pl.col(column) for name, column in names.items()}).with_row_index("line", 2)
+    value = lambda column: pl.when(~pl.col(column).is_in(_MISSING)).then(column)
+    own = {name: pl.col(column) if name == "text" else value(column) for name, column in names.items()}
+    ids = [plain_ids(name) for name in ("participant", "item", "response") if name in names]
+    return table.select(**own).with_columns(ids).with_row_index("line", 2)
 
 
 def _bad(table: pl.DataFrame, name: str) -> pl.Expr:
@@ -413,7 +434,7 @@ def from_pymovements(gaze, layout: pl.DataFrame, participant: str, item: str) ->
         t_ms=time - time.min().over(participant, item),
         x=place(0),
         y=place(1),
-    )
+    ).with_columns(plain_ids("participant"), plain_ids("item"))
     known = pl.col("item").is_in(layout["item"].unique().implode()).fill_null(False)
     refused = [("pymovements.Gaze", "", "an item without boxes", rows.filter(~known).height)]
     rows = rows.filter(known).with_columns(

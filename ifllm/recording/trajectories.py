@@ -993,8 +993,11 @@ def to_pymovements(page: pl.DataFrame, width_px: float = 1536.0, height_px: floa
     )
 
 # %% ../../nbs/03_trajectories.ipynb #807a158e
-# up to punctuation (with what closes it) before a space, or to the line's end
-SENTENCE = r"""(?s).+?(?:[.!?]+["'\u201d\u2019)\]*_]*\s+|\s*\n\s*|$)"""
+# up to punctuation (with what closes it) before a space, full-width punctuation, or the line's end
+SENTENCE = (
+    r"""(?s).+?(?:[.!?\u061f\u06d4\u0964\u0965]+["'\u201d\u2019)\]*_]*\s+"""
+    r"""|[\u3002\uff01\uff1f\uff61]+["'\u201d\u2019)\]\u300d\u300f\uff09*_]*\s*|\s*[\n\u2028\u2029]\s*|$)"""
+)
 SENTENCE_LEAST = 10  # characters
 
 

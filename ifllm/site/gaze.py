@@ -67,11 +67,15 @@ def install_gaze(folder: str | Path) -> Path:
 
     Raises
     ------
-    InputError : npm is not here or cannot fetch, or a file is not the pinned one
+    InputError : npm is not here or cannot fetch, or a file is not the pinned one; `folder`/vendor holds other files
     """
     vendor = Path(folder) / "vendor"
     if not missing_gaze(vendor):
         return vendor
+    others = [file for file in sorted(vendor.rglob("*")) if not file.is_dir()]
+    others = [name for file in others if (name := file.relative_to(vendor).as_posix()) not in PINNED]
+    if others:
+        raise InputError(f"{vendor}: holds {others[0]}, which is not WebGazer's; move it away, or use another folder")
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(

@@ -11,17 +11,20 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ifllm.alignment.judge import (
     INSTRUCTIONS,
     Judge,
     VerdictCache,
     analyse_ratings,
+    ask,
     collect,
     count_words,
     estimate_cost,
@@ -32,6 +35,7 @@ from ifllm.alignment.judge import (
     is_filled,
     krippendorff_alpha,
     length_controlled,
+    messages_for,
     outcomes,
     position_bias,
     read_ratings,
@@ -740,3 +744,73 @@ def test_figures_draw_what_the_frames_say():
     lines = margins_figure(pl.DataFrame(log, schema=["llm", "source", "step", "metric", "value"], orient="row")).data
     assert len(lines) == 4 and all(list(line.x) == [1, 2] for line in lines)
     assert [list(line.y) for line in lines if line.xaxis == "x2"] == [[-1.0, -2.0]] * 2
+
+
+def test_a_sheet_is_not_read_with_the_key_of_another(tmp_path):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    first, later = (
+        some_answers(4, ("a",), ("explicit",)).with_columns(pl.col("dpo") + more) for more in ("", " again")
+    )
+    export_ratings(first, sheet, key, seed=1)
+    fill(sheet, key, {"explicit": 0.0}, random.Random(2))
+    own = key.read_bytes()
+    sheet.rename(tmp_path / "mine.csv")
+    with pytest.raises(InputError, match="is the key of a sheet that was moved away"):
+        export_ratings(later, sheet, key, seed=2)
+    key.unlink()
+    export_ratings(later, sheet, key, seed=2)
+    with pytest.raises(InputError, match="row 1 has other answers than key.csv"):
+        read_ratings(tmp_path / "mine.csv", key)
+    key.write_bytes(own)
+    assert read_ratings(tmp_path / "mine.csv", key).height == 8
+
+
+def test_a_row_pasted_twice_is_not_two_ratings(tmp_path):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(some_answers(3, ("a",), ("explicit",)), sheet, key)
+    fill(sheet, key, {"explicit": 0.0}, random.Random(2))
+    lines = sheet.read_bytes().splitlines(keepends=True)
+    sheet.write_bytes(b"".join([*lines, lines[-1]]))
+    with pytest.raises(InputError, match="is there twice"):
+        read_ratings(sheet, key)
+
+
+VERDICT = '{"score_a": 8, "score_b": 3, "winner": "A", "reason": "r"}'
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ([{"type": "thinking", "thinking": []}, {"type": "text", "text": VERDICT}], VERDICT),
+        (None, ""),
+        ({"text": VERDICT}, None),
+        ([VERDICT], None),
+    ],
+)
+def test_a_reply_in_parts_is_its_text_and_anything_else_is_no_reply(content, said):
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, json={"choices": [{"message": {"content": content}}]}))
+    judge, client = Judge("http://here/v1", "m", tries=1), httpx.Client(transport=answer)
+    if said is not None:
+        assert ask(judge, client, messages_for("q", "a", "b"))[0] == said
+    else:
+        with pytest.raises(InputError, match="no reply after 1 tries"):
+            ask(judge, client, messages_for("q", "a", "b"))
+
+
+def test_two_endpoints_are_two_judges_and_a_kept_reply_that_is_no_text_is_asked_again(tmp_path):
+    keys = {Judge(place, "local").cache_key(messages_for("q", "a", "b")) for place in ("http://a/v1", "http://b/v1")}
+    assert len(keys) == 2
+    (tmp_path / "v.jsonl").write_text(json.dumps({"key": "k", "reply": [{"text": "x"}], "usage": {}}) + "\n")
+    assert VerdictCache(tmp_path / "v.jsonl").replies == {}
+
+
+@pytest.mark.parametrize("text", ["你好世界" * 50, "नमस्ते दुनिया " * 30, "👩‍👩‍👧" * 40, "שלום " * 50])
+def test_the_cost_of_a_text_that_is_not_ascii_is_an_upper_estimate(tmp_path, text):
+    pair = some_answers(1, ("a",), ("explicit",)).with_columns(prompt=pl.lit(text))
+    plain = pair.with_columns(prompt=pl.lit(""))
+    judge = Judge("http://a/v1", "m")
+    cost = [estimate_cost(judge, requests_for(one), VerdictCache(tmp_path / "c"))["tokens_in"] for one in (pair, plain)]
+    tokens = Tokenizer(models.BPE())  # bytes without a merge: no byte-level vocabulary needs more
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    most = sum(len(part) for part, _ in tokens.pre_tokenizer.pre_tokenize_str("".join(c for c in text if c > "\x7f")))
+    assert cost[0] - cost[1] >= 2 * most

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from ifllm.base.files import InputError
-from ifllm.benchmark.leaderboard import behind_best, board, board_figure, leaks, read_entries, winners_optimism
+from ifllm.benchmark.leaderboard import (
+    behind_best,
+    board,
+    board_figure,
+    leaks,
+    read_entries,
+    rival_of,
+    winners_optimism,
+)
 from ifllm.benchmark.tracks import TRACKS
 
 HOME = Path(__file__).parents[2] / "benchmark"
@@ -93,3 +101,17 @@ def test_optimism_brackets_a_planted_truth():
             assert np.mean(most) == pytest.approx(np.mean(truth), rel=0.2)
         else:
             assert np.mean(truth) == pytest.approx(np.mean(least), abs=0.006)
+
+
+def test_the_rival_is_the_best_entry_that_is_not_the_baseline():
+    flat = {"value": 0.9, "ci_low": 0.9, "ci_high": 0.9, "p_value": 1.0}
+    entries = [entry(name, right) for name, right in (("low", [2.0, 3.0]), ("high", [7.0, 8.0]), ("text", [9.0, 9.0]))]
+    entries[2]["results"]["unseen_worker"]["gain"] = flat
+    cheat = entry("cheat", [10.0, 10.0], laws={"labels": {"kept": False, "value": 1.0}})
+    ranked = board([*entries, cheat], TRACKS["pairwise"])
+    assert ranked["name"].to_list() == ["text", "high", "low", "cheat"]
+    assert rival_of(ranked)["name"] == "high"
+    entries[1]["results"]["unseen_worker"]["gain"] = dict.fromkeys(flat)  # too few workers to bound it
+    assert rival_of(board(entries, TRACKS["pairwise"]))["name"] == "low"
+    with pytest.raises(InputError, match="no entry but the baseline"):
+        rival_of(board(entries[2:], TRACKS["pairwise"]))

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from ifllm.base.files import InputError
-from ifllm.benchmark.frames import ask, ask_here, load_entry
+from ifllm.benchmark.frames import Answer, ask, ask_here, load_entry
 from ifllm.benchmark.running import answered, asked, entry_file, hand_over, law_of_labels, laws, run_entry, told
 from ifllm.benchmark.scoring import bench_splits
 from ifllm.benchmark.tracks import TRACKS, window_samples
@@ -156,3 +156,43 @@ def test_names_of_entries(tmp_path):
     for name in ("My Model", "../up", ""):
         with pytest.raises(InputError, match="small letters"):
             entry_file(tmp_path, TRACKS["rating"], name)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 2.0])
+def test_no_probe_is_passed_by_an_answer_that_cannot_be_used(wrong):
+    """NaN is no change of 0: an entry that knows a probe by its size must not come through."""
+    bench, sizes = invented.bench(6, 5), []
+
+    def asks(where, train, tests, seed):
+        sizes.append(len(tests))
+        values = [np.full(len(one), 0.5 if number == 0 else wrong) for number, one in enumerate(tests)]
+        return Answer(values, 0.0, 0.0)
+
+    with pytest.raises(InputError, match="finite numbers|probabilities are 0 to 1"):
+        run_entry("mine.py:Mine", bench, ["unseen_worker"], asks=asks)
+    assert sizes[0] > 1
+
+
+def test_an_own_track_refuses_an_answer_without_numbers():
+    bench = invented.bench(6, 5)
+    own = replace(bench, track=replace(bench.track, own=True))
+    with pytest.raises(InputError, match="a number for each query"):
+        answered(own, np.arange(2), [np.array(0.5), np.zeros(1)], "mine")
+
+
+@pytest.mark.parametrize(
+    "code, says",
+    [
+        ("import nowhere", r"mine.py:1: cannot be loaded \(ModuleNotFoundError"),
+        ("x = 1\n\ny = undefined", r"mine.py:3: cannot be loaded \(NameError"),
+        ("def (", r"mine.py:1: cannot be loaded \(SyntaxError"),
+        (
+            "class Mine:\n    needs = 'features'\n    fit = predict = print",
+            "needs 'features', which is no list of frames",
+        ),
+    ],
+)
+def test_code_that_does_not_load_is_told_with_its_line(tmp_path, code, says):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(InputError, match=says):
+        load_entry(f"{tmp_path}/mine.py:Mine")

@@ -99,3 +99,16 @@ def test_a_verdict_says_no_more_than_its_interval():
         assert verdict(BENCH.track, found).endswith(f": {says}")
     gain |= {"ci_low": None, "ci_high": None}
     assert verdict(BENCH.track, found).endswith("too few workers to tell")
+
+
+def test_a_file_from_a_spreadsheet_or_pandas_is_read(tmp_path):
+    file, oof = tmp_path / "p.csv", predictions()
+    write_predictions(file, BENCH, oof)
+    before = read_predictions(file, BENCH)
+    rows = pl.read_csv(file).with_columns(pl.col("query", "fold", "repeat").cast(pl.Float64))
+    file.write_bytes(rows.write_csv().encode("utf-8-sig"))
+    assert file.read_text(encoding="utf-8-sig").splitlines()[1].split(",")[0].endswith(".0")
+    assert read_predictions(file, BENCH).equals(before)
+    file.write_bytes(rows.write_csv().encode().replace(b"unseen", b"uns\xe9en"))
+    with pytest.raises(InputError, match="p.csv: byte .* is not UTF-8; save"):
+        read_predictions(file, BENCH)

@@ -17,7 +17,7 @@ from conftest import notebook
 import ifllm
 from ifllm.base.files import InputError
 from ifllm.base.study import load_settings
-from ifllm.engine.run import hardware, run_study, stage_table, stages, write_manifest
+from ifllm.engine.run import hardware, resolve_data, run_study, stage_table, stages, write_manifest
 
 
 def events(run):
@@ -420,3 +420,18 @@ def test_where_the_time_went_adds_up(tiny_project):
     console = Console(width=80, record=True, file=open(os.devnull, "w"))
     console.print(stage_table(manifest))
     assert f"{sum(row['seconds'] for row in rows):,.0f}" in console.export_text().splitlines()[-1].split()
+
+
+def test_data_that_changed_behind_a_link_are_other_data(tmp_path):
+    raw, real, run = tmp_path / "raw", tmp_path / "elsewhere", tmp_path / "run"
+    for folder in (raw, real, run):
+        folder.mkdir()
+    (raw / "query_logs_table.csv").write_text("a\n")
+    (real / "abs_gaze.csv").write_text("1\n")
+    (raw / "user_behavior").symlink_to(real)
+    known = []
+    for text in ("1\n", "1\n2\n"):
+        (real / "abs_gaze.csv").write_text(text)
+        resolve_data(run, str(raw), None, {})
+        known.append(json.loads((run / "source.json").read_text()))
+    assert known[0]["files"] == 2 and known[0]["digest"] != known[1]["digest"]

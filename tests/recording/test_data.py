@@ -763,6 +763,25 @@ def test_tables_from_a_spreadsheet(tmp_path, mark, start):
     assert data.load(folder).queries.equals(plain.queries) and data.load(folder).workers.equals(plain.workers)
 
 
+@pytest.mark.parametrize("number", ["12345678901234567890", "\u0663", "1e3", "one"])
+def test_a_number_that_is_none_of_ours_is_refused_with_its_line(tmp_path, number):
+    with pytest.raises(InputError, match="query_logs_table.csv:2: 1 of 1 rows have no usable query_ID"):
+        data.load(study(tmp_path / "raw", queries=[question(number)]))
+    folder = study(tmp_path / "other", queries=[question(1)])
+    (folder / "user_behavior" / "ada" / number).mkdir(parents=True)
+    (folder / "user_behavior" / "ada" / number / "rel_gaze.csv").write_text(LINE)
+    assert data.behaviour_files(folder).filter(kind="other").height == 1
+
+
+def test_a_table_in_a_windows_code_page_is_refused_with_its_line(tmp_path):
+    rows = [question(1), question(2, llm_response_1="un café, déjà vu")]
+    folder = study(tmp_path / "raw", queries=rows)
+    file = folder / "query_logs_table.csv"
+    file.write_bytes(file.read_text(encoding="utf-8").encode("cp1252"))
+    with pytest.raises(InputError, match="query_logs_table.csv:3: byte 0xe9 is not UTF-8; save the file as UTF-8"):
+        data.load(folder)
+
+
 @pytest.mark.parametrize("word", ["NULL", r"\N", "nan", "None", "<NA>"])
 def test_a_word_for_missing_is_missing_but_not_in_an_answer(tmp_path, word):
     empty = dict(likert_1=word, preference=word, llm_response_2=word, llm_name_2=word, likert_2=word, user_query=word)

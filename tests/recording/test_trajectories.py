@@ -854,6 +854,13 @@ def test_sentences_joined_are_the_answer(text):
             ['He asked: "Is it here?" ', "She said (loudly.) ", "Nothing."],
         ),
         ("The list\n\n1. one item here\n2. two", ["The list\n\n1. one item here\n", "2. two"]),
+        (
+            "你好世界，这是一个句子。这是第二个句子！「这是第三个句子吗？」好。",
+            ["你好世界，这是一个句子。", "这是第二个句子！「这是第三个句子吗？」", "好。"],
+        ),
+        ("यह पहला वाक्य है। यह दूसरा वाक्य है।", ["यह पहला वाक्य है। ", "यह दूसरा वाक्य है।"]),
+        ("هل هذا سؤال قصير؟ نعم هذا سؤال قصير.", ["هل هذا سؤال قصير؟ ", "نعم هذا سؤال قصير."]),
+        ("a line of its own\u2028another line of it", ["a line of its own\u2028", "another line of it"]),
     ],
 )
 def test_a_sentence_is_what_a_reader_would_call_one(text, cut):

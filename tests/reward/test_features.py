@@ -465,6 +465,9 @@ def test_embeddings_are_kept_by_text_and_a_torn_file_is_made_anew(tmp_path):
     assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
     np.save(kept, np.full((1, 384), np.nan, np.float16))
     assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
+    for torn in (b"", kept.read_bytes()[:200]):
+        kept.write_bytes(torn)
+        assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
     rw.embed_texts(texts[::-1], tmp_path)
     rw.embed_texts(texts, tmp_path, max_tokens=3)
     assert len(list(tmp_path.glob("*.npy"))) == 3

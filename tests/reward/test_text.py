@@ -701,6 +701,22 @@ def saved(tmp_path_factory):
     return fitted, folder, data
 
 
+def test_a_model_is_not_saved_over_what_is_not_one(saved, tmp_path):
+    fitted, folder, _ = saved
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds thesis.txt, which is no part of a saved reward model"):
+        fitted.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "thesis.txt").rename(tmp_path / "README.md")
+    with pytest.raises(InputError, match="holds README.md"):
+        fitted.save(tmp_path)
+    fitted.save(tmp_path / "new")
+    fitted.save(tmp_path / "new")
+    (tmp_path / "new" / "notes.md").write_text("mine")
+    with pytest.raises(InputError, match="holds notes.md"):
+        fitted.save(tmp_path / "new")
+
+
 def test_saved_model_is_the_same(saved):
     fitted, folder, data = saved
     again = tr.RewardModel.load(folder)

@@ -89,6 +89,19 @@ def test_a_wrong_study_file_is_named_with_line_key_and_fix(tmp_path, old, new, m
         load_study(tmp_path)
 
 
+def test_a_folder_keeps_its_own_ignored_files_and_its_own_vendor(tmp_path):
+    from ifllm.site.config import init_study
+
+    (tmp_path / ".gitignore").write_text("secret.txt\nexport/")
+    init_study(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "secret.txt\nexport/\nvendor/\n*.sqlite*\n"
+    (tmp_path / "vendor" / "mine").mkdir(parents=True)
+    (tmp_path / "vendor" / "mine" / "code.go").write_text("package mine")
+    with pytest.raises(InputError, match="vendor: holds mine/code.go, which is not WebGazer's"):
+        install_gaze(tmp_path)
+    assert (tmp_path / "vendor" / "mine" / "code.go").exists()
+
+
 def test_the_line_named_is_the_line_meant(tmp_path):
     path = write_study(tmp_path).folder / "study.yaml"
     lines = path.read_text().splitlines()
