@@ -683,8 +683,8 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
         if line["row"] in seen:
             raise InputError(f"{name}: row {line['row']} is there twice; delete one")
         seen.add(line["row"])
-        texts = line.get("answer_a"), line.get("answer_b")
-        if known.get("answers") and None not in texts and _mark(*texts) != known["answers"]:
+        a, b = line.get("answer_a"), line.get("answer_b")
+        if known.get("answers") and a is not None and b is not None and _mark(a, b) != known["answers"]:
             raise InputError(
                 f"{name}: row {line['row']} has other answers than {Path(key).name}; use the key that was written with "
                 f"this sheet, or the answers as they were"

@@ -128,7 +128,7 @@ def _check_recorded(samples: pl.DataFrame, labels: pl.DataFrame | None) -> None:
     if samples.is_empty():
         raise InputError("samples: there are none; each reader's `refused` says what it left out, and why")
     step = samples.select(pl.col("t_ms").diff().over("participant", "item", "channel").abs().alias("step"))
-    step = step.filter(pl.col("step") > 0)["step"].median()
+    step = step.filter(pl.col("step") > 0).select(pl.col("step").median()).item()
     if step is not None and step < SHORTEST_MS:
         raise InputError(f"samples: t_ms rises by {step:g} from one to the next; give times in ms, not in seconds")
     if labels is None or labels.is_empty():
