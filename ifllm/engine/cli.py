@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from ..base.files import InputError, alone
+from ..base.files import InputError, alone, read_json
 
 app = typer.Typer(
     name="ifllm",
@@ -378,6 +378,7 @@ def import_recordings(
     left: Annotated[str | None, typer.Option(help="jsPsych: beginning of the left answer's selectors")] = None,
     right: Annotated[str | None, typer.Option(help="jsPsych: beginning of the right answer's selectors")] = None,
     reach: Annotated[float, typer.Option(help="farthest from a word that a sample is still on it, px")] = 50.0,
+    max_lost_share: Annotated[float, typer.Option(help="most of the samples that may be left out")] = 0.1,
 ) -> None:
     """Turn recordings in px, with the boxes of words, into a folder that `ifllm run --data` analyses."""
     from ifllm.recording.readers import read_csv, read_jspsych, read_map
@@ -392,9 +393,10 @@ def import_recordings(
     else:
         read = read_jspsych(files, participant, item, responses={left: 1, right: 2} if left and right else None)
     given = [name for name in LABELS if name in read.trials.columns]
-    made = write_study(read, out, read.trials.select("participant", "item", *given) if given else None, reach)
     for file, where, reason, samples in read.refused.iter_rows():
         print(f"{file}, {where}: {samples} samples left out: {reason}", file=sys.stderr)
+    labels = read.trials.select("participant", "item", *given) if given else None
+    made = write_study(read, out, labels, reach, max_lost_share)
     print(f"{out}: " + ", ".join(f"{count} {what}" for what, count in made.items()))
 
 # %% ../../nbs/engine/cli.ipynb #ac1f9100
@@ -739,7 +741,11 @@ def _entered(study, entry: dict, enter: bool) -> None:
             raise InputError(
                 f"{study.path.name}: holds {entry['data']['source']} data; only the release can be entered"
             )
-        files.append(benchmark_home() / "entries")
+        home = benchmark_home()
+        there = entry_file(home, track, entry["name"])
+        if there.exists() and (code := read_json(there).get("code")) != entry["code"]:
+            raise InputError(f"{there.name}: is the entry of {code}; give yours another --name")
+        files.append(home / "entries")
     print(told(entry))
     for folder in files:
         file = entry_file(folder.parent, track, entry["name"])

@@ -443,7 +443,8 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
                 f"{data}: no query_logs_table.csv in this folder; give one in the release's layout, "
                 "e.g. one that `ifllm study export` wrote"
             )
-        files = sorted(file for file in raw.rglob("*") if file.is_file() and "truth" not in file.relative_to(raw).parts)
+        every = (Path(place, name) for place, _, names in os.walk(raw, followlinks=True) for name in names)
+        files = sorted(file for file in every if file.is_file() and "truth" not in file.relative_to(raw).parts)
         digest = hashlib.sha256()
         for file in files:
             digest.update(f"{file.relative_to(raw)}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n".encode())

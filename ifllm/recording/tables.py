@@ -151,8 +151,8 @@ def _check_refused(recordings: Recordings, limit: float) -> None:
     if lost["samples"].sum() > limit * total:
         file, where, reason, _ = lost.row(0)
         raise InputError(
-            f"{file}, {where}: {reason}; {lost['samples'].sum():,} of {total:,} samples are lost, most of them so, more "
-            f"than max_lost_share = {limit:g}; correct the files, or raise the share"
+            f"{file}, {where}: {reason}; {lost['samples'].sum():,} of {total:,} samples are lost, most of them so, "
+            f"more than max_lost_share = {limit:g}; correct the files, or raise the share"
         )
 
 # %% ../../nbs/recording/tables.ipynb #24b0a2bb

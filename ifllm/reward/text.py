@@ -51,7 +51,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.logging import disable_progress_bar
 
-from ..base.cache import content_key
+from ..base.cache import content_key, kept_array
 from ..base.enough import NotEnough, need
 from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
@@ -447,14 +447,6 @@ def encoder_key(model: RewardEncoder, tokenizer: PreTrainedTokenizerBase) -> str
     tensors = [part for name, tensor in weights for part in (name, tensor.cpu().float().numpy())]
     return content_key(*tensors, model.config.backbone, _tokenizer_is(tokenizer))
 
-
-def _read_array(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape and np.isfinite(array).all() else None
-
 # %% ../../nbs/09_text_reward.ipynb #2e4a7822
 def text_differences(
     model: RewardEncoder,
@@ -469,7 +461,7 @@ def text_differences(
     """
     texts = [pairs[name].to_list() for name in ("question", "response_1", "response_2")]
     file = cache / f"embedded-{_key(encoder_key(model, tokenizer), max_length, texts)}.npy" if cache else None
-    kept = _read_array(file, (len(pairs), model.width + 1)) if file else None
+    kept = kept_array(file, (len(pairs), model.width + 1)) if file else None
     if kept is not None:
         return kept
     both = embed(model, tokenizer, texts[0] * 2, texts[1] + texts[2], max_length)
@@ -1131,7 +1123,8 @@ def prompt_folds(queries: pl.DataFrame, test_share: float = 0.2, seed: int = 0) 
     NotEnough
         There are fewer than two topics without a common question.
     """
-    question = pl.col("question").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    question = pl.col("question").str.normalize("NFC").str.to_lowercase()
+    question = question.str.replace_all(r"\s+", " ").str.strip_chars()
     tidy = queries.select("query", "task", key=question).sort("query")
     group = _groups_of_prompts(tidy)
     size = np.bincount(group)
@@ -1319,6 +1312,17 @@ def _tuples(values: Mapping) -> dict:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 # %% ../../nbs/09_text_reward.ipynb #a041b638
+_OTHER_VERSIONS = {"vocab.txt", "special_tokens_map.json", "added_tokens.json"}  # what tokenizers saved, or will
+
+
+def _refuse_foreign(there: Path, own: set[str]) -> None:
+    """Refuse a folder to write to that holds more than a saved model."""
+    held = sorted(file.name for file in there.iterdir()) if there.is_dir() else []
+    foreign = [name for name in held if name not in own | _OTHER_VERSIONS or "reward.json" not in held]
+    if foreign:
+        raise InputError(f"{there}: holds {foreign[0]}, which is no part of a saved reward model; name another folder")
+
+
 class _Kept(_Parts):
     """How a reward model is kept in a folder."""
 
@@ -1327,7 +1331,15 @@ class _Kept(_Parts):
         return model_card(self.facts, self.calibrators, self.behaviour is not None)
 
     def save(self, path: str | Path) -> None:
-        """Write a folder: README.md (model card), config.json, model.safetensors, the tokenizer, reward.json."""
+        """Write a folder: README.md (model card), config.json, model.safetensors, the tokenizer, reward.json.
+
+        A model that was saved there before is replaced.
+
+        Raises
+        ------
+        InputError
+            The folder holds something else.
+        """
         disable_progress_bar()
         parts: dict[str, Any] = {"calibrators": {name: asdict(fitted) for name, fitted in self.calibrators.items()}}
         parts |= {"behaviour": asdict(self.behaviour) if self.behaviour else None, "facts": self.facts}
@@ -1337,6 +1349,7 @@ class _Kept(_Parts):
             write_json(folder / "reward.json", parts | {"max_length": self.max_length, "text_weight": self.text_weight})
             (folder / "README.md").write_text(self.card(), encoding="utf-8")
             as_new_files(folder)
+            _refuse_foreign(Path(path), {file.name for file in folder.iterdir()})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
