@@ -49,6 +49,8 @@ def _for_paper(main) -> None:
 
 # %% ../../nbs/engine/paper.ipynb #8f0cd7b3
 def _spans_for_ids(soup, main) -> None:
+    for cell in main.select(".ifllm-cell[id]"):
+        cell.name = "div"  # typst cannot label words that end in a bracket
     for link in main.select("a[id]"):
         link.wrap(soup.new_tag("span", id=link["id"]))
         del link["id"]

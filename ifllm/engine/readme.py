@@ -20,8 +20,10 @@ PICTURE = "docs/report.png"  # a screenshot of the rendered report
 
 # %% ../../nbs/engine/readme.ipynb #3f9a231d
 def plain(text: str) -> str:
-    """Markdown of the report as Markdown that stands alone: links to the results page become their text."""
+    """Markdown of the report as Markdown that stands alone: links to the results page become their text,
+    those to notebooks lead into `nbs/`."""
     text = re.sub(r"\[((?:\\.|[^\]\\])*)\]\(results\.html#[^)]*\)", r"\1", text)
+    text = re.sub(r"\]\((?!nbs/|\w+:)([\w./-]+\.ipynb)", r"](nbs/\1", text)
     return text.replace("\\[", "[").replace("\\]", "]")
 
 # %% ../../nbs/engine/readme.ipynb #3a15f60a

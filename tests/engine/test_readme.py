@@ -1,6 +1,7 @@
 """README.md is the index notebook with the numbers of the reference."""
 
 import json
+import re
 
 from ifllm.base.files import write_json
 from ifllm.engine.readme import readme
@@ -44,3 +45,8 @@ def test_the_readme_has_the_findings_and_chapters_with_the_references_numbers_an
     assert "- **It comes back.** 64% [58%, 69%]." in text
     assert "- [Findings](nbs/13_findings.ipynb): What comes back." in text
     assert "```python\nimport ifllm\n```" in text and "run =" not in text and "hidden" not in text
+
+
+def test_every_file_that_the_readme_links_to_is_there(root):
+    linked = re.findall(r"\]\((?!\w+:|#)([^)#]+)", (root / "README.md").read_text(encoding="utf-8"))
+    assert len(linked) > 20 and [name for name in linked if not (root / name).exists()] == []
