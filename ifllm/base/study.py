@@ -213,9 +213,9 @@ def _parameters_here(path: Path, notebook: str) -> tuple[dict, dict]:
     if not (_in_notebook() and file.exists()):
         return {}, {}
     space = sys.modules["IPython"].get_ipython().user_ns
-    given, settings = injected(space.get("In", [])), json.loads(file.read_text())
+    given, settings = injected(space.get("In", [])), read_json(file)
     names = [name for name in settings if name in space and (name != "seed" or name in given)]
-    defaults = json.loads(kept.read_text()).get(notebook, {}) if kept.exists() else {}
+    defaults = read_json(kept).get(notebook, {}) if kept.exists() else {}
     changed, unset = settle({name: space[name] for name in names}, settings, defaults, given)
     space.update(unset)
     return changed, unset
@@ -277,14 +277,14 @@ class _Artefacts(_Run):
 
     def workers(self, name: str) -> list[str]:
         """Which workers a partitioned artefact holds, in order."""
-        return sorted(json.loads((self._artefact(name) / "_index.json").read_text()))
+        return sorted(read_json(self._artefact(name) / "_index.json"))
 
     def batches(self, name: str, rows: int = 400_000) -> list[list[str]]:
         """The workers of a partitioned artefact in groups of at least so many rows, the last of what is left.
 
         One call for many small recordings, in little memory.
         """
-        index, groups, size = json.loads((self._artefact(name) / "_index.json").read_text()), [[]], 0
+        index, groups, size = read_json(self._artefact(name) / "_index.json"), [[]], 0
         for worker, part in sorted(index.items()):
             if size >= rows:
                 groups, size = [*groups, []], 0
@@ -372,6 +372,15 @@ class _Records(_Run):
     def _save_records(self) -> None:
         write_json(self._results_file, list(self._records.values()))
 
+# %% ../../nbs/base/study.ipynb #5caed28e
+def _check_record(id: str, data: str | None) -> None:
+    """Raise ValueError where a record's id holds other characters, or its data are none that readers are told of."""
+    if data not in (None, "simulated", "published", "webqamgaze"):
+        known = "simulated, published and webqamgaze are known, and None for the run's own"
+        raise ValueError(f"result {id}: data is {data!r}; {known}")
+    if re.search(r"[^A-Za-z0-9_.+-]", id):
+        raise ValueError(f"result id {id!r} may hold letters, digits, and . _ + - only")
+
 # %% ../../nbs/base/study.ipynb #01705a45
 class _Recording(_Records):
     """How a notebook records a number or a word."""
@@ -400,13 +409,9 @@ class _Recording(_Records):
         data : what the number is of, where that is not the run's data: "simulated" (by the notebook itself), or
             "published" (what a paper says), "webqamgaze" (the second data set)
         """
-        if data not in (None, "simulated", "published", "webqamgaze"):
-            known = "simulated, published and webqamgaze are known, and None for the run's own"
-            raise ValueError(f"result {id}: data is {data!r}; {known}")
+        _check_record(id, data)
         if id in self._records:
             raise ValueError(f"result {id} is recorded twice in {self.notebook}")
-        if re.search(r"[^A-Za-z0-9_.+-]", id):
-            raise ValueError(f"result id {id!r} may hold letters, digits, and . _ + - only")
         low, high = ci if ci is not None else (None, None)
         self._records[id] = {
             "id": id,
@@ -468,7 +473,7 @@ class _LookingUp(_Run):
             raise InputError(
                 f"{self.path.name}/results/{notebook}.json: not there yet; `ifllm run --name {self.path.name}` makes it"
             )
-        records = [record for file in files for record in json.loads(file.read_text())]
+        records = [record for file in files for record in read_json(file, list)]
         self._known |= {record["id"]: record for record in records}
         return results_frame(records)
 

@@ -6,7 +6,6 @@
 __all__ = ['read_entries', 'behind_best', 'board', 'rival_of', 'leaks', 'board_figure', 'winners_optimism']
 
 # %% ../../nbs/15_benchmark.ipynb #6578efcd
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from ..base.bootstrap import flip_test, subset_counts, worker_counts
-from ..base.files import InputError
+from ..base.files import InputError, read_json
 from ..base.plots import COLOURS, GREY, forest
 from .scoring import MEASURE
 from .tracks import TRACKS, Track
@@ -31,13 +30,10 @@ def read_entries(home: Path) -> list[dict]:
     """
     entries = []
     for file in sorted((home / "entries").glob("*.json")):
-        try:
-            entry = json.loads(file.read_text(encoding="utf-8"))
-            track, results = entry["track"], entry["results"]
-            complete = {"name", "code", "entered", "verdict", "predictions_sha256"} <= set(entry)
-        except (ValueError, KeyError, TypeError):
-            track, results, complete = None, {}, False
-        if not complete or track not in TRACKS or TRACKS[track].headline not in results:
+        entry = read_json(file)
+        track, results = TRACKS.get(str(entry.get("track"))), entry.get("results")
+        complete = {"name", "code", "entered", "verdict", "predictions_sha256"} <= set(entry)
+        if not complete or track is None or not isinstance(results, dict) or track.headline not in results:
             raise InputError(f"entries/{file.name}: is no entry; `ifllm benchmark run` or `score` writes one")
         entries.append(entry)
     return entries

@@ -8,6 +8,7 @@ __all__ = ['STEPS', 'pair_columns', 'training_frame', 'matrix', 'Linear', 'Lengt
            'TextRating', 'AllRating', 'MeanRating', 'MostFrequent', 'Forest', 'ForestMouse']
 
 # %% ../../nbs/benchmark/models.ipynb #ae9864be
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .frames import Frames
-from ..reward.evaluation import fit_nested, inner_folds, predict
+from ..reward.evaluation import fit_nested, inner_folds, log_loss, predict
 from ifllm.reward.features import (
     PAGE,
     RIDGE,
@@ -154,6 +155,14 @@ class OwnHabit(Linear):
         return own.drop("worker")
 
 # %% ../../nbs/benchmark/models.ipynb #c1b6351a
+def _slopes(x: np.ndarray, y: np.ndarray, worker: np.ndarray, n_text: int, spread: float, C: float) -> np.ndarray:
+    """Mean slopes over people. Only the first `n_text` vary, those of text: behaviour has too many columns for that."""
+    who = (worker[:, None] == np.unique(worker)).astype(float)
+    own = (who[:, :, None] * x[:, None, :n_text]).reshape(len(x), -1) * spread
+    model = LogisticRegression(C=C, fit_intercept=False, solver="newton-cholesky")
+    return model.fit(np.hstack([x, own]) if spread else x, y).coef_[0, : x.shape[1]]
+
+# %% ../../nbs/benchmark/models.ipynb #8633a20f
 class Hierarchical:
     """Logistic regression whose slopes vary between workers; the spread and the penalty are chosen on inner folds."""
 
@@ -174,27 +183,17 @@ class Hierarchical:
         self.names = distinct(columns, columns.columns)
         self.n_text = sum(name.startswith("text_") for name in self.names)
         self.rms = np.sqrt((matrix(columns, self.names) ** 2).mean(axis=0)) + 1e-12
-        x, worker, data = self._design(train), train.queries["worker"].to_numpy(), training_frame(train)
-        folds = inner_folds(data, "unseen_worker")
-        losses = {
-            (spread, C): np.mean([self._loss(x, train.y, worker, a, b, spread, C) for a, b in folds])
-            for spread in self.spreads
-            for C in self.penalties
-        }
-        self.spread, self.C = min(losses, key=lambda choice: losses[choice])
-        self.beta = self._slopes(x, train.y, worker, self.spread, self.C)
+        x, y, worker = self._design(train), train.y, train.queries["worker"].to_numpy()
+        folds = inner_folds(training_frame(train), "unseen_worker")
 
-    def _slopes(self, x, y, worker, spread: float, C: float) -> np.ndarray:
-        """Mean slopes over people. Only text slopes vary: behaviour has too many columns for that."""
-        who = (worker[:, None] == np.unique(worker)).astype(float)
-        own = (who[:, :, None] * x[:, None, : self.n_text]).reshape(len(x), -1) * spread
-        model = LogisticRegression(C=C, fit_intercept=False, solver="newton-cholesky")
-        return model.fit(np.hstack([x, own]) if spread else x, y).coef_[0, : x.shape[1]]
+        def loss(choice: tuple[float, float]) -> float:
+            """Mean over the inner folds."""
+            slopes = [_slopes(x[a], y[a], worker[a], self.n_text, *choice) for a, _ in folds]
+            losses = [np.mean(log_loss(special.expit(x[b] @ beta), y[b])) for beta, (_, b) in zip(slopes, folds)]
+            return float(np.mean(losses))
 
-    def _loss(self, x, y, worker, fit_rows, out_rows, spread, C) -> float:
-        beta = self._slopes(x[fit_rows], y[fit_rows], worker[fit_rows], spread, C)
-        p = np.clip(special.expit(x[out_rows] @ beta), 1e-6, 1 - 1e-6)
-        return float(-np.mean(np.where(y[out_rows] > 0.5, np.log(p), np.log(1 - p))))
+        self.spread, self.C = min(itertools.product(self.spreads, self.penalties), key=loss)
+        self.beta = _slopes(x, y, worker, self.n_text, self.spread, self.C)
 
     def predict(self, test: Frames) -> np.ndarray:
         return special.expit(self._design(test) @ self.beta)
@@ -225,6 +224,16 @@ def _shorten(steps: np.ndarray) -> np.ndarray:
     if len(steps) <= STEPS:
         return steps
     return np.stack([piece.mean(axis=0) for piece in np.array_split(steps, STEPS)])
+
+# %% ../../nbs/benchmark/models.ipynb #ffda2504
+def _padded(x: Sequence[np.ndarray]) -> tuple:
+    """Sequences as a tensor (queries, steps, 6), and a mask (queries, steps) of the steps that there are."""
+    import torch
+
+    steps = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(one if len(one) else np.zeros((1, 6)), dtype=torch.float32) for one in x], batch_first=True
+    )
+    return steps, torch.tensor([[step < len(one) for step in range(steps.shape[1])] for one in x], dtype=torch.float32)
 
 # %% ../../nbs/benchmark/models.ipynb #9d21e8af
 class Recurrent:
@@ -258,16 +267,12 @@ class Recurrent:
                 loss.backward()
                 optimizer.step()
             if losses is not None:
-                p = np.clip(self._probability(held), 1e-6, 1 - 1e-6)
-                losses.append(-np.mean(np.where(np.asarray(held_y) > 0.5, np.log(p), np.log(1 - p))))
+                losses.append(np.mean(log_loss(self._probability(held), np.asarray(held_y))))
 
     def _odds(self, x):
         import torch
 
-        steps = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(one if len(one) else np.zeros((1, 6)), dtype=torch.float32) for one in x], batch_first=True
-        )
-        mask = torch.tensor([[step < len(one) for step in range(steps.shape[1])] for one in x], dtype=torch.float32)
+        steps, mask = _padded(x)
         turned = torch.cat([-steps[:, :, :1], steps[:, :, 1:]], dim=2)
         scores = [self.head(self.unit(s)[0])[:, :, 0] for s in (steps, turned)]
         return ((scores[0] - scores[1]) * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -380,7 +385,7 @@ class AllRating(TextRating):
         behaviour = frames.features.select(pl.col(names).cast(pl.Float64))
         return pl.concat([super()._columns(frames), behaviour], how="horizontal")
 
-
+# %% ../../nbs/benchmark/models.ipynb #2c298037
 class MeanRating:
     """The mean rating, for everybody."""
 

@@ -108,7 +108,7 @@ class Ran:
     cost: dict[str, float]
     changes: dict[str, float]
 
-
+# %% ../../nbs/benchmark/running.ipynb #5b239930
 def run_entry(
     where: str, bench: Bench, splits: Sequence[str] | None = None, seed: int = 0, asks: Callable = ask
 ) -> Ran:
@@ -144,7 +144,7 @@ def run_entry(
             spent.append(said)
     return Ran(pl.concat(parts), cost(spent), worst)
 
-
+# %% ../../nbs/benchmark/running.ipynb #08ffc5d8
 def cost(spent: Sequence[Answer]) -> dict[str, float]:
     """Fits, seconds and largest memory of some answers."""
     return {
@@ -287,7 +287,7 @@ def enter_class(
     entry = describe(bench, ran.oof, facts, n_bootstrap, seed)
     return entry | {"laws": laws(where, bench, ran, n_bootstrap, seed, asks), "cost": ran.cost}
 
-
+# %% ../../nbs/benchmark/running.ipynb #8e604d54
 def enter_file(study: Study, track: Track, file: Path, about: Mapping[str, str]) -> dict:
     """Score a file of predictions on a track of a run's data. No law can be tried on a file."""
     bench = load_track(study, track)

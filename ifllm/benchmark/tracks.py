@@ -99,7 +99,7 @@ TRACKS = {
     )
 }  # name -> track
 
-
+# %% ../../nbs/benchmark/tracks.ipynb #5edfe9ba
 def track_named(name: str) -> Track:
     """The track of that name; an InputError names those that there are."""
     if name not in TRACKS:
@@ -120,6 +120,17 @@ def labelled(track: Track, queries: pl.DataFrame, windows: pl.DataFrame) -> pl.D
     several = recorded.filter(pl.col("task").n_unique().over("worker") > 1)
     return several.select(*SHOWN, y=pl.col("worker").rank("dense").cast(pl.Float64) - 1)
 
+# %% ../../nbs/benchmark/tracks.ipynb #b9fde0d4
+def _inside(matched: pl.LazyFrame, queries: pl.DataFrame, spans: pl.DataFrame) -> pl.LazyFrame:
+    """Samples that fell into a query's span; `query` is that query, `of` the one that the sample was matched to."""
+    task = pl.col("task").cast(pl.Int64)
+    spans = queries.select("query", "worker", task).join(spans, on="query").sort("start_ms")
+    samples = matched.rename({"query": "of"}).with_columns(task).sort("epoch_ms")
+    inside = samples.join_asof(
+        spans.lazy(), left_on="epoch_ms", right_on="start_ms", by=["worker", "task"], check_sortedness=False
+    )
+    return inside.filter(pl.col("epoch_ms") < pl.col("end_ms"))
+
 # %% ../../nbs/benchmark/tracks.ipynb #00149e0c
 def window_samples(matched: pl.LazyFrame, queries: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     """Samples of each query's reading window, as `ifllm.benchmark.frames.Frames` describes them.
@@ -131,22 +142,7 @@ def window_samples(matched: pl.LazyFrame, queries: pl.DataFrame, windows: pl.Dat
     windows : query, window, start_ms, end_ms
     """
     spans = windows.filter(pl.col("window") == "reading").select("query", "start_ms", "end_ms")
-    task = pl.col("task").cast(pl.Int64)
-    spans = queries.select("query", "worker", task).join(spans, on="query").sort("start_ms")
-    inside = (
-        matched.drop("query_study", "how", "phase", "t_ms", strict=False)
-        .rename({"query": "of"})
-        .with_columns(task)
-        .sort("epoch_ms")
-        .join_asof(
-            spans.lazy(),
-            left_on="epoch_ms",
-            right_on="start_ms",
-            by=["worker", "task"],
-            check_sortedness=False,
-        )
-        .filter(pl.col("epoch_ms") < pl.col("end_ms"))
-    )
+    inside = _inside(matched.drop("query_study", "how", "phase", "t_ms", strict=False), queries, spans)
     own = pl.col("of") == pl.col("query")
     return (
         inside.select(

@@ -111,44 +111,49 @@ def _notebook_of(module) -> str:
     return match[1] if match else ""
 
 # %% ../../nbs/engine/apidoc.ipynb #4a132a3c
+def _entry(member, module) -> str:
+    """What the API pages say of one function, class or constant."""
+    if member.is_class:
+        return _class_entry(member)
+    head = f"## `{member.name}` {{#{member.name}}}\n\n```python\n"
+    if member.is_function:
+        return f"{head}{signature(member, member.name)}\n```\n\n{docstring(member)}"
+    value = str(member.value) if member.value is not None else ""
+    value = value if len(value) <= 400 else value[:400] + " …"
+    return f"{head}{member.name} = {value}\n```\n\n{docstring(member)}"
+
+# %% ../../nbs/engine/apidoc.ipynb #84cb6524
 def _parts(member) -> list:
-    """A class and its private bases, which are parts of it that have no entry of their own."""
+    """A class and its private bases."""
     return [member, *(base for base in member.mro() if base.name.startswith("_"))]
 
 
-def _entry(member, module) -> str:
-    anchor = f"{{#{member.name}}}"
-    if member.is_function:
-        return f"## `{member.name}` {anchor}\n\n```python\n{signature(member, member.name)}\n```\n\n{docstring(member)}"
-    if member.is_class:
-        init = next((part.members["__init__"] for part in _parts(member) if "__init__" in part.members), None)
-        fields = [
-            m
-            for part in _parts(member)
-            for m in part.members.values()
-            if m.is_attribute and "class-attribute" in m.labels and not m.name.startswith("_")
-        ]
-        parts = [f"## `{member.name}` {anchor}"]
-        if init is not None and init.is_function:
-            parts.append(f"```python\n{signature(init, 'class ' + member.name)}\n```")
-        parts.append(docstring(member))
-        for f in fields:
-            note = f.docstring.value if f.docstring else _field_text(f)
-            parts.append(
-                f"`{f.name}`{f' : `{f.annotation}`' if f.annotation is not None else ''}\n:   {note or '&nbsp;'}"
-            )
-        for method in (method for part in _parts(member) for method in part.members.values()):
-            if method.is_function and not method.name.startswith("_") and not method.is_alias:
-                parts.append(
-                    f"### `{member.name}.{method.name}` {{#{member.name}.{method.name}}}\n\n"
-                    f"```python\n{signature(method, method.name)}\n```\n\n{docstring(method)}"
-                )
-        return "\n\n".join(part for part in parts if part)
-    value = str(member.value) if member.value is not None else ""
-    value = value if len(value) <= 400 else value[:400] + " …"
-    return f"## `{member.name}` {anchor}\n\n```python\n{member.name} = {value}\n```\n\n{docstring(member)}"
+def _class_entry(member) -> str:
+    """A class with its constructor, its fields and its methods, those of its private bases among them."""
+    own = [part for base in _parts(member) for part in base.members.values()]
+    init = next((part for part in own if part.name == "__init__"), None)
+    parts = [f"## `{member.name}` {{#{member.name}}}"]
+    if init is not None and init.is_function:
+        parts.append(f"```python\n{signature(init, 'class ' + member.name)}\n```")
+    parts.append(docstring(member))
+    public = [part for part in own if not part.name.startswith("_")]
+    parts += [_field(part) for part in public if part.is_attribute and "class-attribute" in part.labels]
+    parts += [
+        f"### `{member.name}.{method.name}` {{#{member.name}.{method.name}}}\n\n"
+        f"```python\n{signature(method, method.name)}\n```\n\n{docstring(method)}"
+        for method in public
+        if method.is_function and not method.is_alias
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
+def _field(field) -> str:
+    """A field of a class: name, type and what it holds."""
+    kind = f" : `{field.annotation}`" if field.annotation is not None else ""
+    note = field.docstring.value if field.docstring else _field_text(field)
+    return f"`{field.name}`{kind}\n:   {note or '&nbsp;'}"
+
+# %% ../../nbs/engine/apidoc.ipynb #47b56e61
 def _field_text(attribute) -> str:
     """What a field's default says about it: pandera and pydantic give `description=...`; else the default itself."""
     value = str(attribute.value) if attribute.value is not None else ""

@@ -10,7 +10,6 @@ __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'benchmark
            'preferences', 'score', 'benchmark_run', 'benchmark_score', 'benchmark_freeze', 'readme', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
-import json
 import os
 import sys
 from pathlib import Path
@@ -206,6 +205,7 @@ app.add_typer(study_app, name="study")
 
 @study_app.callback()
 def study_needs() -> None:
+    """Refuse to go on without the packages that the site needs."""
     from importlib.util import find_spec
 
     missing = [
@@ -257,7 +257,7 @@ def study_check(study: StudyPath = Path("study.yaml")) -> None:
     if s.gaze.source == "webgazer":
         _check_gaze(s)
 
-
+# %% ../../nbs/engine/cli.ipynb #c9e10b19
 def _check_gaze(study) -> None:
     """Say whether WebGazer is installed and finds a face here; without a browser, what was not tried."""
     from importlib.util import find_spec
@@ -280,7 +280,7 @@ def _check_gaze(study) -> None:
         f"a second on this machine, {result['live']} cameras left on"
     )
 
-
+# %% ../../nbs/engine/cli.ipynb #eb1288d6
 @study_app.command("invite")
 def study_invite(
     study: StudyPath = Path("study.yaml"),
@@ -444,29 +444,20 @@ def power(
     plot: Annotated[Path | None, typer.Option(help="write the curves to this HTML file")] = None,
 ) -> None:
     """Say how many workers and questions it takes to detect a gain over text."""
+    from rich.console import Console
+
     from ifllm.reward.power import Design, power_curve, power_figure, workers_needed
 
     gains, asked = [g / 100 for g in gain or (2.0, 3.0, 5.0, 8.0)], pairs or [5, 15, 40]
     sizes = sorted(workers or (20, 40, 60, 100, 150, 250, 400))
-    if not (
-        0 < target < 1
-        and min(gains) > 0
-        and max(gains) < 1
-        and min(asked) > 0
-        and min(sizes) > 1
-        and simulations > 0
-        and 0 < discordance <= 1
-        and min(worker_sd, uneven) >= 0
-    ):
+    shares = 0 < target < 1 and 0 < discordance <= 1 and all(0 < gain < 1 for gain in gains)
+    if not (shares and min(asked) > 0 and min(sizes) > 1 and simulations > 0 and min(worker_sd, uneven) >= 0):
         raise InputError(
             "power: target and discordance lie between 0 and 1, gains between 0 and 100 points, "
             "pairs from 1, workers from 2; correct what does not"
         )
-    curve = power_curve(
-        gains, sizes, asked, Design(discordance, worker_sd / 100, uneven), n_simulations=simulations, seed=seed
-    )
-    from rich.console import Console
-
+    design = Design(discordance, worker_sd / 100, uneven)
+    curve = power_curve(gains, sizes, asked, design, n_simulations=simulations, seed=seed)
     Console().print(_power_table(curve, workers_needed(curve, target), target, sizes))
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
@@ -519,7 +510,7 @@ def _study_of(run: Path, notebook: str):
 
     if not (run / "settings.json").exists():
         raise InputError(f"{run}: no run there; `ifllm run` makes one")
-    return Study(run.resolve(), run.resolve(), notebook, None, json.loads((run / "settings.json").read_text()), {})
+    return Study(run.resolve(), run.resolve(), notebook, None, read_json(run / "settings.json"), {})
 
 
 def _refresh(run: Path, name: str) -> None:
@@ -560,21 +551,11 @@ def dpo(
     from ifllm.base.study import derive_seed
 
     study = _study_of(run, "11_dpo")
-    key, seed, recipe = (
-        model if model.endswith("_twin") or not twin else f"{model}_twin",
-        study.settings["seed"],
-        Recipe.of(study.settings),
-    )
+    key = model if model.endswith("_twin") or not twin else f"{model}_twin"
+    seed, recipe = study.settings["seed"], Recipe.of(study.settings)
     prompts = draw_prompts(study.read("queries"), recipe.prompts, derive_seed(seed, "11_dpo", "prompts"))
-    outcome = run_job(
-        study.read("preferences"),
-        prompts,
-        key,
-        source,
-        recipe,
-        study.folder("dpo_models"),
-        derive_seed(seed, "11_dpo", "train"),
-    )
+    sets, folder, seed = study.read("preferences"), study.folder("dpo_models"), derive_seed(seed, "11_dpo", "train")
+    outcome = run_job(sets, prompts, key, source, recipe, folder, seed)
     if outcome.failure:
         raise InputError(outcome.failure)
     if int(os.environ.get("RANK", 0)) == 0:
@@ -610,14 +591,10 @@ def judge(
 
     study = _study_of(run, "12_judge")
     wanted = dict(endpoint=endpoint, model=model, limit=limit, price_in=price_in, price_out=price_out)
-    asked, folder = (
-        judge_of(study.settings | {f"judge_{name}": value for name, value in wanted.items()}),
-        study.folder("judge"),
-    )
-    requests, cache = (
-        requests_for(worth_judging(study.read("answers"), prompts, twins)),
-        VerdictCache(folder / "verdicts.jsonl"),
-    )
+    asked = judge_of(study.settings | {f"judge_{name}": value for name, value in wanted.items()})
+    folder = study.folder("judge")
+    cache = VerdictCache(folder / "verdicts.jsonl")
+    requests = requests_for(worth_judging(study.read("answers"), prompts, twins))
     if requests.is_empty():
         raise InputError(
             f"{run}: no answers to judge but twins', which are not English; "
@@ -697,7 +674,7 @@ def preferences(
     from ifllm.alignment.preferences import write_preferences
 
     study = _study_of(run, "10_preferences")
-    data = json.loads((run / "source.json").read_text())["source"]
+    data = read_json(run / "source.json")["source"]
     sets = study.read("preferences")
     folder = write_preferences(sets, source, out, template, {"data": data})
     counts = dict(sets.filter(source=source).group_by("fold").len().iter_rows())

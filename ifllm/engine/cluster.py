@@ -12,7 +12,7 @@ import argparse
 import configparser
 import contextlib
 import hashlib
-import json
+import heapq
 import math
 import os
 import re
@@ -23,9 +23,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-from ..base.files import InputError, alone, write_bytes, write_json
+from ..base.files import InputError, alone, read_json, write_bytes, write_json
 from .jobs import Job, read_events, remembered, tell, up_to_date
 
 # %% ../../nbs/engine/cluster.ipynb #6b94e66e
@@ -89,7 +90,7 @@ class Cluster:
     account: str
     jobs: int
 
-
+# %% ../../nbs/engine/cluster.ipynb #d166950c
 def _ask_slurm(*words: str) -> str:
     """What a command of Slurm prints.
 
@@ -109,7 +110,7 @@ def _ask_slurm(*words: str) -> str:
         raise InputError(f"{said}; see that `{words[0]}` works here by hand")
     return asked.stdout
 
-
+# %% ../../nbs/engine/cluster.ipynb #610ed34c
 def read_cluster(file: Path) -> Cluster:
     """The cluster as `sinfo` and `workflow/slurm.ini` describe it.
 
@@ -189,16 +190,18 @@ def batches(jobs: list[Job], rows: dict[str, dict], most_s: float = 300) -> list
 
 
 def in_order(jobs: list[Job]) -> list[Job]:
-    """The jobs, each after those whose files it reads."""
+    """The jobs, each after those whose files it reads, else as they came; Snakemake has refused circles before."""
     maker = {file: job.name for job in jobs for file in job.outputs}
-    done: dict[str, Job] = {}
-    left = list(jobs)
-    while left:
-        ready = [job for job in left if all(maker.get(file, job.name) in (job.name, *done) for file in job.inputs)]
-        assert ready, "the notebooks read each other in a circle"  # Snakemake says which before it comes here
-        done |= {job.name: job for job in ready[:1]}
-        left.remove(ready[0])
-    return list(done.values())
+    reads = {job.name: {maker[file] for file in job.inputs if file in maker} - {job.name} for job in jobs}
+    place = {job.name: number for number, job in enumerate(jobs)}
+    sorter, ready, done = TopologicalSorter(reads), [], []
+    sorter.prepare()
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(ready, place[name])
+        done.append(jobs[heapq.heappop(ready)])
+        sorter.done(done[-1].name)
+    return done
 
 # %% ../../nbs/engine/cluster.ipynb #ed965690
 def _clipped(asked: Ask, partition: Partition) -> Ask:
@@ -210,7 +213,7 @@ def _clipped(asked: Ask, partition: Partition) -> Ask:
         asked.gpus,
     )
 
-
+# %% ../../nbs/engine/cluster.ipynb #d508c14e
 def prepare(run: Path, published: Path, cluster: Cluster, jobs: list[Job], gpus: dict[str, int]) -> None:
     """Write a run's table `logs/slurm.json`: its jobs, their batches and what each asks for.
 
@@ -248,7 +251,7 @@ def prepare(run: Path, published: Path, cluster: Cluster, jobs: list[Job], gpus:
     write_json(run / "logs" / "slurm.json", table)
     (run / "logs" / "slurm").mkdir(exist_ok=True)
 
-
+# %% ../../nbs/engine/cluster.ipynb #8a100cc6
 def batch_ask(table: dict, names: list[str]) -> Ask:
     """What a batch asks for: its notebooks run one after the other."""
     rows = [table["asks"][name] for name in names]
@@ -290,6 +293,7 @@ class State:
 
     @property
     def over(self) -> bool:
+        """Whether the job is neither waiting nor running any more."""
         return self.word not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "?")
 
 
@@ -362,7 +366,7 @@ def grow(run: Path, names: list[str], what: str) -> tuple[Ask, bool]:
     """Double the minutes or memory that notebooks ask for, in the run's table; what they had, and whether it grew."""
     key, file = {"time": "minutes", "memory": "memory_mb"}[what], run / "logs" / "slurm.json"
     with _table_lock(run):
-        table = json.loads(file.read_text())
+        table = read_json(file)
         had = batch_ask(table, names)
         most = table["most"][key]
         for name in names:
@@ -393,7 +397,7 @@ def _told(killed: str, number: str, had: Ask) -> str:
 def _again(run: Path, number: str, names: list[str], killed: str) -> bool:
     """Say what ended a job, and whether it can be sent again: with more of what it lacked, or after a lost node."""
     victims = running(run, number, names)
-    had, can = batch_ask(json.loads((run / "logs" / "slurm.json").read_text()), names), killed in ("node", "unknown")
+    had, can = batch_ask(read_json(run / "logs" / "slurm.json"), names), killed in ("node", "unknown")
     if killed in ("memory", "time"):
         _, can = grow(run, names if killed == "time" else victims, killed)
     reason = _told(killed, number, had)
@@ -417,7 +421,7 @@ def send(run: Path, names: list[str], tries: int = 4) -> int:
     int
         0 when all are made, 1 when one failed, 130 when it was interrupted: the Slurm job is then cancelled.
     """
-    table = json.loads((run / "logs" / "slurm.json").read_text())
+    table = read_json(run / "logs" / "slurm.json")
     jobs = [_job(table["jobs"][name]) for name in names]
     while True:
         if all(up_to_date(run, job) for job in jobs):
@@ -431,7 +435,7 @@ def send(run: Path, names: list[str], tries: int = 4) -> int:
             return 1
         if number is None:
             tries -= 1
-            number = submit(run, json.loads((run / "logs" / "slurm.json").read_text()), names)
+            number = submit(run, read_json(run / "logs" / "slurm.json"), names)
         try:
             state = wait(run, number, names)
         except KeyboardInterrupt:
@@ -444,7 +448,7 @@ def send(run: Path, names: list[str], tries: int = 4) -> int:
 # %% ../../nbs/engine/cluster.ipynb #52146bcf
 def node(run: Path, names: list[str]) -> int:
     """Execute notebooks on the node that Slurm gave; the worst exit code."""
-    number, table = os.environ["SLURM_JOB_ID"], json.loads((run / "logs" / "slurm.json").read_text())
+    number, table = os.environ["SLURM_JOB_ID"], read_json(run / "logs" / "slurm.json")
     place = run / "logs" / "slurm"
     environment = {**os.environ, "IFLLM_EVENTS": str(place / f"{number}.events")}
     lost: set[str] = set()

@@ -61,7 +61,7 @@ def _difference(x: dict | None, y: dict | None) -> tuple[float | None, bool | No
     low, value = x.get("ci_low"), y["value"]
     return value - x["value"], None if low is None else not low <= value <= x["ci_high"]
 
-
+# %% ../../nbs/engine/compare.ipynb #05bde516
 def compare_records(
     a: list[dict],
     b: list[dict],

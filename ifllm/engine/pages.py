@@ -9,12 +9,13 @@ __all__ = ['Block', 'Page', 'directives', 'defined', 'clean_table', 'read_output
 # %% ../../nbs/engine/pages.ipynb #44ba1a71
 import ast
 import base64
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from ..base.files import read_json
 
 # %% ../../nbs/engine/pages.ipynb #0ecfc9f9
 @dataclass
@@ -134,6 +135,18 @@ def read_output(output: dict) -> Block | None:
         return Block("finding", _joined(markdown))
     return Block("text", _joined(data["text/plain"])) if "text/plain" in data else None
 
+# %% ../../nbs/engine/pages.ipynb #7072a6f2
+def _divided(cells: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
+    """A notebook's opening, library and analysis; the cell of parameters begins the analysis, without it all is
+    opening."""
+    start = next((i for i, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
+    if start is None:
+        return [cell for cell in cells if "injected-parameters" not in _tags(cell)], [], []
+    while start and cells[start - 1]["cell_type"] == "markdown":  # a heading right before it belongs to the analysis
+        start -= 1
+    body = next((i for i, cell in enumerate(cells[:start]) if _opens_library(cell)), start)
+    return cells[:body], cells[body:start], cells[start:]
+
 # %% ../../nbs/engine/pages.ipynb #ac156332
 _PLUMBING = {"hide", "default_exp", "exec_doc"}
 _IMPORTS_ONLY = (ast.Import, ast.ImportFrom, ast.Expr)
@@ -153,22 +166,15 @@ def read_notebook(path: str | Path, name: str | None = None) -> Page:
         Introduction, analysis, then the library under a heading of its own.
     """
     path = Path(path)
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(path)["cells"]
     page = Page(name or path.stem, path.stem, notebook=path, chapter=chapter_of(name or path.stem))
     cells = _take_title(page, cells)
-    start = next((i for i, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
-    if start is None:
-        page.blocks = _blocks(
-            [cell for cell in cells if "injected-parameters" not in _tags(cell)], page, analysis=bool(page.chapter)
-        )
-        return page
-    # a heading right before the parameters opens the analysis
-    while start and cells[start - 1]["cell_type"] == "markdown":
-        start -= 1
-    body = next((i for i, cell in enumerate(cells[:start]) if _opens_library(cell)), start)
+    opening, library, analysis = _divided(cells)
     chapter = bool(page.chapter)  # a how-to's code is what its reader came for
-    page.blocks = without_empty_sections(_blocks(cells[:body], page, chapter) + _blocks(cells[start:], page, chapter))
-    library = _blocks(cells[body:start], page, analysis=False)
+    page.blocks = _blocks(opening, page, chapter)
+    if analysis:
+        page.blocks = without_empty_sections(page.blocks + _blocks(analysis, page, chapter))
+    library = _blocks(library, page, analysis=False)
     if library:
         page.blocks.append(
             Block(
@@ -267,11 +273,7 @@ def _blocks(cells: list[dict], page: Page, analysis: bool) -> list[Block]:
         tags, own = _tags(cell), ((cell.get("execution_count") or 0, code),)
         if found & _PLUMBING or "remove-cell" in tags:
             continue
-        shown = [
-            replace(block, cells=own)
-            for output in cell.get("outputs", [])
-            if (block := read_output(output)) is not None
-        ]
+        shown = [replace(block, cells=own) for block in map(read_output, cell.get("outputs", [])) if block is not None]
         page.headlines += [block.text for block in shown if block.kind == "finding"] if "headline" in tags else []
         if "injected-parameters" in tags:
             last.append(Block("code", re.sub(r"^# Parameters\n", "", code), label="Parameters of this run"))

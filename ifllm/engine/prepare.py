@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from ..base.files import InputError, atomic_path
+from ..base.files import InputError, atomic_path, read_json
 from .apidoc import api_pages, moved_pages
 from .markup import code_html, figure_html, figure_script, inline, raw
 from .pages import Block, Page, number, read_notebook, without_empty_sections
@@ -40,18 +40,18 @@ def unfinished(run: Path) -> list[str]:
     return [name for name in names if ended.is_dir() and not (ended / f"{name}.json").exists()]
 
 
-def _read_json(path: Path, default):
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
-
-
 def _records(run: Path) -> list[dict]:
     """The recorded numbers; a run that has not come to its end yet has those of each notebook apart."""
-    whole = _read_json(run / "results.json", None)
-    if whole is None:
-        parts = [_read_json(file, []) for file in sorted((run / "results").glob("*.json"))]
-        whole = list({record["id"]: record for part in parts for record in part}.values())
-    stale = set(unfinished(run))
-    return [record for record in whole if record.get("notebook") not in stale]
+    whole, stale = run / "results.json", set(unfinished(run))
+    files = [whole] if whole.exists() else sorted((run / "results").glob("*.json"))
+    records = {record["id"]: record for file in files for record in read_json(file, list)}
+    return [record for record in records.values() if record.get("notebook") not in stale]
+
+
+def _manifest(run: Path) -> dict:
+    """What the run was made of; nothing where it has not come to its end yet."""
+    file = run / "manifest.json"
+    return read_json(file) if file.exists() else {}
 
 # %% ../../nbs/engine/prepare.ipynb #bdaf067b
 _FIRST_PAGE = "<!-- report: findings -->\n\n## Chapters\n\n<!-- report: chapters -->"
@@ -205,6 +205,28 @@ def _left_out(names: list[str]) -> str:
         f"{listed}. Their notebooks did not finish; run the study again.</aside>"
     )
 
+# %% ../../nbs/engine/prepare.ipynb #08596b25
+def _output(block: Block) -> str:
+    """Code, or what a cell printed or showed."""
+    if block.kind == "code":
+        return code_html(block)
+    if block.kind == "text":
+        return raw(f'<pre class="ifllm-output" tabindex="0">{html.escape(block.text.rstrip())}</pre>')
+    opening = '<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Output">'
+    return raw(f"{opening}{block.text}</div>")
+
+
+def _about(page: Page, manifest: Mapping) -> str:
+    """The facts under a page's title: chapter, minutes to read, how long its notebook ran, and where that is."""
+    facts = [f"Chapter {page.chapter}"] if page.chapter else []
+    facts.append(f"{page.minutes} min to read")
+    if page.notebook is not None:
+        took = {item["notebook"]: item["seconds"] for item in manifest.get("notebooks", [])}
+        facts += [f"ran in {duration(took[page.notebook.stem])}"] if page.notebook.stem in took else []
+        executed = "executed " if page.notebook.parent.name == "notebooks" else ""
+        facts.append(f'<a href="notebooks/{page.notebook.name}" download>{executed}notebook</a>')
+    return raw(f'<p class="ifllm-about-page">{" · ".join(facts)}</p>') + "\n\n"
+
 # %% ../../nbs/engine/prepare.ipynb #45c7393f
 @dataclass
 class _Writer:
@@ -240,7 +262,7 @@ class _Writer:
         front = {"title": page.title}
         front |= {"description": page.description} if page.description else {}
         front |= {"page-layout": "full"} if wide else {}
-        about = self._about(page) if meta else ""
+        about = _about(page, self.manifest) if meta else ""
         text = _front(front) + self.banner() + about + "\n\n".join(parts) + "\n"
         (self.folder / f"{page.name}.qmd").write_text(text, encoding="utf-8")
 
@@ -251,26 +273,11 @@ class _Writer:
         if block.kind == "finding":
             kind, self.fresh = "ifllm-finding" if self.fresh else "ifllm-say", False
             return f"::: {{.{kind}}}\n{resolve(block.text)}\n:::"
-        if block.kind == "code":
-            return code_html(block)
-        if block.kind == "text":
-            return raw(f'<pre class="ifllm-output" tabindex="0">{html.escape(block.text.rstrip())}</pre>')
-        if block.kind == "html":
-            opening = '<div class="ifllm-scroll" tabindex="0" role="region" aria-label="Output">'
-            return raw(f"{opening}{block.text}</div>")
+        if block.kind in ("code", "text", "html"):
+            return _output(block)
         home, shown = self.homes[block.id] if block.kind == "quote" else (page, block)
         address = f"{home.name}.html" if block.kind == "quote" else None
         return raw(figure_html(shown, self.keys.get(id(shown), ""), home, resolve, self.static, address))
-
-    def _about(self, page: Page) -> str:
-        facts = [f"Chapter {page.chapter}"] if page.chapter else []
-        facts.append(f"{page.minutes} min to read")
-        if page.notebook is not None:
-            took = {item["notebook"]: item["seconds"] for item in self.manifest.get("notebooks", [])}
-            facts += [f"ran in {duration(took[page.notebook.stem])}"] if page.notebook.stem in took else []
-            executed = "executed " if page.notebook.parent.name == "notebooks" else ""
-            facts.append(f'<a href="notebooks/{page.notebook.name}" download>{executed}notebook</a>')
-        return raw(f'<p class="ifllm-about-page">{" · ".join(facts)}</p>') + "\n\n"
 
 # %% ../../nbs/engine/prepare.ipynb #043881da
 @dataclass
@@ -393,7 +400,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
         The run has no executed notebooks.
     """
     root, stale = project_root(run), unfinished(run)
-    pages, records, manifest = _pages(run, root), _records(run), _read_json(run / "manifest.json", {})
+    pages, records, manifest = _pages(run, root), _records(run), _manifest(run)
     targets = number(pages)
     for page in pages:
         if "." in page.chapter:

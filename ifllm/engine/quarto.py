@@ -56,7 +56,7 @@ $breadcrumb-padding-x: 0;
 $breadcrumb-active-color: $muted;
 """
 
-
+# %% ../../nbs/engine/quarto.ipynb #0b4fbb84
 def theme_layer(css: str, selector: str) -> str:
     """A Sass layer for a Quarto theme.
 
@@ -147,7 +147,7 @@ def plain_script(file: Path) -> str:
         raise ValueError(f"{file.name}: {left[0]}")
     return code
 
-
+# %% ../../nbs/engine/quarto.ipynb #8a631e18
 def without_modules(site: Path) -> list[str]:
     """Turn the modules that a site's pages load into plain scripts; returns a line for each that stays one."""
     problems, done = [], {}

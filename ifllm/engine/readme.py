@@ -11,6 +11,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from ..base.files import read_json
 from ..base.prose import fill_notebook
 from .compare import read_records
 from .pages import Page, directives, read_notebook
@@ -29,7 +30,7 @@ def plain(text: str) -> str:
 # %% ../../nbs/engine/readme.ipynb #3a15f60a
 def told(notebook: Path, records: dict[str, dict]) -> Page:
     """A chapter's title, description and the findings for the first page, with the numbers of `records`."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content = read_json(notebook)
     title = next(cell for cell in content["cells"] if cell["cell_type"] == "markdown")
     chosen = [cell for cell in content["cells"] if "headline" in cell["metadata"].get("tags", [])]
     filled = fill_notebook(content | {"cells": [title, *chosen]}, records, simulated=False)
@@ -61,7 +62,7 @@ def readme(root: Path, reference: Path) -> str:
     )
     filled = {"findings": findings, "chapters": listed}
     parts = []
-    index = json.loads((root / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
+    index = read_json(root / "nbs" / "index.ipynb")
     for cell in fill_notebook(index, records, simulated=False)["cells"]:
         source = plain("".join(cell["source"]))
         if cell["cell_type"] == "code":

@@ -51,6 +51,17 @@ def resolve_math(text: str) -> str:
     """Replace `$...$` and `$$...$$` in Markdown by MathML."""
     return _MATH.sub(lambda m: mathml(m["block"] or m["inline"], display=bool(m["block"])), text)
 
+# %% ../../nbs/engine/references.ipynb #be2a1c97
+def _read_bibtex(path: Path) -> dict:
+    """The entries of a BibTeX file by key; none where there is no file."""
+    from pybtex.database import parse_file
+    from pybtex.exceptions import PybtexError
+
+    try:
+        return dict(parse_file(str(path), bib_format="bibtex").entries) if path.exists() else {}
+    except PybtexError as fault:
+        raise InputError(f"{path.name}: {fault}; correct the entry") from fault
+
 # %% ../../nbs/engine/references.ipynb #6dec8a7a
 class Bibliography:
     """The works that pages can cite.
@@ -66,13 +77,7 @@ class Bibliography:
     """
 
     def __init__(self, path: str | Path):
-        from pybtex.database import parse_file
-        from pybtex.exceptions import PybtexError
-
-        try:
-            self.entries = dict(parse_file(str(path), bib_format="bibtex").entries) if Path(path).exists() else {}
-        except PybtexError as fault:
-            raise InputError(f"{Path(path).name}: {fault}; correct the entry") from fault
+        self.entries = _read_bibtex(Path(path))
 
     def __contains__(self, key: str) -> bool:
         return key in self.entries
@@ -81,12 +86,10 @@ class Bibliography:
         """Who wrote it, as cited: "Rafailov et al.", "Wang and Lee", or the title where no author is given."""
         entry = self.entries[key]
         people = entry.persons.get("author") or entry.persons.get("editor") or []
-        names = [_plain_tex(" ".join(p.prelast_names + p.last_names)) for p in people]
-        if not names:
+        first, *others = [_plain_tex(" ".join(p.prelast_names + p.last_names)) for p in people] or [""]
+        if not first:
             return _plain_tex(entry.fields.get("organization") or entry.fields.get("title", key))
-        return (
-            names[0] if len(names) == 1 else f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} et al."
-        )
+        return f"{first} et al." if len(others) > 1 else " and ".join([first, *others])
 
     def year(self, key: str) -> str:
         """Year of publication, "n.d." where none is given."""
@@ -109,7 +112,7 @@ def _plain_tex(text: str) -> str:
 
     return str(Text.from_latex(text))
 
-# %% ../../nbs/engine/references.ipynb #73af1b67
+# %% ../../nbs/engine/references.ipynb #db572673
 _KEY = r"[A-Za-z0-9](?:[\w:/+-]*\w)?"
 _CROSS = re.compile(r"(?<![\w@/.\\])\[?@((?:fig|tbl|sec)-[\w-]*\w)\]?", re.I)
 _GROUP = re.compile(rf"\[((?:[^\[\]@]*-?@{_KEY}[^\[\]@]*)+)\](?![(\[])")
@@ -117,8 +120,86 @@ _INLINE = re.compile(rf"(?<![\w@/.\\])@({_KEY})")
 _NUMBER = re.compile(r"\[((?:\\.|[^\[\]\\])+)\]\(results\.html#([^)\s]+)\)")
 _NOTEBOOK_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])+)\]\((?:\.\./|\./|nbs/)*((?:\w+/)?[\w-]+)\.ipynb(#[^)\s]*)?\)")
 
+# %% ../../nbs/engine/references.ipynb #8c528d4e
+class _Links:
+    """Resolves references to figures, tables and sections, and links to notebooks."""
 
-class Resolver:
+    targets: Mapping[str, list]
+    pages: list[str]
+    problems: list[str]
+
+    def _cross(self, page: str, id: str, typed: str) -> str:
+        places = self.targets.get(id) or self.targets.get(id.lower())
+        if not places:
+            self.problems.append(f"{page}: {typed} refers to nothing in this report")
+            return f"`{id}`"
+        home, label = next((place for place in places if place[0] == page), places[0])
+        return f"[{label}]({'' if home == page else home + '.html'}#{id.lower()})"
+
+    def _notebook(self, page: str, text: str, notebook: str, anchor: str) -> str:
+        # a notebook executed in parts has a page for each; its link leads to the first
+        own = {notebook, f"api/{notebook.replace('-', '.')}"}
+        parts = (name for name in self.pages if name.startswith(f"{notebook}-"))
+        home = next((name for name in self.pages if name in own), None) or next(parts, None)
+        if home is None:
+            self.problems.append(f"{page}: links to {notebook}.ipynb, which is no page of this report")
+            return text
+        return f"[{text}]({home}.html{anchor})"
+
+# %% ../../nbs/engine/references.ipynb #77ce4209
+class _Numbers:
+    """Resolves the recorded numbers that prose gives."""
+
+    records: Mapping[str, dict]
+    told: dict[str, tuple[str, str]]
+    problems: list[str]
+
+    def _number(self, page: str, shown: str, id: str) -> str:
+        record = self.records.get(id)
+        shown = re.sub(r"\\(.)", r"\1", shown)
+        if record is None:
+            self.problems.append(f"{page}: number {id} is not in results.json")
+            return shown
+        anchor = ""
+        if id not in self.told:
+            self.told[id] = (page, f"at-{id}")
+            anchor = f' id="at-{html.escape(id)}"'
+        about, shown = html.escape(describe(record)), html.escape(shown)
+        return f'<a class="ifllm-number"{anchor} href="results.html#{html.escape(id)}" title="{about}">{shown}</a>'
+
+# %% ../../nbs/engine/references.ipynb #6b4fa146
+class _Citations:
+    """Resolves citations, alone or several in brackets."""
+
+    bibliography: Bibliography
+    problems: list[str]
+
+    def _cite(self, page: str, key: str, typed: str, cited: list[str]) -> str:
+        if key not in self.bibliography:
+            self.problems.append(f"{page}: {typed} is not in references.bib")
+            return typed.replace("@", "&#64;")
+        cited.append(key)
+        return f"[{self.bibliography.author(key)} ({self.bibliography.year(key)})](#ref-{key})"
+
+    def _group(self, page: str, inside: str, typed: str, cited: list[str]) -> str:
+        out = []
+        for item in inside.split(";"):
+            match = re.fullmatch(rf"(.*?)(-?)@({_KEY})(.*)", item.strip(), re.S)
+            if match is None or match[3] not in self.bibliography:
+                self.problems.append(f"{page}: {item.strip()} is not in references.bib")
+                return typed.replace("@", "&#64;").replace("[", "\\[").replace("]", "\\]")
+            before, bare, key, after = match.groups()
+            cited.append(key)
+            label = (
+                self.bibliography.year(key)
+                if bare
+                else f"{self.bibliography.author(key)}, {self.bibliography.year(key)}"
+            )
+            out.append(f"{before}[{label}](#ref-{key}){after}")
+        return f"({'; '.join(out)})"
+
+# %% ../../nbs/engine/references.ipynb #73af1b67
+class Resolver(_Links, _Numbers, _Citations):
     """Turns one page's Markdown into Markdown that needs no reference resolved.
 
     Parameters
@@ -174,61 +255,6 @@ class Resolver:
             return _INLINE.sub(lambda m: self._cite(name, m[1], m[0], cited), part)
 
         return self._symbols(in_prose(text, prose)), cited
-
-    def _cross(self, page: str, id: str, typed: str) -> str:
-        places = self.targets.get(id) or self.targets.get(id.lower())
-        if not places:
-            self.problems.append(f"{page}: {typed} refers to nothing in this report")
-            return f"`{id}`"
-        home, label = next((place for place in places if place[0] == page), places[0])
-        return f"[{label}]({'' if home == page else home + '.html'}#{id.lower()})"
-
-    def _notebook(self, page: str, text: str, notebook: str, anchor: str) -> str:
-        # a notebook executed in parts has a page for each; its link leads to the first
-        own = {notebook, f"api/{notebook.replace('-', '.')}"}
-        parts = (name for name in self.pages if name.startswith(f"{notebook}-"))
-        home = next((name for name in self.pages if name in own), None) or next(parts, None)
-        if home is None:
-            self.problems.append(f"{page}: links to {notebook}.ipynb, which is no page of this report")
-            return text
-        return f"[{text}]({home}.html{anchor})"
-
-    def _number(self, page: str, shown: str, id: str) -> str:
-        record = self.records.get(id)
-        shown = re.sub(r"\\(.)", r"\1", shown)
-        if record is None:
-            self.problems.append(f"{page}: number {id} is not in results.json")
-            return shown
-        anchor = ""
-        if id not in self.told:
-            self.told[id] = (page, f"at-{id}")
-            anchor = f' id="at-{html.escape(id)}"'
-        about, shown = html.escape(describe(record)), html.escape(shown)
-        return f'<a class="ifllm-number"{anchor} href="results.html#{html.escape(id)}" title="{about}">{shown}</a>'
-
-    def _cite(self, page: str, key: str, typed: str, cited: list[str]) -> str:
-        if key not in self.bibliography:
-            self.problems.append(f"{page}: {typed} is not in references.bib")
-            return typed.replace("@", "&#64;")
-        cited.append(key)
-        return f"[{self.bibliography.author(key)} ({self.bibliography.year(key)})](#ref-{key})"
-
-    def _group(self, page: str, inside: str, typed: str, cited: list[str]) -> str:
-        out = []
-        for item in inside.split(";"):
-            match = re.fullmatch(rf"(.*?)(-?)@({_KEY})(.*)", item.strip(), re.S)
-            if match is None or match[3] not in self.bibliography:
-                self.problems.append(f"{page}: {item.strip()} is not in references.bib")
-                return typed.replace("@", "&#64;").replace("[", "\\[").replace("]", "\\]")
-            before, bare, key, after = match.groups()
-            cited.append(key)
-            label = (
-                self.bibliography.year(key)
-                if bare
-                else f"{self.bibliography.author(key)}, {self.bibliography.year(key)}"
-            )
-            out.append(f"{before}[{label}](#ref-{key}){after}")
-        return f"({'; '.join(out)})"
 
     def _symbols(self, text: str) -> str:
         if not self.symbols:

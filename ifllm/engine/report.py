@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.files import InputError, atomic_path
+from ..base.files import InputError, atomic_path, read_json
 from .paper import make_pdf
 from .pictures import find_browser
 from .prepare import prepare
@@ -43,7 +43,7 @@ def _searchable(site: Path) -> None:
     file = site / "search.json"
     if not file.exists():
         return
-    entries = json.loads(file.read_text(encoding="utf-8"))
+    entries = read_json(file, list)
     for entry in entries:
         if entry["href"].startswith(_LOOKED_UP):
             heading = f"{entry['title']} {entry['section']}".strip()
@@ -116,7 +116,7 @@ class Report:
     engine: str
     problems: tuple[str, ...]
 
-
+# %% ../../nbs/engine/report.ipynb #e0e1729b
 def render(run: str | Path, engine: str = "auto", pdf: bool = False) -> Report:
     """Render a run's report.
 

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from ..alignment.models import find_llm
 from ..base.cache import imports, module_files
-from ..base.files import InputError, alone, atomic_path, folder_above, write_bytes, write_json
+from ..base.files import InputError, alone, atomic_path, folder_above, read_json, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
 from .cluster import prepare, read_cluster
@@ -91,7 +91,7 @@ class Stage:
 
 # %% ../../nbs/engine/run.ipynb #60ab10a6
 def _code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(notebook)["cells"]
     return [
         ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
     ]
@@ -198,7 +198,7 @@ def _waits_for(step: Stage, made: dict[str, list[str]], numbers: dict[str, list[
 # %% ../../nbs/engine/run.ipynb #e8e39318
 def plan(run: Path) -> list[Job]:
     """The jobs of a run folder, from the notebooks' sources and the run's settings."""
-    root, settings = project_root(run), json.loads((run / "settings.json").read_text())
+    root, settings = project_root(run), read_json(run / "settings.json")
     steps = stages(root)
     parts = {step.notebook: _parts(step.notebook, settings) for step in steps}
     made = {name: files for step in steps for name, files in _artefacts(step, parts[step.notebook]).items()}
@@ -228,7 +228,7 @@ def write_stage_settings(run: Path) -> None:
     InputError
         A notebook's `parameters` cell names something that is no setting.
     """
-    root, settings = project_root(run), json.loads((run / "settings.json").read_text())
+    root, settings = project_root(run), read_json(run / "settings.json")
     steps = stages(root)
     for step in steps:
         for part in _parts(step.notebook, settings)[:1]:
@@ -269,7 +269,7 @@ def _environment(root: Path, threads: int) -> dict[str, str]:
 def _parameters(run: Path, root: Path, job: Job) -> dict:
     """What papermill injects into a job: the run, the settings that its notebook takes, and the job's own."""
     step = stage(root, job.notebook)
-    settings = json.loads((run / "settings" / f"{step.name}.json").read_text())
+    settings = read_json(run / "settings" / f"{step.name}.json")
     taken = {key: value for key, value in settings.items() if key in step.parameters}
     return {"run": os.path.relpath(run, root), **taken, **job.parameters}
 
@@ -281,7 +281,7 @@ def _read_records(run: Path, root: Path, job: Job) -> dict[str, dict]:
         files += [
             file for file in (run / "results").glob("*.json") if re.fullmatch(f"{re.escape(name)}(-.*)?", file.stem)
         ]
-    return {record["id"]: record for file in files for record in json.loads(file.read_text())}
+    return {record["id"]: record for file in files for record in read_json(file, list)}
 
 # %% ../../nbs/engine/run.ipynb #58a115ca
 def _finish(executed: Path, run: Path, root: Path, job: Job) -> None:
@@ -290,7 +290,7 @@ def _finish(executed: Path, run: Path, root: Path, job: Job) -> None:
     home = Path.home()
     if len(home.parts) > 1:  # in some containers the home is /, and every slash would be taken for it
         text = text.replace(str(home), "~")
-    simulated = json.loads((run / "source.json").read_text())["source"] == "simulated"
+    simulated = read_json(run / "source.json")["source"] == "simulated"
     notebook = fill_notebook(json.loads(text), _read_records(run, root, job), simulated)
     for place in [notebook, *notebook["cells"]]:
         place["metadata"].pop("papermill", None)
@@ -347,7 +347,7 @@ def _running_cell(copy: Path) -> str:
     """The last cell that began; what papermill says of its end means nothing when the kernel has died."""
     if not copy.exists():
         return ""
-    cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(copy)["cells"]
     begun = [number for number, cell in enumerate(cells) if cell["metadata"].get("papermill", {}).get("start_time")]
     return f"cell {begun[-1]}: " if begun else ""
 
@@ -400,6 +400,41 @@ def execute(run: Path, name: str) -> int:
     except InputError as fault:
         return _failed(run, name, str(fault), run / "logs" / f"{name}.log", 2)
 
+# %% ../../nbs/engine/run.ipynb #1a34d566
+def _released(archive: str | Path | None) -> tuple[Path, dict]:
+    """The release, unpacked: where it lies, and what it is."""
+    from ifllm.recording.data import fetch, release_identity
+
+    return fetch(Path(archive) if archive else None), {"source": "release", **release_identity()}
+
+
+def _simulated(run: Path, settings: dict) -> tuple[Path, dict]:
+    """Simulated raw data in the run folder, made anew where the settings of the simulation changed."""
+    from ifllm.recording.simulate import simulate_for_run
+
+    wanted = {key: value for key, value in settings.items() if key.startswith("sim_") or key == "seed"}
+    raw, source = run / "raw", {"source": "simulated", "settings": wanted}
+    if not raw.exists() or remembered(run / "source.json") != source:
+        with atomic_path(raw) as tmp:
+            simulate_for_run(tmp, settings)
+    return raw, source
+
+
+def _own(data: str) -> tuple[Path, dict]:
+    """A folder with raw data, known by names, sizes and times of its files; a simulation's truth is not among them."""
+    raw = Path(data)
+    if not any((folder / "query_logs_table.csv").exists() for folder in (raw, raw / "dataset")):
+        raise InputError(
+            f"{data}: no query_logs_table.csv in this folder; give one in the release's layout, "
+            "e.g. one that `ifllm study export` wrote"
+        )
+    every = (Path(place, name) for place, _, names in os.walk(raw, followlinks=True) for name in names)
+    files = sorted(file for file in every if file.is_file() and "truth" not in file.relative_to(raw).parts)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(raw)}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n".encode())
+    return raw, {"source": "path", "files": len(files), "digest": digest.hexdigest()}
+
 # %% ../../nbs/engine/run.ipynb #8a118622
 def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dict) -> None:
     """Find or make the raw data of a run, and write `source.json` (what they are) and `.raw` (where they lie).
@@ -418,37 +453,17 @@ def resolve_data(run: Path, data: str, archive: str | Path | None, settings: dic
     """
     archive = archive or os.environ.get("IFLLM_ARCHIVE")
     if data in ("auto", "release"):
-        from ifllm.recording import data as data_stage
-
         try:
-            raw = data_stage.fetch(Path(archive) if archive else None)
-            source = {"source": "release", **data_stage.release_identity()}
+            raw, source = _released(archive)
         except InputError as fault:
             if data == "release" or archive:
                 raise
             print(f"ifllm: no release here ({fault}); going on with simulated participants", file=sys.stderr)
-            data = "simulated"
-    if data == "simulated":
-        from ifllm.recording import simulate
-
-        wanted = {key: value for key, value in settings.items() if key.startswith("sim_") or key == "seed"}
-        raw, source = run / "raw", {"source": "simulated", "settings": wanted}
-        if not raw.exists() or remembered(run / "source.json") != source:
-            with atomic_path(raw) as tmp:
-                simulate.simulate_for_run(tmp, settings)
-    elif data not in ("auto", "release"):
-        raw = Path(data)
-        if not any((folder / "query_logs_table.csv").exists() for folder in (raw, raw / "dataset")):
-            raise InputError(
-                f"{data}: no query_logs_table.csv in this folder; give one in the release's layout, "
-                "e.g. one that `ifllm study export` wrote"
-            )
-        every = (Path(place, name) for place, _, names in os.walk(raw, followlinks=True) for name in names)
-        files = sorted(file for file in every if file.is_file() and "truth" not in file.relative_to(raw).parts)
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file.relative_to(raw)}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\n".encode())
-        source = {"source": "path", "files": len(files), "digest": digest.hexdigest()}
+            raw, source = _simulated(run, settings)
+    elif data == "simulated":
+        raw, source = _simulated(run, settings)
+    else:
+        raw, source = _own(data)
     write_bytes(run / ".raw", f"{raw.resolve()}\n".encode())
     write_json(run / "source.json", source)
 
@@ -464,13 +479,13 @@ def write_manifest(run: Path) -> dict:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     git = lambda *words: subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
-    settings = json.loads((run / "settings.json").read_text())
+    settings = read_json(run / "settings.json")
     manifest = {
         "run": run.name,
         "profile": settings["profile"],
         "seed": settings["seed"],
         "settings": settings,
-        "data": json.loads((run / "source.json").read_text()),
+        "data": read_json(run / "source.json"),
         "ifllm": importlib.metadata.version("ifllm"),
         "commit": git("rev-parse", "HEAD") or None,
         "uncommitted": bool(git("status", "--porcelain")),
@@ -525,7 +540,7 @@ def merge_results(run: Path) -> list[dict]:
     for file in sorted((run / "results").glob("*.json")):
         if f"results/{file.name}" not in current:
             continue
-        for record in json.loads(file.read_text()):
+        for record in read_json(file, list):
             if record["id"] in records:
                 raise InputError(
                     f"results/{file.name}: {record['id']} is already recorded by "
@@ -554,9 +569,9 @@ def stage_table(manifest: dict, only: set[str] | None = None) -> Table:
 # %% ../../nbs/engine/run.ipynb #6ac47996
 def show_stages(run: Path) -> None:
     """Print where the time went, of the jobs that ran this time; nothing where none did."""
-    events = map(json.loads, (run / "logs" / "events.jsonl").read_text().splitlines())
+    events, _ = read_events(run / "logs" / "events.jsonl")
     if ran := {event["job"] for event in events if event["event"] == "done"}:
-        Console(stderr=True).print(stage_table(json.loads((run / "manifest.json").read_text()), ran))
+        Console(stderr=True).print(stage_table(read_json(run / "manifest.json"), ran))
 
 # %% ../../nbs/engine/run.ipynb #508dd8a1
 def _run_name(name: str) -> str:
@@ -609,37 +624,26 @@ def _command(root: Path, run: Path, cores: int, executor: tuple[str, ...], targe
     return [sys.executable, "-m", "snakemake", *places, *words.split(), *executor, "--", *targets]
 
 # %% ../../nbs/engine/run.ipynb #e5a16ef3
-def _run_alone(
-    root: Path,
-    run: Path,
-    settings: dict,
-    data: str | None,
-    cores: int | None,
-    archive: str | Path | None,
-    until: str | None,
-    executor: tuple[str, ...],
-    lock: int,
-) -> Path:
-    """What `run_study` does in a run folder whose `lock` it holds."""
-    cluster = read_cluster(root / "workflow" / "slurm.ini") if executor[:2] == SLURM else None
+def _settings(root: Path, profile: str) -> dict:
+    """The settings of a profile; a language model that there is not is refused now, not ten chapters on."""
+    settings = load_settings(root / "settings.ini", profile)
+    for model in settings["dpo_models"]:
+        find_llm(model)
+    return settings
+
+
+def _set_up(run: Path, settings: dict, data: str, archive: str | Path | None) -> list[Job]:
+    """Write what a run's jobs start from (settings, raw data, an empty log of events), and plan them."""
     write_json(run / "settings.json", settings)
-    resolve_data(run, data or settings["data"], archive, settings)
+    resolve_data(run, data, archive, settings)
     write_stage_settings(run)
     (run / "logs").mkdir(exist_ok=True)
     write_bytes(run / "logs" / "events.jsonl", b"")
-    jobs = plan(run)
-    targets = _targets(jobs, until)
-    cores = cores or len(os.sched_getaffinity(0))
-    if cluster:
-        wanted = [job for job in jobs if job.outputs[0] in targets]
-        prepare(run, root / "reference" / "manifest.json", cluster, wanted, settings.get("gpus", {}))
-        cores = cluster.jobs
-    if dry := not {"-n", "--dry-run", "--dryrun"}.isdisjoint(executor):
-        executor = (*executor, "--quiet", "rules")
-    command = _command(root, run, cores, executor, targets)
-    if dry:
-        subprocess.run(command, check=False, env={**os.environ, **_this_package(root)})
-        return run
+    return plan(run)
+
+
+def _make(run: Path, jobs: list[Job], command: list[str], lock: int) -> None:
+    """Have Snakemake make what is wanted, then collect the numbers; RuntimeError names the notebooks that failed."""
     forget_changed(run, jobs)
     failures = _follow(run, command, lock)
     for job in jobs:
@@ -650,9 +654,11 @@ def _run_alone(
     write_manifest(run)
     if failures:
         raise RuntimeError("; ".join(failures.values()))
-    return run
 
 # %% ../../nbs/engine/run.ipynb #25722925
+_DRY = {"-n", "--dry-run", "--dryrun"}  # Snakemake's words for: only say what would be done
+
+
 def run_study(
     *,
     profile: str = "quick",
@@ -690,28 +696,34 @@ def run_study(
         One or more notebooks failed; the message names notebook, cell and reason. All others have run.
     """
     root = project_root(root)
-    settings = load_settings(root / "settings.ini", profile)
     if cores is not None and cores < 1:
         raise InputError(f"--cores {cores}: give how many notebooks may run at a time, at least 1")
-    for model in settings["dpo_models"]:
-        find_llm(model)  # or refuse it now, not ten chapters on
+    settings = _settings(root, profile)
+    cluster = read_cluster(root / "workflow" / "slurm.ini") if executor[:2] == SLURM else None
     run = root / "runs" / _run_name(profile if name is None else name)
     with alone(run / ".lock", "ifllm run", patience_s=10) as lock:
-        return _run_alone(root, run, settings, data, cores, archive, until, executor, lock)
+        jobs = _set_up(run, settings, data or settings["data"], archive)
+        targets = _targets(jobs, until)
+        if cluster:
+            wanted = [job for job in jobs if job.outputs[0] in targets]
+            prepare(run, root / "reference" / "manifest.json", cluster, wanted, settings.get("gpus", {}))
+        cores = cluster.jobs if cluster else cores or len(os.sched_getaffinity(0))
+        if not _DRY.isdisjoint(executor):
+            command = _command(root, run, cores, (*executor, "--quiet", "rules"), targets)
+            subprocess.run(command, check=False, env={**os.environ, **_this_package(root)})
+        else:
+            _make(run, jobs, _command(root, run, cores, executor, targets), lock)
+    return run
 
-# %% ../../nbs/engine/run.ipynb #e9610196
-class _Telling:
-    """Reads the jobs' events as they come, and tells of them."""
+# %% ../../nbs/engine/run.ipynb #33f555b5
+class _Waiting:
+    """Tells of jobs that wait in a cluster's queue: when they come there, each minute, and when they are sent again."""
 
-    def __init__(self, run: Path, console):
-        self.run, self.console, self.begun = run, console, time.monotonic()
-        self.position, self.done, self.open, self.failures = 0, 0, {}, {}
-        self.queue, self.said = {}, self.begun
+    def __init__(self, console: Console):
+        self.console, self.begun = console, time.monotonic()
+        self.queue, self.said, self.open = {}, self.begun, {}
 
-    def read(self) -> None:
-        events, self.position = read_events(self.run / "logs" / "events.jsonl", self.position)
-        for event in events:
-            getattr(self, f"_{event['event']}")(event)
+    def say_queue(self) -> None:
         if self.queue and time.monotonic() - self.said >= 60:
             self._say(f"waiting for Slurm: {', '.join(map(self._place, self.queue.values()))}")
             self.said = time.monotonic()
@@ -737,6 +749,20 @@ class _Telling:
     def _say(self, text: str, style: str | None = None) -> None:
         clock = f"[{time.monotonic() - self.begun:6.0f} s]"
         self.console.print(f"{clock} {text}", markup=False, style=style, soft_wrap=True)
+
+# %% ../../nbs/engine/run.ipynb #e9610196
+class _Telling(_Waiting):
+    """Reads the jobs' events as they come, and tells of them."""
+
+    def __init__(self, run: Path, console):
+        super().__init__(console)
+        self.run, self.position, self.done, self.failures = run, 0, 0, {}
+
+    def read(self) -> None:
+        events, self.position = read_events(self.run / "logs" / "events.jsonl", self.position)
+        for event in events:
+            getattr(self, f"_{event['event']}")(event)
+        self.say_queue()
 
     def _start(self, event: dict) -> None:
         self.open[event["job"]] = event

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL_NAMES', 'WHERE', 'ORIGINS', 'mean_by_worker', 'record_mean', 'clear_of', 'strict_pairs', 'flow', 'flow_figure',
-           'suppress', 'demographics', 'model_win_rates', 'bradley_terry', 'models_figure', 'ratings_of',
-           'rating_shares', 'ratings_figure', 'knowledge_figure', 'questions_by_day', 'days_figure', 'extents', 'gaps',
-           'recording_figure', 'screens_figure', 'quality_figure', 'data_card']
+           'suppress', 'demographics', 'model_win_rates', 'bradley_terry', 'models_figure', 'models_table',
+           'ratings_of', 'rating_shares', 'ratings_figure', 'knowledge_figure', 'questions_by_day', 'days_figure',
+           'extents', 'gaps', 'recording_figure', 'screens_figure', 'quality_figure', 'data_card']
 
 # %% ../../nbs/04_collection.ipynb #596643fb
 from collections.abc import Mapping, Sequence
@@ -346,6 +346,14 @@ def models_figure(rates: pl.DataFrame, strengths: pl.DataFrame) -> go.Figure:
         fig.add_vline(x=line, row=1, col=col, line=dict(dash="dash", width=1, color=GREY))
         fig.update_xaxes(title_text=title, row=1, col=col)
     return fig.update_layout(height=380, margin=dict(t=76), legend=dict(y=1.14))
+
+# %% ../../nbs/04_collection.ipynb #7e245ad3
+def models_table(rates: pl.DataFrame, strengths: pl.DataFrame, n: int) -> pl.DataFrame:
+    """What `models_figure` draws, in one table: panel, model, side, mean, ci_low, ci_high, n; `n` pairs were fitted."""
+    ends = ("ci_low", "ci_high")
+    drawn = rates.select(pl.lit("win rate").alias("panel"), "model", "side", "mean", *ends, "n")
+    fitted = strengths.select(*ends, panel=pl.lit("strength"), model="term", mean="log_odds", n=pl.lit(n))
+    return pl.concat([drawn, fitted], how="diagonal_relaxed")
 
 # %% ../../nbs/04_collection.ipynb #f45ea09f
 WHERE = {"left of a pair": "left", "right of a pair": "right", "alone": "explicit"}  # a rating's answer -> its colour

@@ -6,10 +6,10 @@
 __all__ = ['KEYS', 'PAGES', 'CLOCK_QUANTILES', 'COARSER', 'looks', 'readings', 'position_histograms', 'position_curves',
            'mean_curve', 'group_curves', 'curves_figure', 'positions_over_time', 'slide_figure', 'middling_pair',
            'text_heat', 'heat_figure', 'intraclass_correlation', 'feature_iccs', 'icc_figure', 'cluster_evidence',
-           'study_clusters', 'evidence_figure', 'clusters_figure', 'gaze_mouse_agreement', 'agreement_by_worker',
-           'agreement_figure', 'reading_style', 'rating_habits', 'rank_correlation', 'style_habits', 'reidentify',
-           'recorder_clock', 'feature_matrix', 'recognition', 'recognised_more', 'reidentify_figure', 'coarsen',
-           'reading_maps', 'preference_accuracy', 'tradeoff', 'tradeoff_figure']
+           'study_clusters', 'evidence_figure', 'clusters_figure', 'centres_table', 'gaze_mouse_agreement',
+           'agreement_by_worker', 'agreement_figure', 'reading_style', 'rating_habits', 'rank_correlation',
+           'style_habits', 'reidentify', 'recorder_clock', 'feature_matrix', 'recognition', 'recognised_more',
+           'reidentify_figure', 'coarsen', 'reading_maps', 'preference_accuracy', 'tradeoff', 'tradeoff_figure']
 
 # %% ../../nbs/05_diversity.ipynb #5e5bdaf9
 from collections.abc import Mapping, Sequence
@@ -552,6 +552,13 @@ def clusters_figure(curves: np.ndarray, labels: np.ndarray, centres: np.ndarray,
     fig.update_yaxes(title_text="component 2", row=1, col=2)
     return fig.update_layout(height=520, legend=dict(orientation="h", yanchor="top", y=-0.2))
 
+# %% ../../nbs/05_diversity.ipynb #1a766fed
+def centres_table(centres: np.ndarray) -> pl.DataFrame:
+    """The centres that `clusters_figure` draws, as cluster (from 1), t (0 to 1, share of the reading), position."""
+    k, steps = centres.shape
+    cluster, t = np.repeat(np.arange(1, k + 1), steps), np.tile(np.linspace(0, 1, steps), k)
+    return pl.DataFrame({"cluster": cluster, "t": t, "position": centres.ravel()})
+
 # %% ../../nbs/05_diversity.ipynb #5686b631
 def _on_one_clock(gaze: tuple, mouse: tuple, step_ms: int, min_s: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Two traces (times in ms, positions) at the same instants; None if they overlap too briefly or one stands "
@@ -595,6 +602,14 @@ def _agreement(gaze: np.ndarray, mouse: np.ndarray, step_ms: int, max_lag_ms: in
         "r_lag": lagged[best],
     }
 
+# %% ../../nbs/05_diversity.ipynb #2dc5199f
+def _both_traces(seen: pl.DataFrame) -> pl.DataFrame:
+    """Readings with gaze and mouse: worker, query, side, and of each modality its moments (epoch ms) and positions."""
+    reading = ["worker", "query", "side"]
+    both = seen.group_by(*reading, "modality", maintain_order=True).agg(pl.col("epoch_ms", "position"))
+    gaze, mouse = (both.filter(modality=modality).drop("modality") for modality in ("gaze", "mouse"))
+    return gaze.join(mouse, on=reading, suffix="_mouse", maintain_order="left")
+
 # %% ../../nbs/05_diversity.ipynb #31c0a7bc
 def gaze_mouse_agreement(
     seen: pl.DataFrame,
@@ -627,12 +642,8 @@ def gaze_mouse_agreement(
     NotEnough
         No reading has both traces for so long.
     """
-    rng = np.random.default_rng(seed)
-    both = seen.group_by("worker", "query", "side", "modality", maintain_order=True).agg(pl.col("epoch_ms", "position"))
-    gaze, mouse = (both.filter(modality=modality) for modality in ("gaze", "mouse"))
-    pairs = gaze.join(mouse, on=["worker", "query", "side"], suffix="_mouse", maintain_order="left")
-    rows = []
-    for worker, query, side, _, t, x, _, u, y in pairs.iter_rows():
+    rng, rows = np.random.default_rng(seed), []
+    for worker, query, side, t, x, u, y in _both_traces(seen).iter_rows():
         if traces := _on_one_clock((t, x), (u, y), step_ms, min_s):
             shifts = rng.integers(1, len(traces[0]), n_shifts)
             found = _agreement(*traces, step_ms, max_lag_ms, shifts)
@@ -782,6 +793,13 @@ def _met_twice(worker: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.nd
     worker, group = worker[rows], group[rows]
     return rows, worker, np.unique([f"{name}/{task}" for name, task in zip(worker, group)], return_inverse=True)[1]
 
+# %% ../../nbs/05_diversity.ipynb #25e012a5
+def _mean_share(hits: np.ndarray, index: np.ndarray, counts: np.ndarray) -> tuple[float, float, float]:
+    """Mean over workers of the share of their rows that is a hit, and its interval; `index` says whose each row is."""
+    n_workers = counts.shape[1]
+    draws = counts @ (np.bincount(index, hits) / np.bincount(index)) / n_workers
+    return float(draws[0]), *interval(draws[1:], n_workers)
+
 # %% ../../nbs/05_diversity.ipynb #df354687
 def reidentify(
     x: np.ndarray,
@@ -818,13 +836,9 @@ def reidentify(
     rank = _guesses(x[rows], worker, conversation, n_folds, trees, seed)
     names, index = np.unique(worker, return_inverse=True)
     counts = worker_counts(len(names), n_bootstrap, seed)
-
-    def mean(hits):
-        draws = counts @ (np.bincount(index, hits) / np.bincount(index)) / len(names)
-        return float(draws[0]), *interval(draws[1:], len(names))
-
-    of_workers = {f"top{k}": mean(rank < k) for k in (1, 5)} | {f"chance{k}": min(1, k / len(names)) for k in (1, 5)}
-    return of_workers | {"workers": len(names), "n": len(rows), "rank": rank, "rows": rows}
+    shares = {f"top{k}": _mean_share(rank < k, index, counts) for k in (1, 5)}
+    chances = {f"chance{k}": min(1, k / len(names)) for k in (1, 5)}
+    return shares | chances | {"workers": len(names), "n": len(rows), "rank": rank, "rows": rows}
 
 # %% ../../nbs/05_diversity.ipynb #63332a00
 CLOCK_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

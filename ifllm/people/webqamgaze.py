@@ -35,7 +35,24 @@ def words_of(layout: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
     )
     return words.drop([f"span_{side}" for side in ("left", "top", "right", "bottom")])
 
+# %% ../../nbs/14_webqamgaze.ipynb #d1f3868a
+def _looked_at(matched: pl.DataFrame, asked: pl.DataFrame, words: pl.DataFrame) -> pl.DataFrame:
+    """Words looked at in each trial: query, word, dt_ms (time on it), visit (how many), since (share of the trial's
+    time at the last look).
+    """
+    begins = words.select("item", "word", char=pl.col("char_start").cast(pl.Int32)).sort("item", "char")
+    looks = matched.filter(pl.col("char").is_not_null()).select(
+        "query", "epoch_ms", "dt_ms", pl.col("char").cast(pl.Int32)
+    )
+    looks = looks.join(asked.select("query", "item"), on="query").sort("item", "char")
+    looks = looks.join_asof(begins, on="char", by="item", check_sortedness=False)
+    looks = looks.drop_nulls("word").sort("query", "epoch_ms")
+    since = (pl.col("epoch_ms") - pl.col("epoch_ms").min()) / (pl.col("epoch_ms").max() - pl.col("epoch_ms").min() + 1)
+    again = (pl.col("word") != pl.col("word").shift()).fill_null(True)
+    looks = looks.with_columns(since=since.over("query"), visit=again.over("query"))
+    return looks.group_by("query", "word").agg(pl.col("dt_ms").sum(), pl.col("visit").sum(), pl.col("since").max())
 
+# %% ../../nbs/14_webqamgaze.ipynb #13fb2a54
 def dwell_on_words(
     matched: pl.DataFrame, queries: pl.DataFrame, trials: pl.DataFrame, words: pl.DataFrame
 ) -> pl.DataFrame:
@@ -57,20 +74,7 @@ def dwell_on_words(
     order = trials.with_columns(task=pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("participant"))
     asked = queries.select("query", "task", participant="worker")
     asked = asked.join(order, on=["participant", "task"]).select("query", "participant", "item", "condition", "correct")
-    begins = words.select("item", "word", char=pl.col("char_start").cast(pl.Int32)).sort("item", "char")
-    looks = matched.filter(pl.col("char").is_not_null()).select(
-        "query", "epoch_ms", "dt_ms", pl.col("char").cast(pl.Int32)
-    )
-    looks = looks.join(asked.select("query", "item"), on="query").sort("item", "char")
-    looks = (
-        looks.join_asof(begins, on="char", by="item", check_sortedness=False)
-        .drop_nulls("word")
-        .sort("query", "epoch_ms")
-    )
-    since = (pl.col("epoch_ms") - pl.col("epoch_ms").min()) / (pl.col("epoch_ms").max() - pl.col("epoch_ms").min() + 1)
-    again = (pl.col("word") != pl.col("word").shift()).fill_null(True)
-    looks = looks.with_columns(since=since.over("query"), visit=again.over("query"))
-    time = looks.group_by("query", "word").agg(pl.col("dt_ms").sum(), pl.col("visit").sum(), pl.col("since").max())
+    time = _looked_at(matched, asked, words)
     some = pl.col("inside").any() & ~pl.col("inside").all() & (pl.col("dwell_ms").sum() > 0)
     every = asked.join(words.select("item", "word", "words", "inside"), on="item")
     every = every.join(time, on=["query", "word"], how="left").sort("query", "word")
@@ -131,13 +135,13 @@ def span_null(aucs: pl.DataFrame, n_permutations: int, seed: int = 0) -> np.ndar
         total += np.nanmean(table[np.arange(size), dealt], axis=1)
     return total / len(people)
 
-
+# %% ../../nbs/14_webqamgaze.ipynb #fa10ab07
 def by_participant(aucs: pl.DataFrame) -> pl.DataFrame:
     """Mean AUC of each participant's trials for their own spans: participant, auc, trials."""
     own = aucs.filter(pl.col("query") == pl.col("of")).drop_nulls("auc")
     return own.group_by("participant").agg(pl.col("auc").mean(), trials=pl.len()).sort("participant")
 
-
+# %% ../../nbs/14_webqamgaze.ipynb #e74cce0a
 def span_beats(words: pl.DataFrame) -> pl.DataFrame:
     """How often the span was looked at longer than another stretch of the same text and shape.
 
@@ -171,7 +175,7 @@ def word_features(words: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     )
     return where, np.hstack([where, looks.to_numpy()])
 
-
+# %% ../../nbs/14_webqamgaze.ipynb #e3c4dfd5
 def _folds(split: str, person: np.ndarray, text: np.ndarray, n_folds: int, seed: int):
     """Rows to train on and to test on: no participant, no text, or neither is on both sides."""
     deal = lambda groups: [
@@ -187,7 +191,7 @@ def _folds(split: str, person: np.ndarray, text: np.ndarray, n_folds: int, seed:
         else:
             yield np.setdiff1d(every, np.union1d(a, b)), np.intersect1d(a, b)
 
-
+# %% ../../nbs/14_webqamgaze.ipynb #45efe267
 def find_span(words: pl.DataFrame, x: np.ndarray, split: str, n_folds: int = 5, seed: int = 0) -> pl.DataFrame:
     """AUC by trial of a logistic model that says which words are in the span.
 

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
            'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'MAX_LOST_SHARE', 'dataset_folder',
-           'pseudonyms', 'plain_id', 'plain_ids', 'behaviour_files', 'release_manifest', 'release_identity',
-           'cache_folder', 'unpack', 'download', 'fetch', 'archive_state', 'Queries', 'Tasks', 'Workers', 'SamplesAbs',
-           'SamplesRel', 'Ledger', 'validated', 'polars_frame', 'as_frame', 'parse_rel', 'parse_abs', 'quotes_doubled',
-           'parse_files', 'field_separator', 'read_table', 'read_queries', 'read_tasks', 'read_workers', 'QualityRule',
-           'Release', 'parse_release', 'load', 'ledger_summary', 'exclusion_table', 'exclusion_agreement',
-           'exclusion_figure', 'missing_answers']
+           'stamp', 'escaped', 'write_table', 'pseudonyms', 'plain_id', 'plain_ids', 'behaviour_files',
+           'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch', 'archive_state',
+           'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated', 'polars_frame', 'as_frame',
+           'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'field_separator', 'read_table', 'read_queries',
+           'read_tasks', 'read_workers', 'QualityRule', 'Release', 'parse_release', 'load', 'ledger_summary',
+           'exclusion_table', 'exclusion_agreement', 'exclusion_figure', 'missing_answers']
 
 # %% ../../nbs/01_data.ipynb #78c7945e
+import csv
 import gzip
 import hashlib
 import html
@@ -25,9 +26,10 @@ import urllib.error
 import urllib.request
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import resources
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -83,9 +85,29 @@ def dataset_folder(raw: str | Path) -> Path:
             )
     return folder
 
+# %% ../../nbs/01_data.ipynb #11023995
+def stamp(epoch_ms: float | None) -> str:
+    """A moment as the tables hold it: UTC, to the second; "" where there is none."""
+    if epoch_ms is None:
+        return ""
+    return datetime.fromtimestamp(int(epoch_ms) // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def escaped(text: str | None) -> str | None:
+    """A text as the tables hold it: HTML-escaped, as the study's server wrote it."""
+    return None if text is None else html.escape(text)
+
+
+def write_table(file: Path, rows: Iterable[Mapping]) -> None:
+    """Write one of the three tables; `file` has its name, and a cell that a row lacks stays empty."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, TABLES[file.name], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
 # %% ../../nbs/01_data.ipynb #3ceacfb4
 def pseudonyms(ids) -> dict[str, str]:
-    """Map raw participant ids to "P001", "P002", ... by the rank of their SHA-256."""
+    """Map raw worker ids to "P001", "P002", ... by the rank of their SHA-256."""
     ranked = sorted(set(ids), key=lambda id: hashlib.sha256(id.encode()).hexdigest())
     return {id: f"P{rank:03d}" for rank, id in enumerate(ranked, 1)}
 
@@ -109,7 +131,7 @@ def behaviour_files(folder: Path) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        path, id (raw participant id), task, name, kind ("rel", "abs", or "other" for a file that the layout does
+        path, id (raw worker id), task, name, kind ("rel", "abs", or "other" for a file that the layout does
         not know), modality, side; sorted by id, task and the order of `BEHAVIOUR`.
     """
     rows, order, top = [], list(BEHAVIOUR), folder / "user_behavior"
@@ -390,7 +412,7 @@ PX_LIMIT = 1e6  # px; gaze leaves the screen by far when the face is half lost
 T_LIMIT = 1e8  # ms on one page: more than a day
 IDX_LIMIT = 100_000  # characters
 EPOCH_MS = 1_577_836_800_000, 2_524_608_000_000  # 2020-01-01 and 2050-01-01
-WORKER = pa.Field(str_matches=r"^P\d{3,}$", description="participant, our pseudonym")
+WORKER = pa.Field(str_matches=r"^P\d{3,}$", description="worker, our pseudonym")
 TASK = pa.Field(ge=0, description="task; even pointwise, odd pairwise in the published study")
 
 # %% ../../nbs/01_data.ipynb #dff366f8
@@ -403,7 +425,7 @@ class Queries(pa.DataFrameModel):
     mode: pl.String = pa.Field(
         isin=["pairwise", "pointwise"], description="pairwise: two answers side by side; pointwise: one"
     )
-    turn: pl.Int32 = pa.Field(ge=1, description="1, 2, ... within participant and task, by time")
+    turn: pl.Int32 = pa.Field(ge=1, description="1, 2, ... within worker and task, by time")
     question: pl.String = pa.Field(nullable=True)
     response_1: pl.String = pa.Field(
         nullable=True, description="the answer, or the left one; characters, newlines kept"
@@ -429,14 +451,14 @@ class Queries(pa.DataFrameModel):
     next_ms: pl.Int64 = pa.Field(nullable=True, description="asked_ms of the next question of the task")
     error_1: pl.Boolean = pa.Field(description="response_1 is a provider's error message")
     error_2: pl.Boolean
-    excluded: pl.Boolean = pa.Field(description="participant is on the study's published exclusion list")
+    excluded: pl.Boolean = pa.Field(description="worker is on the study's published exclusion list")
 
     class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
 
 # %% ../../nbs/01_data.ipynb #941757ae
 class Tasks(pa.DataFrameModel):
-    """One row a task that a participant chose, finished or not."""
+    """One row a task that a worker chose, finished or not."""
 
     worker: pl.String = WORKER
     task: pl.Int64 = TASK
@@ -449,7 +471,7 @@ class Tasks(pa.DataFrameModel):
         nullable=True, ge=1, le=5, description="own knowledge of the topic before, 1..5"
     )
     understand_after: pl.Int8 = pa.Field(nullable=True, ge=1, le=5)
-    summary: pl.String = pa.Field(nullable=True, description="what the participant learnt, own words")
+    summary: pl.String = pa.Field(nullable=True, description="what the worker learnt, own words")
     copy_sentence: pl.String = pa.Field(nullable=True, description="sentence that carries an answer's main idea")
     feedback: pl.String = pa.Field(nullable=True)
     query_copy: pl.String = pa.Field(nullable=True, description="the question to which copy_sentence belongs")
@@ -461,9 +483,9 @@ class Tasks(pa.DataFrameModel):
 
 # %% ../../nbs/01_data.ipynb #dc92b8ce
 class Workers(pa.DataFrameModel):
-    """One row a participant who occurs anywhere in the data."""
+    """One row a worker who occurs anywhere in the data."""
 
-    worker: pl.String = pa.Field(unique=True, str_matches=r"^P\d{3,}$", description="participant, our pseudonym")
+    worker: pl.String = pa.Field(unique=True, str_matches=r"^P\d{3,}$", description="worker, our pseudonym")
     consent: pl.Boolean = pa.Field(nullable=True)
     age: pl.Int16 = pa.Field(nullable=True, ge=18, le=122, description="years")
     location: pl.String = pa.Field(nullable=True)
@@ -482,7 +504,7 @@ class Workers(pa.DataFrameModel):
     text_share: pl.Float64 = pa.Field(
         nullable=True, ge=0, le=1, description="share of samples with a snippet, mean over tasks"
     )
-    rule_excluded: pl.Boolean = pa.Field(nullable=True, description="the study's rule would leave the participant out")
+    rule_excluded: pl.Boolean = pa.Field(nullable=True, description="the study's rule would leave the worker out")
 
     class Config:  # ty: ignore[incompatible-attribute-override]  # pandera's way of setting options
         strict = ordered = True
@@ -498,7 +520,7 @@ _POSITION = pa.check("x", "y", error="within a million px, or NaN")
 
 
 class SamplesAbs(pa.DataFrameModel):
-    """One row a sample in page coordinates, of one participant."""
+    """One row a sample in page coordinates, of one worker."""
 
     task: pl.Int64 = TASK
     modality: pl.String = pa.Field(isin=["gaze", "mouse"])
@@ -520,7 +542,7 @@ class SamplesAbs(pa.DataFrameModel):
 
 # %% ../../nbs/01_data.ipynb #1ba02941
 class SamplesRel(pa.DataFrameModel):
-    """One row a sample in coordinates of an answer's element, of one participant."""
+    """One row a sample in coordinates of an answer's element, of one worker."""
 
     task: pl.Int64 = TASK
     modality: pl.String = pa.Field(isin=["gaze", "mouse"])
@@ -556,7 +578,7 @@ class SamplesRel(pa.DataFrameModel):
 class Ledger(pa.DataFrameModel):
     """One row a raw file: what became of its rows."""
 
-    file: pl.String = pa.Field(unique=True, description="participant's pseudonym/task/name, or a table's name")
+    file: pl.String = pa.Field(unique=True, description="worker's pseudonym/task/name, or a table's name")
     kind: pl.String = pa.Field(isin=["rel", "abs", "table", "other"])
     rows_total: pl.Int64 = pa.Field(ge=0)
     rows_parsed: pl.Int64 = pa.Field(ge=0)
@@ -630,7 +652,7 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
     Returns
     -------
     polars.DataFrame
-        Declared columns have their types. Participants may have any name, and a clock may start with the recording.
+        Declared columns have their types. Workers may have any name, and a clock may start with the recording.
 
     Raises
     ------
@@ -837,7 +859,7 @@ REASONS = {  # reason -> the rule; the first group loses rows, the second loses 
     "out_of_range": "a number that cannot be: clock outside 2020..2050, timer negative or over a day, position over a "
     "million px",
     "flag_out_of_range": "a camera flag other than 0 and 1",
-    "no_key": "a table's row without a question, participant or task number",
+    "no_key": "a table's row without a question, worker or task number",
     "duplicate": "a table's row superseded by a later one of the same key (time of registration or of finishing)",
     "unknown_file": "a file that the layout does not know",
     "off_element": "\N{MINUS SIGN}1,\N{MINUS SIGN}1: the point is off the answer; position null",
@@ -854,7 +876,7 @@ REASONS = {  # reason -> the rule; the first group loses rows, the second loses 
     "carriage_return": "CR LF: as a line end dropped, inside a text turned into LF",
     "clock_unit": "a clock in seconds, micro- or nanoseconds, as its size tells; converted to ms",
     "timer_unit": "a page timer in seconds or microseconds, as its pace beside the clock tells; converted to ms",
-    "repeated_time": "the clock stands still from one row to the next (questions: from one of a participant's to "
+    "repeated_time": "the clock stands still from one row to the next (questions: from one of a worker's to "
     "another); rows stay in the file's order",
     "backward_time": "the clock goes back, because batches were sent asynchronously; rows stay in the file's order, "
     "with their line numbers",
@@ -1246,6 +1268,17 @@ def _in_turns(queries: pl.DataFrame) -> pl.DataFrame:
         )
     )
 
+# %% ../../nbs/01_data.ipynb #afbb33fa
+def _noted_queries(table: pl.DataFrame, queries: pl.DataFrame) -> dict[str, int]:
+    """How many questions are kept with a note: reason -> count."""
+    distinct = pl.struct("worker", "asked_ms").is_first_distinct() | pl.col("asked_ms").is_null()
+    broken = pl.any_horizontal(pl.col("llm_name_1", "llm_name_2").str.contains(r"\s").fill_null(False))
+    return {
+        "model_name_cleaned": table.filter(broken).height,
+        "api_error": queries.filter(pl.col("error_1") | pl.col("error_2")).height,
+        "repeated_time": queries.filter(~distinct).height,
+    }
+
 # %% ../../nbs/01_data.ipynb #a178b07e
 def read_queries(
     folder: Path, names: dict[str, str], excluded: Iterable[str] = (), max_lost_share: float = MAX_LOST_SHARE
@@ -1255,8 +1288,8 @@ def read_queries(
     Parameters
     ----------
     folder : dataset folder
-    names : raw participant id -> pseudonym
-    excluded : raw ids of the participants that the study leaves out
+    names : raw worker id -> pseudonym
+    excluded : raw ids of the workers that the study leaves out
     max_lost_share : most of the rows, or of a column's values, that a rule may take
 
     Returns
@@ -1274,26 +1307,17 @@ def read_queries(
     _check_questions(table, counts["duplicate"], max_lost_share)
     table = table.with_columns(worker=pl.col("user_id").replace_strict(names))
     typed = table.select(**_questions(excluded))
-    times = _lost(name, table, typed, max_lost_share, asked_ms="query_timestamp")
     same = {column: column for column in ("likert_1", "likert_2", "preference")}
-    scales = _lost(name, table, typed, max_lost_share, **same, bullets="adjustment")
+    counts["impossible_time"] = _lost(name, table, typed, max_lost_share, asked_ms="query_timestamp")
+    counts["out_of_scale"] = _lost(name, table, typed, max_lost_share, **same, bullets="adjustment")
     queries = _in_turns(typed)
-    distinct = pl.struct("worker", "asked_ms").is_first_distinct() | pl.col("asked_ms").is_null()
-    broken = pl.any_horizontal(pl.col("llm_name_1", "llm_name_2").str.contains(r"\s").fill_null(False))
-    counts |= {
-        "model_name_cleaned": table.filter(broken).height,
-        "api_error": queries.filter(pl.col("error_1") | pl.col("error_2")).height,
-        "repeated_time": queries.filter(~distinct).height,
-        "impossible_time": times,
-        "out_of_scale": scales,
-    }
-    return queries.select(*Queries.to_schema().columns), counts
+    return queries.select(*Queries.to_schema().columns), counts | _noted_queries(table, queries)
 
 # %% ../../nbs/01_data.ipynb #124b3210
 def read_tasks(
     folder: Path, names: dict[str, str], max_lost_share: float = MAX_LOST_SHARE
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Read the tasks that participants chose, of two entries of a task the later one; see `Tasks`.
+    """Read the tasks that workers chose, of two entries of a task the later one; see `Tasks`.
 
     Parameters and errors as for `read_queries`.
     """
@@ -1325,7 +1349,7 @@ def read_tasks(
 def read_workers(
     folder: Path, names: dict[str, str], excluded: Iterable[str] = (), max_lost_share: float = MAX_LOST_SHARE
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """List every participant that occurs anywhere, of two entries the later one; see `Workers`.
+    """List every worker that occurs anywhere, of two entries the later one; see `Workers`.
 
     Parameters and errors as for `read_queries`.
     """
@@ -1354,7 +1378,7 @@ def read_workers(
 
 # %% ../../nbs/01_data.ipynb #178ae9c0
 def _means(counts: pl.DataFrame) -> pl.DataFrame:
-    """Mean over a participant's tasks of the means over a task's files: worker, rel_rows, text_rows, minutes,
+    """Mean over a worker's tasks of the means over a task's files: worker, rel_rows, text_rows, minutes,
     text_share.
     """
     recorded = counts.filter(pl.col("rows_total") > 0).group_by("worker", "task", maintain_order=True)
@@ -1367,7 +1391,7 @@ def _means(counts: pl.DataFrame) -> pl.DataFrame:
 # %% ../../nbs/01_data.ipynb #bdc4e2b7
 @dataclass(frozen=True)
 class QualityRule:
-    """Least amounts of behaviour for a participant to count.
+    """Least amounts of behaviour for a worker to count.
 
     Each is a mean over tasks of means over a task's text-relative files.
 
@@ -1380,7 +1404,7 @@ class QualityRule:
     min_text_share: float = 0.1  # samples with a snippet, of all
 
     def measure(self, counts: pl.DataFrame) -> pl.DataFrame:
-        """Measure participants.
+        """Measure workers.
 
         Parameters
         ----------
@@ -1389,7 +1413,7 @@ class QualityRule:
         Returns
         -------
         polars.DataFrame
-            worker, rel_rows, text_rows, minutes, text_share, rule_excluded; one row a participant
+            worker, rel_rows, text_rows, minutes, text_share, rule_excluded; one row a worker
         """
         return (
             _means(counts)
@@ -1436,13 +1460,11 @@ def _ahead(function, items, threads: int = min(4, pl.thread_pool_size())):
             yield done, future.result()
 
 # %% ../../nbs/01_data.ipynb #cd45e5e5
-_BATCH = (
-    24_000_000  # bytes of behaviour files that are parsed at once; checks cost the same for one participant as for five
-)
+_BATCH = 24_000_000  # bytes of behaviour files that are parsed at once; checks cost the same for one worker as for five
 
 
 def _batches(files: pl.DataFrame) -> list[pl.DataFrame]:
-    """Cut the list of files between participants, into batches of about `_BATCH` bytes."""
+    """Cut the list of files between workers, into batches of about `_BATCH` bytes."""
     size = pl.Series([Path(path).stat().st_size for path in files["path"]], dtype=pl.Int64)
     return (
         files.with_columns(batch=(size.cum_sum() - size) // _BATCH)
@@ -1488,7 +1510,7 @@ def _no_question(counted: pl.DataFrame, files: pl.DataFrame, queries: pl.DataFra
     alone = counted.filter(pl.col("no_question") > 0)
     if alone.height:
         path = files.filter(file=alone["file"][0])["path"][0]
-        what = "recorded rows are of a participant and task that no row of query_logs_table.csv names"
+        what = "recorded rows are of a worker and task that no row of query_logs_table.csv names"
         _stop(_where(path), int(alone["no_question"].sum()), int(counted["rows_parsed"].sum()), limit, what)
     return counted.drop("asked")
 
@@ -1508,7 +1530,7 @@ _REFUSED = {"file": pl.String, "row": pl.UInt32, "reason": pl.String, "line": pl
 
 
 def _stream(files: pl.DataFrame, sinks: dict, doubled: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Parse behaviour files into sinks, participant by participant; what was counted and what was refused."""
+    """Parse behaviour files into sinks, worker by worker; what was counted and what was refused."""
     counts, quarantine = [pl.DataFrame(schema=_COUNTED)], [pl.DataFrame(schema=_REFUSED)]
     parts = [
         (batch["worker"].unique(maintain_order=True), kind, batch.filter(kind=kind))
@@ -1575,13 +1597,24 @@ def _ledger(reasons: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/01_data.ipynb #f33377e0
 def _listed(folder: Path) -> tuple[pl.DataFrame, dict[str, str]]:
-    """All behaviour files with the pseudonym of their participant, and the pseudonym of every participant."""
+    """All behaviour files with the pseudonym of their worker, and the pseudonym of every worker."""
     files = behaviour_files(folder)
     tables = (read_table(folder, name)["user_id"].drop_nulls() for name in TABLES)
     names = pseudonyms({*files["id"].drop_nulls(), *(plain_id(id) for ids in tables for id in ids)})
     worker = pl.col("id").replace_strict(names, return_dtype=pl.String)
     file = pl.concat_str("worker", pl.col("task").cast(pl.String), "name", separator="/", ignore_nulls=True)
     return files.with_columns(worker=worker).with_columns(file=file), names
+
+# %% ../../nbs/01_data.ipynb #ab0f1bd2
+def _tables(
+    folder: Path, names: dict[str, str], excluded: Iterable[str], max_lost_share: float
+) -> tuple[tuple[pl.DataFrame, ...], pl.DataFrame]:
+    """The tables of questions, tasks and workers, and the ledger's rows of them."""
+    queries, query_counts = read_queries(folder, names, excluded, max_lost_share)
+    tasks, task_counts = read_tasks(folder, names, max_lost_share)
+    workers, worker_counts = read_workers(folder, names, excluded, max_lost_share)
+    counts = dict(zip(TABLES, (query_counts, task_counts, worker_counts)))
+    return (queries, tasks, workers), _table_reasons(counts)
 
 # %% ../../nbs/01_data.ipynb #5f159e67
 def parse_release(
@@ -1593,13 +1626,13 @@ def parse_release(
     rule: QualityRule = _RULE,
     max_lost_share: float = MAX_LOST_SHARE,
 ) -> Release:
-    """Parse a dataset folder, streaming the samples participant by participant.
+    """Parse a dataset folder, streaming the samples worker by worker.
 
     Parameters
     ----------
     raw : folder laid out like the release, or one that has it as `dataset`
-    rel_sink, abs_sink : have `write(worker, frame)`, called once for each participant with behaviour
-    excluded : raw ids of the participants that the study leaves out
+    rel_sink, abs_sink : have `write(worker, frame)`, called once for each worker with behaviour
+    excluded : raw ids of the workers that the study leaves out
     rule : thresholds of the study's exclusion rule
     max_lost_share : most that a rule may take of a kind of rows, or of a column's values; 1 never stops
 
@@ -1611,9 +1644,7 @@ def parse_release(
     """
     folder = dataset_folder(raw)
     files, names = _listed(folder)
-    queries, query_counts = read_queries(folder, names, excluded, max_lost_share)
-    tasks, task_counts = read_tasks(folder, names, max_lost_share)
-    workers, worker_counts = read_workers(folder, names, excluded, max_lost_share)
+    (queries, tasks, workers), tables = _tables(folder, names, excluded, max_lost_share)
     files, others = files.filter(pl.col("kind") != "other"), files.filter(kind="other")
     sinks = {"rel": (rel_sink, SamplesRel), "abs": (abs_sink, SamplesAbs)}
     counted, refused = _stream(files, sinks, quotes_doubled(folder))
@@ -1621,7 +1652,6 @@ def parse_release(
     reasons = pl.concat([_long(counted, refused), _unknown(others)])
     _check_lines(reasons, refused, paths, max_lost_share)
     counted = _no_question(counted, files, queries, max_lost_share)
-    tables = _table_reasons(dict(zip(TABLES, (query_counts, task_counts, worker_counts))))
     reasons = pl.concat([_long(counted, refused), _unknown(others), tables])
     workers = workers.join(rule.measure(counted.filter(kind="rel")), on="worker", how="left", maintain_order="left")
     frames = ((queries, Queries), (tasks, Tasks), (workers, Workers), (_ledger(reasons), Ledger))
@@ -1686,7 +1716,7 @@ def ledger_summary(reasons: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/01_data.ipynb #3276dbe7
 def exclusion_table(workers: pl.DataFrame, rule: QualityRule = _RULE) -> pl.DataFrame:
-    """Set the rule beside the published list, participant by participant.
+    """Set the rule beside the published list, worker by worker.
 
     Parameters
     ----------
@@ -1697,7 +1727,7 @@ def exclusion_table(workers: pl.DataFrame, rule: QualityRule = _RULE) -> pl.Data
     -------
     polars.DataFrame
         worker, rows, text_rows, minutes, text_share, short_of (measures below the threshold), rule, list ("out" or
-        "in"), agree; participants with behaviour, those on whom the two differ first
+        "in"), agree; workers with behaviour, those on whom the two differ first
     """
     short = [
         pl.when(pl.col(name) < least).then(pl.lit(label))
@@ -1738,7 +1768,7 @@ def exclusion_agreement(table: pl.DataFrame, rule: QualityRule = _RULE) -> dict[
     -------
     dict
         agree (share), kappa (Cohen's; None when one side names nobody or the two are constant), both, list_only,
-        rule_only, differ (participants), differ_far (of these: no measure within a quarter of its threshold
+        rule_only, differ (workers), differ_far (of these: no measure within a quarter of its threshold
         decides).
     """
     by = lambda list_, rule_: table.filter(pl.col("list") == list_, pl.col("rule") == rule_).height
@@ -1770,7 +1800,7 @@ _LOOKS = {  # (list, rule) -> label, colour, symbol
 
 
 def exclusion_figure(table: pl.DataFrame, rule: QualityRule = _RULE) -> go.Figure:
-    """Draw participants by samples and samples with a snippet; marks say who leaves them out.
+    """Draw workers by samples and samples with a snippet; marks say who leaves them out.
 
     `table` comes from `exclusion_table`.
     """
@@ -1808,7 +1838,7 @@ def missing_answers(queries: pl.DataFrame, tasks: pl.DataFrame, workers: pl.Data
         ("better than the answer before, from turn 2", singles.filter(pl.col("turn") > 1)["preference"]),
         ("time of the question", queries["asked_ms"]),
         ("calibration score of a finished task", tasks.filter(pl.col("finished_ms").is_not_null())["accuracy"]),
-        ("age of a participant who consented", workers.filter(pl.col("consent"))["age"]),
+        ("age of a worker who consented", workers.filter(pl.col("consent"))["age"]),
     ]
     rows = [(what, len(values), values.null_count()) for what, values in asked]
     table = pl.DataFrame(rows, schema=["what", "rows", "missing"], orient="row")

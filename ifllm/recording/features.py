@@ -1543,6 +1543,10 @@ def _measures(queries: pl.DataFrame, cells: _Cells) -> pl.DataFrame:
     names = [name for name in _measured() if name not in frame.columns]
     return frame.hstack([pl.Series(name, cells.values.get(name, nothing), nan_to_null=True) for name in names])
 
+# %% ../../nbs/06_features.ipynb #13099fd4
+_MATCHED = ["worker", "task", "query", "modality", "epoch_ms", "response", "char", "position", "dt_ms", "phase"]
+_ON_PAGE = ["worker", "task", "modality", "x", "y", "epoch_ms"]
+
 # %% ../../nbs/06_features.ipynb #0a033431
 def extract_features(
     matched: pl.DataFrame,
@@ -1570,9 +1574,8 @@ def extract_features(
         window, sorted by them. Null
         where a feature is not defined: no samples, or not of this mode.
     """
-    needed = ["worker", "task", "query", "modality", "epoch_ms", "response", "char", "position", "dt_ms", "phase"]
-    matched, queries = as_frame(matched, SamplesRel, needed), as_frame(queries, Queries, ["query"])
-    page = page if page is None else as_frame(page, SamplesAbs, ["worker", "task", "modality", "x", "y", "epoch_ms"])
+    matched, queries = as_frame(matched, SamplesRel, _MATCHED), as_frame(queries, Queries, ["query"])
+    page = page if page is None else as_frame(page, SamplesAbs, _ON_PAGE)
     windows = polars_frame(windows, "windows", ["query", "window", "start_ms", "end_ms"])
     reading = reading if reading is None else polars_frame(reading, "reading", ["query", "response", "sentence"])
     matched, known = numbered(matched)
@@ -1779,6 +1782,25 @@ def _frame(ways: list[_Way], answers: int, until: float, trail_s: float, height:
     trails = [go.Scatter(**way.drawn(until - trail_s, until), opacity=0.9) for way in ways]
     return go.Frame(name=f"{until:.1f}", traces=moving, data=heat + trails)
 
+# %% ../../nbs/06_features.ipynb #6b0c542d
+def _panel_names(about: dict, answers: int) -> list[str]:
+    """What stands over each answer: its side, and the model that wrote it where that is known."""
+    sides = ("left", "right") if answers == 2 else ("answer",)
+    models = [about.get(f"model_{r}") for r in range(1, answers + 1)]
+    return [f"{side}: {model.split('/')[-1]}" if model else side for side, model in zip(sides, models)]
+
+
+def _size_panels(fig: go.Figure, height: int, answers: int) -> None:
+    """Room for `height` lines of text in each panel, without axes."""
+    fig.update_xaxes(visible=False, range=[-1, COLUMNS + 1])
+    fig.update_yaxes(visible=False, range=[height - 0.3, -0.9])
+    fig.update_layout(
+        height=190 + 21 * max(height, 6),  # room for the scale of colours
+        width=140 + 430 * answers,
+        margin=dict(l=8, r=8, t=80, b=8),
+        legend=dict(x=1, xanchor="right", y=0.99, yanchor="top", yref="container"),
+    )
+
 # %% ../../nbs/06_features.ipynb #3b9baba1
 def replay(
     matched: pl.DataFrame,
@@ -1815,26 +1837,14 @@ def replay(
     texts = [about["response_1"]] + ([about["response_2"]] if about["mode"] == "pairwise" else [])
     layouts = [_lay_out(text, COLUMNS) for text in texts]
     height = max(int(line.max()) for line, *_ in layouts) + 1
-    names = [
-        f"{name}: {about[f'model_{r}'].split('/')[-1]}" if about.get(f"model_{r}") else name
-        for r, name in enumerate(("left", "right") if len(texts) == 2 else ("answer",), 1)
-    ]
-    fig = make_subplots(rows=1, cols=len(texts), horizontal_spacing=0.02, subplot_titles=names)
+    fig = make_subplots(1, len(texts), horizontal_spacing=0.02, subplot_titles=_panel_names(about, len(texts)))
     ways, end = _ways(seen, layouts), cast(float, seen["s"].max())
     _draw_whole(fig, ways, [words for *_, words in layouts], end, height)
     stops = np.linspace(0, end, steps + 1)[1:]
     fig.frames = [_frame(ways, len(texts), t, trail_s, height) for t in stops]
-    fig.update_xaxes(visible=False, range=[-1, COLUMNS + 1])
-    fig.update_yaxes(visible=False, range=[height - 0.3, -0.9])
-    return fig.update_layout(
-        height=190 + 21 * max(height, 6),  # room for the scale of colours
-        width=140 + 430 * len(texts),
-        sliders=[_slider(stops)],
-        updatemenus=[_play(max(40, 1000 * end / steps / 4))],
-        margin=dict(l=8, r=8, t=80, b=8),
-        legend=dict(x=1, xanchor="right", y=0.99, yanchor="top", yref="container"),
-        meta=dict(query=query),
-    )
+    _size_panels(fig, height, len(texts))
+    play = _play(max(40, 1000 * end / steps / 4))
+    return fig.update_layout(sliders=[_slider(stops)], updatemenus=[play], meta=dict(query=query))
 
 # %% ../../nbs/06_features.ipynb #d483be92
 STYLES = {

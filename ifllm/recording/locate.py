@@ -193,6 +193,13 @@ def _by_item(samples: pl.DataFrame, layout: pl.DataFrame) -> Iterator[tuple[np.n
     for (item,), part in of.partition_by("item", as_dict=True).items():
         yield part["at"].to_numpy(), samples[part["at"]], boxes[item]
 
+# %% ../../nbs/recording/locate.ipynb #e5b378fd
+def _characters(x: np.ndarray, words: pl.DataFrame, which: np.ndarray) -> np.ndarray:
+    """The character under each `x` (px) of the word `which`, as if all of a word's characters were of one width."""
+    left, right, first, end = (words[name].to_numpy()[which] for name in ("left", "right", "char_start", "char_end"))
+    along = np.floor((x - left) / (right - left) * (end - first)).astype(int)
+    return first + np.clip(along, 0, np.maximum(end - first - 1, 0))
+
 # %% ../../nbs/recording/locate.ipynb #45438d83
 def locate(
     samples: pl.DataFrame,
@@ -240,12 +247,6 @@ def locate(
         for name in (*_FOUND, *(["probability"] if error_px else []))
     ]
     return samples.with_columns(columns)
-
-
-def _characters(x: np.ndarray, words: pl.DataFrame, which: np.ndarray) -> np.ndarray:
-    left, right, first, end = (words[name].to_numpy()[which] for name in ("left", "right", "char_start", "char_end"))
-    along = np.floor((x - left) / (right - left) * (end - first)).astype(int)
-    return first + np.clip(along, 0, np.maximum(end - first - 1, 0))
 
 # %% ../../nbs/recording/locate.ipynb #097a17b1
 def expected_dwell(

@@ -76,7 +76,7 @@ def _gaze(rng, pages: dict[int, Page], looks: list[tuple[int, int]], noise_px: f
         }
     )
 
-
+# %% ../../nbs/recording/pages.ipynb #9f3c590b
 def _mouse(rng, seen: pl.DataFrame, likes: int) -> list[dict]:
     """The mouse rests on one answer after the other, longer on the one that is liked."""
     x, y = PANELS[likes]
@@ -133,7 +133,7 @@ def _people(workers: int, trials: int, seed: int, **how) -> Iterator[tuple[str, 
         truth = pl.concat(part for _, part in made).with_columns(participant=pl.lit(f"reader{index}"))
         yield f"reader{index}", [{"participant": f"reader{index}", **trial} for trial, _ in made], truth
 
-
+# %% ../../nbs/recording/pages.ipynb #5efb68a8
 def simulate_jspsych(
     out: str | Path,
     workers: int,

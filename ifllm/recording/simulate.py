@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from ..base.plots import COLOURS
 from ..base.study import Sink
 from ..base.terminal import progress
 from .data import MODELS as RELEASED_MODELS
-from .data import NOTICE, TABLES, parse_release
+from .data import NOTICE, TABLES, parse_release, stamp
 
 # %% ../../nbs/02_simulate.ipynb #906f88da
 @dataclass(frozen=True)
@@ -323,6 +322,18 @@ def rate(value: np.ndarray, generosity: float) -> np.ndarray:
     """Ratings 1..5 of perceived values on the scale of a worker of this mean `generosity`."""
     return np.clip(np.round(generosity + 0.75 * value), 1, 5).astype(int)
 
+# %% ../../nbs/02_simulate.ipynb #f05e408a
+def _pass(rng: np.random.Generator, start: float, end: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fixations of one pass over characters start..end: how long each lasts (ms), and the character it is on."""
+    n = int(abs(end - start) / (0.75 * step)) + 2
+    moves = rng.normal(step, 0.45 * step, n)
+    back = rng.random(n) < 0.12
+    moves[back] = -rng.gamma(2.0, 4.0, int(back.sum()))
+    chars = start + np.cumsum(moves)
+    reached = np.flatnonzero(chars >= end)
+    chars = chars[: reached[0] + 1 if len(reached) else n].clip(0, None)
+    return rng.gamma(6.0, 230.0 / 6, len(chars)), chars
+
 # %% ../../nbs/02_simulate.ipynb #5277cca0
 class _Timeline:
     """Fixations of one task: durations (ms), what is looked at, and where the mouse goes.
@@ -343,15 +354,8 @@ class _Timeline:
         self.now += float(ms.sum())
 
     def read(self, rng, side, start, end, step, follow=False):
-        """A pass over characters start..end of a panel."""
-        n = int(abs(end - start) / (0.75 * step)) + 2
-        moves = rng.normal(step, 0.45 * step, n)
-        back = rng.random(n) < 0.12
-        moves[back] = -rng.gamma(2.0, 4.0, int(back.sum()))
-        chars = start + np.cumsum(moves)
-        reached = np.flatnonzero(chars >= end)
-        chars = chars[: reached[0] + 1 if len(reached) else n].clip(0, None)
-        ms = rng.gamma(6.0, 230.0 / 6, len(chars))
+        """A pass over characters start..end of a panel; the mouse may follow it."""
+        ms, chars = _pass(rng, start, end, step)
         if follow and rng.random() < 0.6:
             self.follows.append((self.now, self.now + ms.sum()))
         self.add(ms, side, chars)
@@ -593,6 +597,7 @@ class Texts:
 
     @classmethod
     def lay_out(cls, texts: list[str], columns: int) -> "Texts":
+        """Wrap texts into lines of `columns` characters."""
         wrapped = [wrap_lines(t, columns) for t in texts]
         return cls(
             texts,
@@ -726,7 +731,7 @@ def _query_row(rng, task, shown, judged, models, asked_ms) -> dict:
         likert_2=given(judged.likert[1] if two else None),
         preference=given(judged.preference),
         adjustment=int(shown.bullets),
-        query_timestamp=_stamp(asked_ms) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
+        query_timestamp=stamp(asked_ms) if rng.random() > 0.0006 else "0000-00-00 00:00:00",
     )
 
 # %% ../../nbs/02_simulate.ipynb #710c1e15
@@ -753,11 +758,6 @@ def _truth_row(task, turn, shown, judged, times) -> dict:
     )
 
 # %% ../../nbs/02_simulate.ipynb #77128a09
-def _stamp(epoch_ms: float) -> str:
-    """A moment as the tables hold it: UTC, to the second."""
-    return datetime.fromtimestamp(int(epoch_ms) // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _task_row(rng, task, queries, finished, end_ms) -> dict:
     """The task table's row; its free texts are HTML-escaped there, as the study's server did."""
     row = dict.fromkeys(TABLES["task_table.csv"][1:]) | {
@@ -776,7 +776,7 @@ def _task_row(rng, task, queries, finished, end_ms) -> dict:
             "understand_after": float(rng.integers(3, 6)),
             "query_copy": escape(q["user_query"]),
             "llm_response_copy": escape(answer),
-            "finished": _stamp(end_ms),
+            "finished": stamp(end_ms),
         }
     return row
 
@@ -1049,7 +1049,7 @@ def _demographics(rng, worker_name, start_ms, complete=True):
     blank = dict.fromkeys(TABLES["record_info_table.csv"]) | {
         "user_id": worker_name,
         "consent": int(complete),
-        "inserted_at": _stamp(start_ms - rng.integers(1, 9) * 60_000),
+        "inserted_at": stamp(start_ms - rng.integers(1, 9) * 60_000),
     }
     if not complete:
         return blank
@@ -1253,6 +1253,28 @@ def _by_modality(files: pl.DataFrame, turns: pl.DataFrame, modality: str) -> dic
     both = both.with_columns(total=pl.col("dwell") + pl.col("dwell_right")).filter(pl.col("total") > 0)
     return found | {f"{modality} dwell left of both, share": both["dwell"] / both["total"]}
 
+# %% ../../nbs/02_simulate.ipynb #900fcb97
+def _per_file(s: pl.DataFrame) -> pl.DataFrame:
+    """One row a file: shares of its rows off the panel and on the text, and of those on the panel that moved."""
+    moved = pl.col("moved").filter("on_element").mean()
+    return s.group_by(_FILE).agg(off=1 - pl.col("on_element").mean(), matched=pl.col("matched").mean(), moved=moved)
+
+
+def _per_turn(s: pl.DataFrame) -> pl.DataFrame:
+    """One row a file and turn: rows, seconds since the question, dwell (s), farthest and mean position in the text."""
+    dwelt = lambda value: pl.col(value).filter("matched")
+    return (
+        s.drop_nulls("query")
+        .group_by("query", *_FILE)
+        .agg(
+            rows=pl.len(),
+            seconds=(pl.col("epoch_ms").max() - pl.col("asked_ms").first()) / 1000,
+            dwell=dwelt("seconds").sum(),
+            reach=dwelt("position").max(),
+            mean=dwelt("position").mean(),
+        )
+    )
+
 # %% ../../nbs/02_simulate.ipynb #0fafd784
 def describe_samples(samples: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
     """Distributions of one worker's samples, as rows `quantity`, `value`.
@@ -1271,20 +1293,7 @@ def describe_samples(samples: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFra
     first_gaze = (pl.col("modality") == "gaze") & (pl.col("side") != "right")
     gaps = s.filter(first_gaze)["gap"].drop_nulls()
     tasks = s.filter(first_gaze).group_by("task").agg(pl.len(), minutes=span / 60_000)
-    dwelt = lambda value: pl.col(value).filter("matched")
-    turns = (
-        s.drop_nulls("query")
-        .group_by("query", *_FILE)
-        .agg(
-            rows=pl.len(),
-            seconds=(pl.col("epoch_ms").max() - pl.col("asked_ms").first()) / 1000,
-            dwell=dwelt("seconds").sum(),
-            reach=dwelt("position").max(),
-            mean=dwelt("position").mean(),
-        )
-    )
-    moved = pl.col("moved").filter("on_element").mean()
-    files = s.group_by(_FILE).agg(off=1 - pl.col("on_element").mean(), matched=pl.col("matched").mean(), moved=moved)
+    files, turns = _per_file(s), _per_turn(s)
     one = turns.filter(first_gaze)
     return _long(
         {

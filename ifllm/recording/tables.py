@@ -6,17 +6,24 @@
 __all__ = ['FIRST_MS', 'PAUSE_MS', 'SHORTEST_MS', 'LABELS', 'StudyFrames', 'as_study', 'write_study']
 
 # %% ../../nbs/recording/tables.ipynb #f8edd7c5
-import csv
-import html
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
 from ..base.files import InputError, atomic_path
-from .data import BEHAVIOUR, MAX_LOST_SHARE, TABLES, Queries, SamplesAbs, SamplesRel, as_frame
+from ifllm.recording.data import (
+    BEHAVIOUR,
+    MAX_LOST_SHARE,
+    Queries,
+    SamplesAbs,
+    SamplesRel,
+    as_frame,
+    escaped,
+    stamp,
+    write_table,
+)
 from .locate import locate
 from .readers import Recordings, texts
 
@@ -37,7 +44,7 @@ def _visits(samples: pl.DataFrame) -> pl.DataFrame:
         shown.sort("participant", "task").with_columns(asked_ms=asked, query=pl.int_range(1, pl.len() + 1)).drop("last")
     )
 
-
+# %% ../../nbs/recording/tables.ipynb #2dd1d1f0
 def _questions(recordings: Recordings, visits: pl.DataFrame, labels: pl.DataFrame | None) -> pl.DataFrame:
     """The frame of the `Queries` schema."""
     said = texts(recordings.layout)
@@ -155,6 +162,22 @@ def _check_refused(recordings: Recordings, limit: float) -> None:
             f"more than max_lost_share = {limit:g}; correct the files, or raise the share"
         )
 
+# %% ../../nbs/recording/tables.ipynb #6e9bbd12
+def _on_clock(placed: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
+    """Located samples with their task and moment (epoch_ms), in the order of their files, with the row of each."""
+    file = ["participant", "task", "channel"]
+    moment = pl.col("asked_ms") + pl.col("t_ms").round().cast(pl.Int64)
+    placed = placed.join(visits, on=["participant", "item"], maintain_order="left").with_columns(epoch_ms=moment)
+    placed = placed.sort(*file, "epoch_ms", maintain_order=True)
+    return placed.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over(file))
+
+
+def _on_page(placed: pl.DataFrame) -> pl.DataFrame:
+    """The frame of the `SamplesAbs` schema; where nothing was seen, x and y are NaN."""
+    nan = float("nan")
+    place = dict(x=pl.col("x").fill_null(nan), y=pl.col("y").fill_null(nan))
+    return placed.select("task", "t_ms", "epoch_ms", "row", worker="participant", modality="channel", **place)
+
 # %% ../../nbs/recording/tables.ipynb #24b0a2bb
 class StudyFrames(NamedTuple):
     """What the stages after the parser take, of the schemas of `ifllm.recording.data`."""
@@ -182,24 +205,9 @@ def as_study(recordings: Recordings, labels: pl.DataFrame | None = None, reach_p
     _check_recorded(recordings.samples, labels)
     both = pl.all_horizontal(pl.col("x", "y").is_not_null())  # half a position is none
     samples = recordings.samples.with_columns(pl.when(both).then(pl.col("x", "y")))
-    placed = locate(samples, recordings.layout, reach_px)
     visits = _visits(recordings.samples)
-    clock = pl.col("asked_ms") + pl.col("t_ms").round().cast(pl.Int64)
-    placed = placed.join(visits, on=["participant", "item"], maintain_order="left").with_columns(epoch_ms=clock)
-    file = ["participant", "task", "channel"]
-    placed = placed.sort(*file, "epoch_ms", maintain_order=True)
-    placed = placed.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over(file))
-    page = placed.select(
-        worker="participant",
-        task="task",
-        modality="channel",
-        x=pl.col("x").fill_null(float("nan")),
-        y=pl.col("y").fill_null(float("nan")),
-        t_ms="t_ms",
-        epoch_ms="epoch_ms",
-        row="row",
-    )
-    frames = _questions(recordings, visits, labels), _on_texts(placed, recordings.layout), page
+    placed = _on_clock(locate(samples, recordings.layout, reach_px), visits)
+    frames = _questions(recordings, visits, labels), _on_texts(placed, recordings.layout), _on_page(placed)
     return StudyFrames(*(as_frame(f, model) for f, model in zip(frames, (Queries, SamplesRel, SamplesAbs))))
 
 # %% ../../nbs/recording/tables.ipynb #3d87484d
@@ -226,31 +234,30 @@ def _abs_lines(rows: pl.DataFrame) -> str:
     return "\n".join(rows.sort("row").select(line).to_series()) + "\n"
 
 # %% ../../nbs/recording/tables.ipynb #62739834
-def _table(folder: Path, name: str, rows: list[dict]) -> None:
-    with (folder / name).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, TABLES[name], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _stamp(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _rows(queries: pl.DataFrame) -> dict[str, list[dict]]:
     """The rows of the three tables."""
-    plain = lambda text: None if text is None else html.escape(text, quote=True)
     logs, tasks = [], []
     for q in queries.iter_rows(named=True):
         who = {"user_id": q["worker"], "task_id": q["task"]}
         said = {"user_query": q["question"], "llm_response_1": q["response_1"], "llm_response_2": q["response_2"]}
         given = {"llm_name_1": q["model_1"], "llm_name_2": q["model_2"]}
         given |= {name: q[name] for name in ("likert_1", "likert_2", "preference")}
-        asked = {"query_ID": q["query"], "query_timestamp": _stamp(q["asked_ms"])}
-        logs.append(who | {name: plain(text) for name, text in said.items()} | given | asked)
+        asked = {"query_ID": q["query"], "query_timestamp": stamp(q["asked_ms"])}
+        logs.append(who | {name: escaped(text) for name, text in said.items()} | given | asked)
         tasks.append(who | {"finished": asked["query_timestamp"]})
     people = [{"user_id": name, "consent": 1} for name in queries["worker"].unique(maintain_order=True)]
     return {"query_logs_table.csv": logs, "task_table.csv": tasks, "record_info_table.csv": people}
+
+# %% ../../nbs/recording/tables.ipynb #e1ed402a
+def _write_samples(frames: StudyFrames, folder: Path) -> None:
+    """Write the behaviour files: user_behavior/<participant>/<task>/<file>.csv."""
+    for (worker, task, modality, side), rows in frames.samples_rel.group_by("worker", "task", "modality", "side"):
+        place = folder / "user_behavior" / str(worker) / str(task)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / _NAMES[modality, side]).write_text(_rel_lines(rows), encoding="utf-8")
+    for (worker, task, modality), rows in frames.samples_abs.group_by("worker", "task", "modality"):
+        place = folder / "user_behavior" / str(worker) / str(task)
+        (place / f"abs_{modality}.csv").write_text(_abs_lines(rows), encoding="utf-8")
 
 # %% ../../nbs/recording/tables.ipynb #01d02326
 def write_study(
@@ -286,14 +293,8 @@ def write_study(
     with atomic_path(out) as folder:
         (folder / "user_behavior").mkdir(parents=True)
         for name, rows in _rows(frames.queries).items():
-            _table(folder, name, rows)
-        for (worker, task, modality, side), rows in frames.samples_rel.group_by("worker", "task", "modality", "side"):
-            place = folder / "user_behavior" / str(worker) / str(task)
-            place.mkdir(parents=True, exist_ok=True)
-            (place / _NAMES[modality, side]).write_text(_rel_lines(rows), encoding="utf-8")
-        for (worker, task, modality), rows in frames.samples_abs.group_by("worker", "task", "modality"):
-            place = folder / "user_behavior" / str(worker) / str(task)
-            (place / f"abs_{modality}.csv").write_text(_abs_lines(rows), encoding="utf-8")
+            write_table(folder / name, rows)
+        _write_samples(frames, folder)
         for name in ("samples", "layout", "refused", "trials"):
             getattr(recordings, name).write_parquet(folder / f"{name}.parquet")
         (folder / "export.json").write_text(json.dumps({"quoting": "rfc4180"}) + "\n", encoding="utf-8")

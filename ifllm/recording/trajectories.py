@@ -447,6 +447,12 @@ def _searched(rows: pl.DataFrame, texts: pl.DataFrame, context: int) -> tuple[pl
     rows = rows.with_columns(keys.select(pl.col("notice", "first", "fits").gather(of)))
     return rows, said, several
 
+# %% ../../nbs/03_trajectories.ipynb #2c2565d5
+def _on_display(rows: pl.DataFrame, times: pl.DataFrame) -> pl.DataFrame:
+    """Rows with `shown`: the query whose answer was on display, by its display time in the same recording."""
+    shown = times.select("recording", start_ms="shown_ms", shown="query")
+    return add_span(rows, shown.sort("recording", "start_ms", maintain_order=True), "shown")
+
 # %% ../../nbs/03_trajectories.ipynb #8da5b6be
 def match_samples(
     samples: pl.DataFrame, queries: pl.DataFrame, context: int = 15, inactivity_ms: float = 1000.0
@@ -497,8 +503,7 @@ def match_samples(
     rows, said, several = _searched(rows, texts, context)
     rows = rows.with_columns(query_study=_study_query(rows))
     times = display_times(rows.lazy().filter(pl.col("fits") == 1).select("epoch_ms", query="first").collect(), own)
-    shown = times.join(known, on=_RECORDING).select("recording", start_ms="shown_ms", shown="query")
-    rows = add_span(rows, shown.sort("recording", "start_ms", maintain_order=True), "shown")
+    rows = _on_display(rows, times.join(known, on=_RECORDING))
     rows = rows.with_columns(chosen=_settled(rows, said, several, times))
     return _tied(rows, texts).drop(
         "notice", "first", "fits", "shown", "chosen", "length", "window", "recording", "_file"
@@ -572,6 +577,26 @@ def _panel_edges(seen: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/03_trajectories.ipynb #6c99764d
+def _on_panels_and_page(samples: pl.DataFrame, page: pl.DataFrame) -> tuple[pl.DataFrame, ...]:
+    """Rows on the text, rows on the page (both as `_panel_edges` takes them), and the recordings they are of."""
+    samples, known = numbered(samples)
+    page, _ = numbered(page, known)
+    place = ("recording", "epoch_ms", "x")
+    gaze, somewhere = pl.col("modality") == "gaze", pl.col("x").is_finite()
+    seen = samples.lazy().filter(pl.col("on_element") & somewhere).select(*place, "side", gaze=gaze)
+    return seen.collect(), page.lazy().filter(somewhere).select(*place, gaze=gaze).collect(), known
+
+
+def _side_by_side(edges: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """A row a recording, with edge and extent of each panel; null where there was no such panel."""
+    for side in ("single", "left", "right"):
+        own = edges.filter(pl.col("side") == side).select(
+            "recording", pl.col("edge").alias(f"{side}_edge"), pl.col("extent").alias(f"{side}_extent")
+        )
+        known = known.join(own, on="recording", how="left", maintain_order="left")
+    return known
+
+# %% ../../nbs/03_trajectories.ipynb #60c9f530
 def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     """Estimate the width of the browser window in each task.
 
@@ -585,29 +610,8 @@ def page_width(samples: pl.DataFrame, page: pl.DataFrame) -> pl.DataFrame:
     polars.DataFrame
         worker, task, width (px; null where no sample fell on the text).
     """
-    samples, known = numbered(samples)
-    seen, page = (
-        numbered(frame, known)[0]
-        .lazy()
-        .filter(keep)
-        .select("recording", "epoch_ms", "x", gaze=pl.col("modality") == "gaze", **more)
-        .collect()
-        for frame, keep, more in (
-            (samples, pl.col("on_element") & pl.col("x").is_finite(), {"side": pl.col("side")}),
-            (page, pl.col("x").is_finite(), {}),
-        )
-    )
-    edges = _panel_edges(seen, page)
-    wide = {
-        side: edges.filter(pl.col("side") == side).select(
-            "recording", pl.col("edge").alias(f"{side}_edge"), pl.col("extent").alias(f"{side}_extent")
-        )
-        for side in ("single", "left", "right")
-    }
-    tasks = known
-    for frame in wide.values():
-        tasks = tasks.join(frame, on="recording", how="left", maintain_order="left")
-    return tasks.select(
+    seen, page, known = _on_panels_and_page(samples, page)
+    return _side_by_side(_panel_edges(seen, page), known).select(
         *_RECORDING,
         width=pl.coalesce(
             2 * pl.col("right_edge") - pl.col("left_edge"),
@@ -659,12 +663,8 @@ def rests(
     """
     matched, known = numbered(matched)
     page, _ = numbered(page, known)
-    shown = (
-        times.join(queries.select("query", "mode"), on="query")
-        .join(known, on=_RECORDING)
-        .select("recording", "query", "mode", start_ms="shown_ms")
-        .sort("recording", "start_ms")
-    )
+    shown = times.join(queries.select("query", "mode"), on="query").join(known, on=_RECORDING)
+    shown = shown.select("recording", "query", "mode", start_ms="shown_ms").sort("recording", "start_ms")
     width = width.join(known, on=_RECORDING).select("recording", "width")
     mouse = _pointer(matched, page, shown, width)
     return (
@@ -789,6 +789,16 @@ def _three_windows(spans: pl.DataFrame) -> pl.DataFrame:
     ]
     return pl.concat(parts).select("query", "window", "start_ms", "end_ms", *about).sort("query", "window")
 
+# %% ../../nbs/03_trajectories.ipynb #b8280bce
+def _cut_at_onset(spans: pl.DataFrame, onsets: pl.DataFrame, on_text: pl.DataFrame) -> pl.DataFrame:
+    """Spans with the moment when rating begins, and what told it: a press, else the last sample on the text."""
+    spans = spans.join(onsets, on="query", how="left").join(on_text, on="query", how="left")
+    by_text = pl.when(pl.col("text_ms").is_not_null()).then(pl.lit("text"))
+    return spans.with_columns(
+        rating=pl.coalesce("onset_ms", "text_ms", "end").clip("start", "end"),
+        onset=pl.coalesce("how", by_text, pl.lit("none")),
+    )
+
 # %% ../../nbs/03_trajectories.ipynb #b04ddbd2
 def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **rule) -> pl.DataFrame:
     """Cut each query's time into `reading`, `rating` and `full`.
@@ -826,14 +836,8 @@ def windows(matched: pl.DataFrame, page: pl.DataFrame, queries: pl.DataFrame, **
         .select("query", "offset_ms", "width", start=pl.col("shown_ms"), end=pl.coalesce("until_ms", "last_ms"))
         .filter(pl.col("end") > pl.col("start"))
     )
-    found = rating_onset(rests(matched, page, own, times, width), **rule)
-    spans = spans.join(found, on="query", how="left").join(_last_on_text(matched, spans), on="query", how="left")
-    by_text = pl.when(pl.col("text_ms").is_not_null()).then(pl.lit("text"))
-    spans = spans.with_columns(
-        rating=pl.coalesce("onset_ms", "text_ms", "end").clip("start", "end"),
-        onset=pl.coalesce("how", by_text, pl.lit("none")),
-    )
-    return _three_windows(spans)
+    onsets = rating_onset(rests(matched, page, own, times, width), **rule)
+    return _three_windows(_cut_at_onset(spans, onsets, _last_on_text(matched, spans)))
 
 # %% ../../nbs/03_trajectories.ipynb #ab6af5f7
 def _verdicts(queries: pl.DataFrame) -> pl.DataFrame:
@@ -1111,6 +1115,16 @@ def _check_method(method: str, **thresholds: float) -> None:
         if not value > 0:
             raise InputError(f"{name} {value}: give a number above 0")
 
+# %% ../../nbs/03_trajectories.ipynb #97000e06
+def _in_time(laid: pl.DataFrame, found: np.ndarray) -> pl.DataFrame:
+    """Fixations found on the even grid (first cell, first cell after it), long enough, as part, stretch, onset, end."""
+    of = laid[np.searchsorted(laid["start"].to_numpy(), found[:, 0], side="right") - 1]
+    at = of.with_columns(begin=pl.Series(found[:, 0]), stop=pl.Series(found[:, 1]))
+    ms = lambda cell: (pl.col("first") + (pl.col(cell) - pl.col("start") - 0.5) * pl.col("grid")).round().cast(pl.Int64)
+    return at.filter(pl.col("stop") - pl.col("begin") >= pl.col("need")).select(
+        "part", "stretch", onset=ms("begin"), end=ms("stop")
+    )
+
 # %% ../../nbs/03_trajectories.ipynb #3d6e96cc
 def detect(
     gaze: pl.DataFrame,
@@ -1150,12 +1164,7 @@ def detect(
         kinds = {"part": gaze.schema["part"], "stretch": pl.UInt32, "onset": pl.Int64, "end": pl.Int64}
         return pl.DataFrame(schema=kinds)
     found = _still(laid, xy, velocity_px_s) if method == "ivt" else _gathered(laid, xy, dispersion_px)
-    of = laid[np.searchsorted(laid["start"].to_numpy(), found[:, 0], side="right") - 1]
-    at = of.with_columns(begin=pl.Series(found[:, 0]), stop=pl.Series(found[:, 1]))
-    ms = lambda cell: (pl.col("first") + (pl.col(cell) - pl.col("start") - 0.5) * pl.col("grid")).round().cast(pl.Int64)
-    return at.filter(pl.col("stop") - pl.col("begin") >= pl.col("need")).select(
-        "part", "stretch", onset=ms("begin"), end=ms("stop")
-    )
+    return _in_time(laid, found)
 
 # %% ../../nbs/03_trajectories.ipynb #ab25e17e
 def _jumps(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -1336,6 +1345,12 @@ def _as_events(fix: pl.DataFrame, method: str) -> pl.DataFrame:
         .sort("query", "onset_ms", "name")
     )
 
+# %% ../../nbs/03_trajectories.ipynb #afdc4eba
+def _gaze_on_text(matched: pl.DataFrame) -> pl.DataFrame:
+    """Samples of the eye on an answer's text: query, epoch_ms, response, char, in order of time."""
+    seen = matched.lazy().filter((pl.col("modality") == "gaze") & pl.col("char").is_not_null())
+    return seen.select("query", "epoch_ms", "response", "char").sort("epoch_ms").collect()
+
 # %% ../../nbs/03_trajectories.ipynb #aa46fdaf
 def fixations(
     matched: pl.DataFrame,
@@ -1372,13 +1387,11 @@ def fixations(
     windows = polars_frame(windows, "windows", ["query", "window", "start_ms", "end_ms"])
     queries = polars_frame(queries, "queries", ["query", *_RECORDING])
     _, known = numbered(matched)
-    spans = windows.filter(pl.col("window") == "reading").join(
-        queries.select("query", *_RECORDING).join(known, on=_RECORDING), on="query"
-    )
+    own = queries.select("query", *_RECORDING).join(known, on=_RECORDING)
+    spans = windows.filter(pl.col("window") == "reading").join(own, on="query").sort("recording", "start_ms")
     gaze, _ = _gaze(page, known)
-    seen = matched.lazy().filter((pl.col("modality") == "gaze") & pl.col("char").is_not_null())
-    seen = seen.select("query", "epoch_ms", "response", "char").sort("epoch_ms").collect()
-    near = _near_text(gaze, spans.sort("recording", "start_ms"), seen)
+    seen = _gaze_on_text(matched)
+    near = _near_text(gaze, spans, seen)
     found = detect(near, method, **thresholds)
     fix = found.join(near.select("part", "query").unique(), on="part")
     return _as_events(_on_sentences(fix, near, seen, queries), method)
@@ -1481,7 +1494,7 @@ def by_month(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_person(counts: pl.DataFrame) -> pl.DataFrame:
-    """Share of each participant's samples that lie on an answer's text, by modality: worker, modality, share,
+    """Share of each worker's samples that lie on an answer's text, by modality: worker, modality, share,
     samples.
     """
     on_text = pl.col("samples").filter(pl.col("how").is_in(TIED)).sum()
@@ -1515,7 +1528,7 @@ def months_figure(months: pl.DataFrame) -> go.Figure:
 
 
 def people_figure(people: pl.DataFrame) -> go.Figure:
-    """Scatter of `by_person`: a dot for each participant and modality."""
+    """Scatter of `by_person`: a dot for each worker and modality."""
     fig = px.scatter(
         people,
         x="samples",
@@ -1524,7 +1537,7 @@ def people_figure(people: pl.DataFrame) -> go.Figure:
         color_discrete_map=COLOURS,
         log_x=True,
         hover_name="worker",
-        labels={"samples": "samples of the participant", "share": "on an answer's text"},
+        labels={"samples": "samples of the worker", "share": "on an answer's text"},
     )
     return fig.update_yaxes(tickformat=".0%").update_layout(height=360)
 
@@ -1584,7 +1597,7 @@ def press_figure(shares: pl.DataFrame) -> go.Figure:
 
 
 def onset_clauses(cuts: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
-    """Which clause found the onset of rating, participants kept: mode, clause, queries, reading_s (median), share."""
+    """Which clause found the onset of rating, workers kept: mode, clause, queries, reading_s (median), share."""
     kept = queries.filter(~pl.col("excluded")).select("query", "mode")
     reading = cuts.filter(pl.col("window") == "reading").join(kept, on="query")
     found = reading.group_by("mode", clause="onset").agg(
@@ -1595,7 +1608,7 @@ def onset_clauses(cuts: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../../nbs/03_trajectories.ipynb #6832c0fd
 def window_lengths(cuts: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
-    """Length of each query's windows, participants kept: query, mode, window, seconds (0.1 to 1000, for a log axis)."""
+    """Length of each query's windows, workers kept: query, mode, window, seconds (0.1 to 1000, for a log axis)."""
     kept = queries.filter(~pl.col("excluded")).select("query", "mode")
     seconds = ((pl.col("end_ms") - pl.col("start_ms")) / 1000).clip(0.1, 1000)
     return cuts.join(kept, on="query").select("query", "mode", "window", seconds=seconds)

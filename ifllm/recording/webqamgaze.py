@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ..base.files import InputError, atomic_path, file_sha256
+from ..base.files import InputError, atomic_path, file_sha256, read_json
 from .data import cache_folder, pseudonyms
-from .readers import Recordings, lay_words
+from .readers import Recordings, lay_words, refused_table
 
 # %% ../../nbs/recording/webqamgaze.ipynb #11e4ac57
 ARCHIVE = "webqamgaze-en-773679c.tar.xz"
@@ -51,7 +51,7 @@ def find_archive(given: str = "auto") -> Path | None:
     places += [Path.cwd() / "../shared/data", cache_folder()]
     return next((place / ARCHIVE for place in places if (place / ARCHIVE).is_file()), None)
 
-
+# %% ../../nbs/recording/webqamgaze.ipynb #3099d37f
 def fetch_webqamgaze(archive: Path) -> Path:
     """Unpack the archive into the cache, once it is verified, and say where.
 
@@ -153,7 +153,7 @@ class WebQAmGaze:
     people: pl.DataFrame
     spans: pl.DataFrame
 
-
+# %% ../../nbs/recording/webqamgaze.ipynb #1ddd394a
 def _targets(folder: Path, name: str) -> dict[str, dict[str, tuple]]:
     """The authors' boxes of a set: text -> target -> x, y, width, height."""
     rows = pl.read_csv(folder / "target_dataframes" / f"target_dataframe_{name}.csv").filter(pl.col("is_word") == 0)
@@ -219,7 +219,7 @@ def _placed(raw: Mapping, trials: list[dict], targets: Mapping, screen: tuple) -
 
 def _read(path: Path, targets: Mapping, name: str) -> tuple[dict, list[dict], pl.DataFrame, list[tuple]]:
     """One file: its person, its trials, its samples in px of the image, and what was left out."""
-    file = json.loads(path.read_text(encoding="utf-8"))
+    file = read_json(path)
     raw, trials = json.loads(file["webgazer_raw_data"]), [_trial(file, k) for k in range(10)]
     place, fixations = _placed(raw, trials, targets, (file["screen_x"], file["screen_y"]))
     person = _person(file, name) | dict(zip(("place_x", "place_y", "place_share"), place))
@@ -274,23 +274,23 @@ def read_webqamgaze(folder: str | Path) -> WebQAmGaze:
         refused += lost
     return _as_tables(folder, boxes, people, trials, samples, refused)
 
-
+# %% ../../nbs/recording/webqamgaze.ipynb #aefdbf4f
 def _as_tables(folder: Path, boxes: Mapping, people: list, trials: list, samples: list, refused: list) -> WebQAmGaze:
     """Tables of what was read."""
     frame = pl.DataFrame(trials, infer_schema_length=None)
     shown = frame.group_by("set").agg(pl.col("text").unique())
     layout = lay_words(pl.concat(_words(folder, name, set(texts)) for name, texts in shown.sort("set").iter_rows()))
+    order = ["participant", "item", "channel", "t_ms", "x", "y"]
+    recordings = Recordings(pl.concat(samples).select(order), layout, refused_table(refused), frame)
+    return WebQAmGaze(recordings, pl.DataFrame(people, infer_schema_length=None), _spans(frame, boxes))
+
+
+def _spans(trials: pl.DataFrame, boxes: Mapping) -> pl.DataFrame:
+    """The span that answers each trial's question, where the authors drew it: item, left, top, right, bottom (px)."""
+    asked = trials.select("set", "text", "item", "question").unique(maintain_order=True)
     spans = [
         (t["item"], box[0], box[1], box[0] + box[2], box[1] + box[3])
-        for t in frame.select("set", "text", "item", "question").unique(maintain_order=True).iter_rows(named=True)
+        for t in asked.iter_rows(named=True)
         if (box := boxes[t["set"]].get(t["text"], {}).get(t["question"]))
     ]
-    edges = ["left", "top", "right", "bottom"]
-    lost = pl.DataFrame([row for row in refused if row[3]], schema=["file", "where", "reason", "samples"], orient="row")
-    order = ["participant", "item", "channel", "t_ms", "x", "y"]
-    recordings = Recordings(pl.concat(samples).select(order), layout, lost, frame)
-    return WebQAmGaze(
-        recordings,
-        pl.DataFrame(people, infer_schema_length=None),
-        pl.DataFrame(spans, schema=["item", *edges], orient="row"),
-    )
+    return pl.DataFrame(spans, schema=["item", "left", "top", "right", "bottom"], orient="row")

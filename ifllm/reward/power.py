@@ -223,7 +223,6 @@ def power_curve(
     design: Design = Design(),
     n_simulations: int = 400,
     n_bootstrap: int = 400,
-    level: float = 0.95,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Power to detect a paired gain in accuracy over a text model on unseen workers.
@@ -236,8 +235,8 @@ def power_curve(
         Workers of a study, and strict pairs of each.
     design
         See `Design`; its discordance is raised to the gain where it is smaller.
-    n_simulations, n_bootstrap, level, seed
-        Studies drawn for a point; draws of workers and level of each study's interval (two-sided); seed.
+    n_simulations, n_bootstrap, seed
+        Studies drawn for a point; draws of workers for each study's 95 % interval; seed.
 
     Returns
     -------
@@ -253,7 +252,7 @@ def power_curve(
                 rng = np.random.default_rng([seed, w, m, int(1e6 * gain)])
                 n, gained = _draw_gains(rng, gain, m, design, (n_simulations, w))
                 draws = gained @ counts.T / (n @ counts.T)
-                found = sum(flip_test(study, level)[0] > 0 for study in draws)
+                found = sum(flip_test(study)[0] > 0 for study in draws)
                 low, high = share_interval(found, n_simulations)
                 point = {"gain": gain, "workers": w, "pairs": m, "power": found / n_simulations}
                 rows.append(point | {"power_low": low, "power_high": high})

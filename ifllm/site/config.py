@@ -9,6 +9,7 @@ __all__ = ['Text', 'Question', 'Gaze', 'Recording', 'Conditions', 'Tasks', 'Topi
 # %% ../../nbs/site/config.ipynb #ffca4f6d
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,7 +145,14 @@ class Panel(_Part):
         description="give the address that the panel wants to be told at the end",
     )
 
+# %% ../../nbs/site/config.ipynb #4374bd1c
+def _once(what: str, values: list) -> None:
+    """Raise ValueError where a value occurs twice."""
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]} occurs twice; each needs its own")
 
+# %% ../../nbs/site/config.ipynb #72e7842e
 class StudyFile(_Part):
     """A whole study. `folder` is where the file lies: relative paths start there."""
 
@@ -176,14 +184,8 @@ class StudyFile(_Part):
 
     @model_validator(mode="after")
     def _whole(self):
-        named: dict[str, list] = {
-            "topic id": [t.id for t in self.topics],
-            "responder name": [r.name for r in self.responders],
-        }
-        for what, values in named.items():
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
-            if twice:
-                raise ValueError(f"{what} {twice[0]} occurs twice; each needs its own")
+        _once("topic id", [t.id for t in self.topics])
+        _once("responder name", [r.name for r in self.responders])
         if self.tasks.conditions.pairwise and len(self.responders) < 2:
             raise ValueError("a pairwise task needs two responders; list two or set tasks.conditions.pairwise to 0")
         if self.tasks.per_participant > len(self.topics):
@@ -197,6 +199,7 @@ class StudyFile(_Part):
 
     @property
     def secure(self) -> bool:
+        """Whether the site is reached by https."""
         return self.public_url.startswith("https://")
 
     @property
@@ -239,6 +242,44 @@ def _fix(path: tuple) -> str:
         model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
     return text
 
+# %% ../../nbs/site/config.ipynb #f2a3b9c7
+def _read_text(path: Path) -> str:
+    """The text of a file that has to be UTF-8; what is not is named with its line."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+
+
+def _parsed(path: Path, text: str) -> dict:
+    """The keys and values of a study file, not yet checked."""
+    try:
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # a date of year 0, a number of 5,000 digits, brackets without end
+        raise InputError(f"{path}: not YAML: {str(error)[:80]}; mend this value") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{path}{where}: not YAML: {getattr(error, 'problem', error)}; check quotes, colons and indents"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}:1: not a study file but {type(content).__name__}; `ifllm study init` writes one to start from"
+        )
+    return content
+
+# %% ../../nbs/site/config.ipynb #7d380cad
+def _told(path: Path, text: str, fault: Mapping) -> str:
+    """One of pydantic's findings as a line: file, line, key, value, what is wrong, what to do."""
+    where = tuple(p for p in fault["loc"] if p != "function-after")
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, where)))
+    value = "" if fault["type"] in ("missing", "value_error") else f" = {str(fault['input'])[:60]!r}"
+    problem = fault["msg"].removeprefix("Value error, ")
+    fix = f"; {_fix(where)}" if where and _fix(where) else ""
+    return f"{path}:{_line(text, where)}: {key}{value}{': ' if key else ''}{problem}{fix}"
+
 # %% ../../nbs/site/config.ipynb #59202293
 def load_study(path: str | Path) -> StudyFile:
     """Read and validate a study file.
@@ -259,37 +300,13 @@ def load_study(path: str | Path) -> StudyFile:
     path = path / "study.yaml" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such study file; `ifllm study init {path.parent}` writes one")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
-    try:
-        content = yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:  # a date of year 0, a number of 5,000 digits, brackets without end
-        raise InputError(f"{path}: not YAML: {str(error)[:80]}; mend this value") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{where}: not YAML: {getattr(error, 'problem', error)}; check quotes, colons and indents"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}:1: not a study file but {type(content).__name__}; `ifllm study init` writes one to start from"
-        )
+    text = _read_text(path)
+    content = _parsed(path, text)
     try:
         return StudyFile.model_validate({**content, "folder": path.parent.resolve()})
     except ValidationError as error:
-        lines = []
-        for e in error.errors(include_url=False):
-            where = tuple(p for p in e["loc"] if p != "function-after")
-            key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, where)))
-            value = "" if e["type"] in ("missing", "value_error") else f" = {str(e['input'])[:60]!r}"
-            problem = e["msg"].removeprefix("Value error, ")
-            fix = f"; {_fix(where)}" if where and _fix(where) else ""
-            lines.append(f"{path}:{_line(text, where)}: {key}{value}{': ' if key else ''}{problem}{fix}")
-        raise InputError("\n".join(lines)) from None
+        faults = error.errors(include_url=False)
+        raise InputError("\n".join(_told(path, text, fault) for fault in faults)) from None
 
 # %% ../../nbs/site/config.ipynb #260d92dc
 def init_study(folder: str | Path, gaze: bool = True) -> Path:

@@ -6,12 +6,10 @@
 __all__ = ['CodePoints', 'task_samples', 'asked_ms', 'export_study']
 
 # %% ../../nbs/site/export.ipynb #cf093665
-import csv
-import html
 import json
 from bisect import bisect_right
 from collections import Counter
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..base.files import InputError, atomic_path
+from ..recording.data import TABLES, escaped, stamp, write_table
 from .config import StudyFile
 from .layout import LAYOUT, SAMPLES, word_tables
 from .storage import Assignment, Batch, Calibration, Call, Database, Participant, Sample, Turn, read_payload
@@ -108,14 +107,6 @@ def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[
 _PREFERENCE = {"pairwise": {"left": 1, "right": 2, "tie": 0}, "pointwise": {"current": 1, "previous": 0}}
 
 
-def _clock(ms: int | None) -> str:
-    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _escaped(text: str | None) -> str | None:
-    return None if text is None else html.escape(text, quote=True)
-
-
 def asked_ms(t: Turn) -> int:
     """When a turn's window opens: its first characters stood on the screen; by the server's clock where the browser did
     not say."""
@@ -129,33 +120,33 @@ def _query(a: Assignment, t: Turn) -> dict:
         "query_ID": t.id,
         "user_id": a.participant,
         "task_id": a.topic,
-        "user_query": _escaped(t.question),
-        "llm_response_1": _escaped(t.response_1),
-        "llm_response_2": _escaped(t.response_2),
+        "user_query": escaped(t.question),
+        "llm_response_1": escaped(t.response_1),
+        "llm_response_2": escaped(t.response_2),
         "llm_name_1": t.model_1,
         "llm_name_2": t.model_2,
         "likert_1": t.likert_1,
         "likert_2": t.likert_2,
         "preference": _PREFERENCE[a.mode].get(t.preference),
         "adjustment": int(t.bullets),
-        "query_timestamp": _clock(asked_ms(t)),
+        "query_timestamp": stamp(asked_ms(t)),
     }
 
-
+# %% ../../nbs/site/export.ipynb #7d5079b1
 def _task(a: Assignment, title: str, copied: Turn | None, accuracy: int | None) -> dict:
     return {
         "user_id": a.participant,
         "task_id": a.topic,
-        "copy_sentence": _escaped(a.copy_sentence),
-        "summary": _escaped(a.summary),
-        "feedback": _escaped(a.feedback),
+        "copy_sentence": escaped(a.copy_sentence),
+        "summary": escaped(a.summary),
+        "feedback": escaped(a.feedback),
         "understand_before": a.understand_before,
         "understand_after": a.understand_after,
-        "query_copy": _escaped(copied.question) if copied else None,
-        "llm_response_copy": _escaped(copied.response_1) if copied else None,
+        "query_copy": escaped(copied.question) if copied else None,
+        "llm_response_copy": escaped(copied.response_1) if copied else None,
         "accuracy": accuracy,
-        "finished": _clock(a.finished_ms),
-        "domain": _escaped(title),
+        "finished": stamp(a.finished_ms),
+        "domain": escaped(title),
     }
 
 # %% ../../nbs/site/export.ipynb #4fb5ecfd
@@ -165,58 +156,17 @@ def _worker(p: Participant) -> dict:
         "user_id": p.id,
         "consent": 1,
         "age": d.get("age"),
-        "location": _escaped(d.get("location")),
+        "location": escaped(d.get("location")),
         "education": d.get("education"),
-        "race": _escaped(", ".join(d["race"])) if "race" in d else None,
-        "gender": _escaped(d.get("gender")),
-        "inserted_at": _clock(p.consent_ms),
+        "race": escaped(", ".join(d["race"])) if "race" in d else None,
+        "gender": escaped(d.get("gender")),
+        "inserted_at": stamp(p.consent_ms),
     }
-
-
-_HEADERS = {
-    "query_logs_table.csv": [
-        "query_ID",
-        "user_id",
-        "task_id",
-        "user_query",
-        "llm_response_1",
-        "llm_response_2",
-        "llm_name_1",
-        "llm_name_2",
-        "likert_1",
-        "likert_2",
-        "preference",
-        "adjustment",
-        "query_timestamp",
-    ],
-    "task_table.csv": [
-        "user_id",
-        "task_id",
-        "copy_sentence",
-        "summary",
-        "feedback",
-        "understand_before",
-        "understand_after",
-        "query_copy",
-        "llm_response_copy",
-        "accuracy",
-        "finished",
-        "domain",
-    ],
-    "record_info_table.csv": ["user_id", "consent", "age", "location", "education", "race", "gender", "inserted_at"],
-}
 
 
 def _inert(value):
     """A cell that a spreadsheet program does not take for a formula: the usual apostrophe before the text."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _write_csv(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _HEADERS[path.name], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 # %% ../../nbs/site/export.ipynb #5f0eda37
 _SAMPLES = {
@@ -248,6 +198,127 @@ def _table(rows: list, *leave: str) -> pl.DataFrame:
         infer_schema_length=None,
     )
 
+# %% ../../nbs/site/export.ipynb #e7ebc39b
+@dataclass
+class _Collected:
+    """Rows of an export's tables: of the release's (queries, tasks), of the database (assignments, turns, batches),
+    what happened (events), and samples and boxes in page px (located, boxes)."""
+
+    queries: list[dict] = field(default_factory=list)
+    tasks: list[dict] = field(default_factory=list)
+    assignments: list[Assignment] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    batches: list[dict] = field(default_factory=list)
+    events: list[dict] = field(default_factory=list)
+    located: list[dict] = field(default_factory=list)
+    boxes: list[dict] = field(default_factory=list)
+    counts: Counter = field(default_factory=Counter)
+
+
+def _last_score(tried: list[Calibration], before_ms: int) -> int | None:
+    """Accuracy of a participant's last calibration before a moment, None where there was none."""
+    scores = (c.accuracy for c in reversed(tried) if c.kind == "calibration" and c.at_ms <= before_ms)
+    return next(scores, None)
+
+# %% ../../nbs/site/export.ipynb #03af7042
+def _collect(
+    session: Session, folder: Path, made: _Collected, a: Assignment, titles: dict[int, str], tried: list[Calibration]
+) -> pl.DataFrame:
+    """Collect the rows of one task that was started, and write its behaviour files; returns its samples."""
+    assert a.topic is not None and a.started_ms is not None
+    turns = list(session.scalars(select(Turn).where(Turn.assignment == a.id).order_by(Turn.turn)))
+    answered = [t for t in turns if t.state == "answered"]
+    copied = next((t for t in turns if t.turn == a.copy_turn), None)
+    samples, pages, happened = task_samples(session, a.id, answered)
+    _behaviour(folder / "user_behavior" / a.participant / str(a.topic), a.mode, samples)
+    located, boxes = word_tables(a.participant, a.topic, samples, pages, happened)
+    made.turns += turns
+    made.queries += [_query(a, t) for t in answered]
+    made.tasks.append(_task(a, titles.get(a.topic, ""), copied, _last_score(tried, a.started_ms)))
+    made.events += [{"worker": a.participant, "task": a.topic, **e} for e in happened if e["kind"] != "words"]
+    made.batches += _received(session, a.id)
+    made.located += located
+    made.boxes += boxes
+    made.counts.update(samples=len(samples), events=len(happened), queries=len(answered), tasks=1)
+    return pl.DataFrame(samples, schema=_SAMPLES, orient="row").with_columns(
+        page=pl.Series(pages, dtype=pl.String), worker=pl.lit(a.participant), task=pl.lit(a.topic, pl.Int64)
+    )
+
+
+def _received(session: Session, assignment: str) -> list[dict]:
+    """When each batch came in by our clock: what tells how far the participant's clock was off."""
+    columns = (Batch.assignment, Batch.page, Batch.number, Batch.received_ms, Batch.rows)
+    rows = session.execute(select(*columns).where(Batch.assignment == assignment))
+    return [dict(row) for row in rows.mappings()]
+
+# %% ../../nbs/site/export.ipynb #e8238b65
+def _write_release(folder: Path, made: _Collected, workers: list[Participant]) -> None:
+    """Write the release's tables, and copies that are safe to open in a spreadsheet program."""
+    people = [_worker(p) for p in workers]
+    for name, rows in zip(TABLES, (made.queries, made.tasks, people), strict=True):
+        write_table(folder / name, rows)
+        write_table(folder / "spreadsheets" / name, [{k: _inert(v) for k, v in row.items()} for row in rows])
+
+
+def _write_ours(
+    folder: Path, session: Session, made: _Collected, workers: list[Participant], calibrations: list[Calibration]
+) -> None:
+    """Write all that was recorded as Parquet, and samples and boxes of words in page px."""
+    kept = {a.id for a in made.assignments}
+    calls = [c for c in session.scalars(select(Call).order_by(Call.id)) if c.assignment in kept]
+    frames = {
+        "workers": _table(workers, "withdrawn_ms"),
+        "tasks": _table(made.assignments),
+        "queries": _table(made.turns),
+        "calibrations": _table(calibrations),
+        "calls": _table(calls),
+        "events": pl.DataFrame(made.events, infer_schema_length=None),
+        "batches": pl.DataFrame(made.batches, infer_schema_length=None),
+    }
+    for name, frame in frames.items():
+        frame.write_parquet(folder / "parquet" / f"{name}.parquet")
+    pl.DataFrame(made.located, schema=SAMPLES).write_parquet(folder / "words" / "samples.parquet")
+    pl.DataFrame(made.boxes, schema=LAYOUT).write_parquet(folder / "words" / "layout.parquet")
+
+# %% ../../nbs/site/export.ipynb #d7f3cb5f
+def _export(study: StudyFile, session: Session, folder: Path) -> Counter:
+    """Write everybody's data into `folder`; counts of participants, tasks, queries, samples, events, withdrawn."""
+    titles = {t.id: t.title for t in study.topics}
+    everyone = list(session.scalars(select(Participant).order_by(Participant.created_ms, Participant.id)))
+    workers = [p for p in everyone if p.consent_ms and not p.withdrawn_ms]
+    calibrations = list(session.scalars(select(Calibration).order_by(Calibration.id)))
+    made = _Collected()
+    for p in workers:
+        assigned = select(Assignment).where(Assignment.participant == p.id).order_by(Assignment.position)
+        own = list(session.scalars(assigned))
+        made.assignments += own
+        tried = [c for c in calibrations if c.participant == p.id]
+        frames = [
+            _collect(session, folder, made, a, titles, tried) for a in own if a.topic is not None and a.started_ms
+        ]
+        if frames:
+            pl.concat(frames).write_parquet(folder / "parquet" / "samples" / f"{p.id}.parquet")
+    made.counts.update(workers=len(workers), withdrawn=sum(p.withdrawn_ms is not None for p in everyone))
+    _write_release(folder, made, workers)
+    _write_ours(folder, session, made, workers, calibrations)
+    return made.counts
+
+# %% ../../nbs/site/export.ipynb #4d87eb05
+def _behaviour(folder: Path, mode: str, samples: list[Sample]) -> None:
+    """The behaviour files of one task, in the release's layout."""
+    if not samples:
+        return
+    folder.mkdir(parents=True)
+    for modality in ("gaze", "mouse"):
+        own = [s for s in samples if s.modality == modality]
+        if not own:
+            continue
+        with (folder / f"abs_{modality}.csv").open("w", encoding="utf-8", newline="") as file:
+            file.writelines(_abs(s) for s in own)
+        for side, name in _SIDES[mode][modality].items():
+            with (folder / name).open("w", encoding="utf-8", newline="") as file:
+                file.writelines(_rel(s, side) for s in own)
+
 # %% ../../nbs/site/export.ipynb #bc053959
 def export_study(study: StudyFile, out: str | Path) -> dict:
     """Write all data of a study to a new folder.
@@ -271,7 +342,7 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; name a new folder")
-    db, counts = Database(study.database_url), Counter()
+    db = Database(study.database_url)
     try:
         with db.read() as session, atomic_path(out) as folder:
             folder.mkdir(parents=True)
@@ -279,103 +350,9 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
             (folder / "parquet" / "samples").mkdir(parents=True)
             (folder / "words").mkdir()
             (folder / "spreadsheets").mkdir()
-            _export(study, session, folder, counts)
-            (folder / "export.json").write_text(
-                json.dumps(
-                    {"quoting": "rfc4180", "title": study.title, "counts": dict(sorted(counts.items()))}, indent=1
-                )
-                + "\n"
-            )
+            counts = _export(study, session, folder)
+            told = {"quoting": "rfc4180", "title": study.title, "counts": dict(sorted(counts.items()))}
+            (folder / "export.json").write_text(json.dumps(told, indent=1) + "\n")
     finally:
         db.close()
     return dict(counts)
-
-# %% ../../nbs/site/export.ipynb #d7f3cb5f
-def _export(study: StudyFile, session: Session, folder: Path, counts: Counter) -> None:
-    titles = {t.id: t.title for t in study.topics}
-    everyone = list(session.scalars(select(Participant).order_by(Participant.created_ms, Participant.id)))
-    workers = [p for p in everyone if p.consent_ms and not p.withdrawn_ms]
-    calibrations = list(session.scalars(select(Calibration).order_by(Calibration.id)))
-    assignments, turns, queries, tasks, events, batches = [], [], [], [], [], []
-    located, boxes = [], []
-    for p in workers:
-        own = list(
-            session.scalars(select(Assignment).where(Assignment.participant == p.id).order_by(Assignment.position))
-        )
-        frames = []
-        for a in own:
-            started = a.started_ms
-            if a.topic is None or not started:
-                continue
-            of_task = list(session.scalars(select(Turn).where(Turn.assignment == a.id).order_by(Turn.turn)))
-            answered = [t for t in of_task if t.state == "answered"]
-            score = next(
-                (
-                    c.accuracy
-                    for c in reversed(calibrations)
-                    if c.participant == p.id and c.kind == "calibration" and c.at_ms <= started
-                ),
-                None,
-            )
-            queries += [_query(a, t) for t in answered]
-            tasks.append(
-                _task(a, titles.get(a.topic, ""), next((t for t in of_task if t.turn == a.copy_turn), None), score)
-            )
-            samples, pages, happened = task_samples(session, a.id, answered)
-            _behaviour(folder / "user_behavior" / p.id / str(a.topic), a.mode, samples)
-            frames.append(
-                pl.DataFrame(samples, schema=_SAMPLES, orient="row").with_columns(
-                    page=pl.Series(pages, dtype=pl.String), worker=pl.lit(p.id), task=pl.lit(a.topic, pl.Int64)
-                )
-            )
-            events += [{"worker": p.id, "task": a.topic, **e} for e in happened if e["kind"] != "words"]
-            for table, rows in zip((located, boxes), word_tables(p.id, a.topic, samples, pages, happened)):
-                table += rows
-            counts.update(samples=len(samples), events=len(happened), queries=len(answered), tasks=1)
-            turns += of_task
-            # when each batch came in by our clock: what tells how far the participant's clock was off
-            batches += session.execute(
-                select(Batch.assignment, Batch.page, Batch.number, Batch.received_ms, Batch.rows).where(
-                    Batch.assignment == a.id
-                )
-            ).mappings()
-        if frames:
-            pl.concat(frames).write_parquet(folder / "parquet" / "samples" / f"{p.id}.parquet")
-        assignments += own
-    counts.update(workers=len(workers), withdrawn=sum(p.withdrawn_ms is not None for p in everyone))
-    for name, rows in (
-        ("query_logs_table.csv", queries),
-        ("task_table.csv", tasks),
-        ("record_info_table.csv", [_worker(p) for p in workers]),
-    ):
-        _write_csv(folder / name, rows)
-        _write_csv(folder / "spreadsheets" / name, [{k: _inert(v) for k, v in row.items()} for row in rows])
-    pl.DataFrame(located, schema=SAMPLES).write_parquet(folder / "words" / "samples.parquet")
-    pl.DataFrame(boxes, schema=LAYOUT).write_parquet(folder / "words" / "layout.parquet")
-    kept = {a.id for a in assignments}
-    for name, frame in (
-        ("workers", _table(workers, "withdrawn_ms")),
-        ("tasks", _table(assignments)),
-        ("queries", _table(turns)),
-        ("calibrations", _table(calibrations)),
-        ("calls", _table([c for c in session.scalars(select(Call).order_by(Call.id)) if c.assignment in kept])),
-        ("events", pl.DataFrame(events, infer_schema_length=None)),
-        ("batches", pl.DataFrame([dict(b) for b in batches], infer_schema_length=None)),
-    ):
-        frame.write_parquet(folder / "parquet" / f"{name}.parquet")
-
-# %% ../../nbs/site/export.ipynb #4d87eb05
-def _behaviour(folder: Path, mode: str, samples: list[Sample]) -> None:
-    """The behaviour files of one task, in the release's layout."""
-    if not samples:
-        return
-    folder.mkdir(parents=True)
-    for modality in ("gaze", "mouse"):
-        own = [s for s in samples if s.modality == modality]
-        if not own:
-            continue
-        with (folder / f"abs_{modality}.csv").open("w", encoding="utf-8", newline="") as file:
-            file.writelines(_abs(s) for s in own)
-        for side, name in _SIDES[mode][modality].items():
-            with (folder / name).open("w", encoding="utf-8", newline="") as file:
-                file.writelines(_rel(s, side) for s in own)

@@ -172,7 +172,26 @@ class Judgement:
     rate_hz: float
     failed: str | None
 
+# %% ../../nbs/site/flow.ipynb #4c82f644
+def _follows(seen: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Share of the targets' variance that predictions account for; `seen` is each target and its predictions, px."""
+    targets = np.array([target for target, _ in seen])
+    middle = targets.mean(axis=0)
+    # a target without a prediction counts like a prediction that never moves
+    means = np.array([points.mean(axis=0) if len(points) else middle for _, points in seen])
+    return 1 - float(((means - targets) ** 2).sum()) / float(((targets - middle) ** 2).sum())
 
+
+def _error_and_spread(seen: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float | None, float | None]:
+    """Accuracy and precision as eye trackers report them, px; None where no target has a prediction."""
+    found = [(target, points) for target, points in seen if len(points)]
+    if not found:
+        return None, None
+    off = [math.dist(points.mean(axis=0), target) for target, points in found]
+    squares = [((points - points.mean(axis=0)) ** 2).sum(axis=1).mean() for _, points in found]
+    return float(np.mean(off)), float(np.sqrt(np.mean(squares)))
+
+# %% ../../nbs/site/flow.ipynb #f5e20d2e
 def judge_look(looks: list[Look], window_height: float, threshold: float) -> Judgement:
     """Judge a check of gaze; the first look is the middle, the others are points that calibration did not use.
 
@@ -183,16 +202,7 @@ def judge_look(looks: list[Look], window_height: float, threshold: float) -> Jud
     everything = [p for look in looks for p in look.points]
     valid = sum(p is not None for p in everything) / len(everything) if everything else 0.0
     seen = [(np.array(look.target), np.array([p for p in look.points if p is not None])) for look in unseen]
-    targets = np.array([look.target for look in unseen])
-    variance = float(((targets - targets.mean(axis=0)) ** 2).sum())
-    # a target without a prediction counts like a prediction that never moves
-    means = [p.mean(axis=0) if len(p) else targets.mean(axis=0) for _, p in seen]
-    follows = 1 - float(((np.array(means) - targets) ** 2).sum()) / variance
-    found = [(t, p) for t, p in seen if len(p)]
-    error = float(np.mean([math.dist(p.mean(axis=0), t) for t, p in found])) if found else None
-    spread = (
-        float(np.sqrt(np.mean([((p - p.mean(axis=0)) ** 2).sum(axis=1).mean() for _, p in found]))) if found else None
-    )
+    follows, (error, spread) = _follows(seen), _error_and_spread(seen)
     failed = (
         "no_face" if valid < VALID else "still" if follows <= FOLLOWS else "inaccurate" if score <= threshold else None
     )

@@ -69,6 +69,20 @@ def _boxes(view: dict, panels: Mapping[str, dict], layers: list[Layer], until: f
             )
     return rows
 
+# %% ../../nbs/site/layout.ipynb #c1446b49
+def _on_page(s: Sample, view: dict) -> dict:
+    """A sample in px of the page, in ms since its layout came up, and what the row itself says."""
+    return {
+        "channel": s.modality,
+        "t_ms": s.t_ms - view["t_ms"],
+        "x": None if s.x is None else s.x + view["scroll_x"],
+        "y": None if s.y is None else s.y + view["scroll_y"],
+        "page_ms": s.t_ms,
+        "turn": s.turn,
+        "side": s.side,
+        "index": s.index,
+    }
+
 # %% ../../nbs/site/layout.ipynb #970f15b6
 def word_tables(
     who: str, task: int, samples: list[Sample], pages: list[str], events: list[dict]
@@ -103,21 +117,7 @@ def word_tables(
                 continue
             item = f"{who}:{task}:{view['turn']}:{page[:8]}:{view['t_ms']:.0f}"
             boxes += [{"item": item, "turn": view["turn"], **box} for box in found]
-            rows += [
-                {
-                    "participant": who,
-                    "item": item,
-                    "channel": s.modality,
-                    "t_ms": s.t_ms - view["t_ms"],
-                    "x": None if s.x is None else s.x + view["scroll_x"],
-                    "y": None if s.y is None else s.y + view["scroll_y"],
-                    "page_ms": s.t_ms,
-                    "turn": s.turn,
-                    "side": s.side,
-                    "index": s.index,
-                }
-                for s in inside
-            ]
+            rows += [{"participant": who, "item": item, **_on_page(s, view)} for s in inside]
     return rows, boxes
 
 # %% ../../nbs/site/layout.ipynb #fd9d852e

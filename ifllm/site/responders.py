@@ -55,6 +55,7 @@ class Answer:
     error: str | None = None
 
     def usd(self, responder: Responder) -> float:
+        """What the call cost, US dollars."""
         return (self.tokens_in * responder.usd_per_million_in + self.tokens_out * responder.usd_per_million_out) / 1e6
 
 # %% ../../nbs/site/responders.ipynb #60961dce
@@ -70,11 +71,9 @@ def rough_tokens(text: str) -> int:
     """Tokens of a text where the provider reports none: a quarter of its characters."""
     return (len(text) + 3) // 4
 
-# %% ../../nbs/site/responders.ipynb #866ee221
-async def _openai(
-    responder: Responder, messages: list[dict], client: httpx.AsyncClient, result: Answer
-) -> AsyncIterator[str]:
-    """Pieces of text from a chat-completions endpoint."""
+# %% ../../nbs/site/responders.ipynb #c8ca93a0
+def _request(responder: Responder, messages: list[dict]) -> dict:
+    """Address, headers and body of a request for an answer in pieces."""
     assert responder.base_url is not None  # the study file is refused without
     headers = {"accept": "text/event-stream"}
     if responder.key_env:
@@ -90,10 +89,15 @@ async def _openai(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    return {"url": f"{responder.base_url.rstrip('/')}/chat/completions", "json": body, "headers": headers}
+
+# %% ../../nbs/site/responders.ipynb #866ee221
+async def _openai(
+    responder: Responder, messages: list[dict], client: httpx.AsyncClient, result: Answer
+) -> AsyncIterator[str]:
+    """Pieces of text from a chat-completions endpoint."""
     try:
-        async with client.stream(
-            "POST", f"{responder.base_url.rstrip('/')}/chat/completions", json=body, headers=headers
-        ) as reply:
+        async with client.stream("POST", **_request(responder, messages)) as reply:
             if reply.status_code != 200:
                 raise ProviderError(
                     f"HTTP {reply.status_code}", again=reply.status_code in (408, 409, 429) or reply.status_code >= 500
@@ -152,6 +156,17 @@ async def _offline(responder: Responder, messages: list[dict]) -> AsyncIterator[
         yield word
         await asyncio.sleep(1 / responder.words_per_s)
 
+# %% ../../nbs/site/responders.ipynb #9fc6304b
+async def _in_time(stream: AsyncIterator[str], deadline: float) -> AsyncIterator[str]:
+    """The pieces of a stream that come before `deadline` (of the event loop's clock); TimeoutError after it."""
+    while True:
+        # no yield inside the time-out: it would strike whoever consumes the pieces
+        async with asyncio.timeout_at(deadline):
+            piece = await anext(stream, None)
+        if piece is None:
+            return
+        yield piece
+
 # %% ../../nbs/site/responders.ipynb #d0e8ceac
 async def answer(
     responder: Responder, messages: list[dict], client: httpx.AsyncClient, result: Answer, pause_s: float = 0.5
@@ -180,12 +195,7 @@ async def answer(
         )
         deadline = asyncio.get_running_loop().time() + responder.timeout_s
         try:
-            while True:
-                # no yield inside the time-out: it would strike whoever consumes the pieces
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(stream, None)
-                if piece is None:
-                    break
+            async for piece in _in_time(stream, deadline):
                 shown = tidy.feed(piece)
                 if shown:
                     result.text += shown

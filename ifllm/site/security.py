@@ -48,6 +48,7 @@ class Signer:
         return hmac.new(self._key, f"{purpose}\0{text}".encode(), hashlib.sha256).digest()
 
     def link(self, invite: str) -> str:
+        """An invitation, signed, as it stands in a link."""
         return self._link.dumps(invite)
 
     def read_link(self, token: str, max_age_s: int | None = None) -> str | None:
@@ -55,9 +56,11 @@ class Signer:
         return _checked(self._link, token, max_age_s)
 
     def session(self, participant: str) -> str:
+        """A participant's pseudonym, signed, as the cookie holds it."""
         return self._session.dumps(participant)
 
     def read_session(self, token: str, max_age_s: int = 14 * 86400) -> str | None:
+        """The pseudonym of a cookie, or None if we did not sign it or it is too old."""
         return _checked(self._session, token, max_age_s)
 
     def csrf(self, session: str) -> str:
@@ -65,6 +68,7 @@ class Signer:
         return base64.urlsafe_b64encode(self._mac("csrf", session)).decode().rstrip("=")
 
     def csrf_ok(self, session: str, token: str | None) -> bool:
+        """Whether a token is this session's."""
         return isinstance(token, str) and hmac.compare_digest(
             self.csrf(session).encode(), token.encode("utf-8", "replace")
         )

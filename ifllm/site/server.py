@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'ASSETS', 'TYPES', 'RATES', 'Token', 'Reader', 'Writer', 'Asker', 'TheSite', 'router', 'AssignmentId', 'TurnId',
-           'PANEL', 'Likert', 'HEAD_S', 'Site', 'Visitor', 'the_site', 'visitor', 'reader', 'writes', 'asks',
-           'invitation', 'join', 'shell', 'asset', 'vendor', 'health', 'state', 'Consent', 'Demographics', 'Empty',
-           'consent', 'demographics', 'instructions', 'Fixation', 'calibration', 'NoGaze', 'skip_calibration', 'Before',
-           'start', 'Ask', 'ask', 'Generation', 'stream', 'Shown', 'shown', 'Rating', 'rate', 'record', 'Finish',
-           'finish', 'After', 'after', 'Withdrawal', 'leave', 'researcher', 'progress_page', 'progress_data',
+           'PANEL', 'Likert', 'SILENT_S', 'HEAD_S', 'Site', 'Visitor', 'the_site', 'visitor', 'reader', 'writes',
+           'asks', 'invitation', 'join', 'shell', 'asset', 'vendor', 'health', 'state', 'Consent', 'Demographics',
+           'Empty', 'consent', 'demographics', 'instructions', 'Fixation', 'calibration', 'NoGaze', 'skip_calibration',
+           'Before', 'start', 'Ask', 'ask', 'Generation', 'stream', 'Shown', 'shown', 'Rating', 'rate', 'record',
+           'Finish', 'finish', 'After', 'after', 'Withdrawal', 'leave', 'researcher', 'progress_page', 'progress_data',
            'create_app', 'panel_link', 'invitations', 'serve']
 
 # %% ../../nbs/site/server.ipynb #eedda09f
@@ -24,7 +24,7 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
@@ -116,19 +116,24 @@ class Site:
 
     @property
     def cookie(self) -> str:
+        """Name of the session cookie; browsers keep `__Host-` to one host and to https."""
         return "__Host-ifllm" if self.study.secure else "ifllm"
 
     def topic(self, id: int | None) -> str | None:
+        """Title of a topic, None where there is none of this number."""
         return next((t.title for t in self.study.topics if t.id == id), None)
 
 # %% ../../nbs/site/server.ipynb #351b758d
 @dataclass(frozen=True)
 class Visitor:
+    """Who is asking: the participant's pseudonym, and the session that the cookie holds."""
+
     participant: str
     session: str
 
 
 async def the_site(request: Request) -> Site:  # a coroutine, so that it needs no thread
+    """The site that serves this request."""
     return request.app.state.site
 
 
@@ -139,6 +144,7 @@ def _limit(site: Site, kind: str, who: str) -> None:
 
 # %% ../../nbs/site/server.ipynb #c8645f44
 async def visitor(request: Request, site: Annotated[Site, Depends(the_site)]) -> Visitor:
+    """The participant of the session cookie; 401 without one."""
     token = request.cookies.get(site.cookie, "")
     participant = site.signer.read_session(token)
     if participant is None:
@@ -147,6 +153,7 @@ async def visitor(request: Request, site: Annotated[Site, Depends(the_site)]) ->
 
 
 async def reader(who: Annotated[Visitor, Depends(visitor)], site: Annotated[Site, Depends(the_site)]) -> Visitor:
+    """A visitor who reads; 429 where that happens too often."""
     _limit(site, "read", who.participant)
     return who
 
@@ -174,6 +181,7 @@ async def writes(
     site: Annotated[Site, Depends(the_site)],
     x_csrf_token: Token = None,
 ) -> Visitor:
+    """A visitor who sends a form from our own page; 403 from another, 429 where that happens too often."""
     return _checked_write(site, request, who, x_csrf_token, "write")
 
 
@@ -183,6 +191,7 @@ async def asks(
     site: Annotated[Site, Depends(the_site)],
     x_csrf_token: Token = None,
 ) -> Visitor:
+    """A visitor who sends a question; as for a form, more seldom."""
     return _checked_write(site, request, who, x_csrf_token, "turn")
 
 
@@ -249,7 +258,7 @@ def _page(site: Site, name: str, status: int = 200) -> Response:
     content, kind = site.pages[name]
     return Response(content, status, media_type=kind)
 
-
+# %% ../../nbs/site/server.ipynb #af76791e
 PANEL = "panel:"  # what the shared link of a panel signs; no invitation has a colon
 _PANEL_ID = re.compile(r"[A-Za-z0-9_-]{4,64}")
 
@@ -279,7 +288,7 @@ async def join(token: str, request: Request, site: TheSite):
         return _page(site, "invalid.html", 403)
     return await _enter(site, site.signer.participant(f"{PANEL}{named}"))
 
-
+# %% ../../nbs/site/server.ipynb #6fc1746e
 async def _enter(site: Site, participant: str) -> Response:
     """Set the session cookie of a participant and go to the study."""
     await asyncio.to_thread(_take_up, site, participant)
@@ -304,11 +313,13 @@ def _take_up(site: Site, participant: str) -> None:
 # %% ../../nbs/site/server.ipynb #2ec2c2cb
 @router.get("/", include_in_schema=False)
 async def shell(site: TheSite):
+    """The one page of the site; its scripts show what comes next."""
     return _page(site, "app.html")
 
 
 @router.get("/assets/{name:path}", include_in_schema=False)
 async def asset(name: str, site: TheSite):
+    """A script, style or picture of the page; 404 for any other name."""
     if name not in site.pages:
         raise HTTPException(404)
     reply = _page(site, name)
@@ -327,6 +338,7 @@ async def vendor(name: str, site: TheSite):
 # %% ../../nbs/site/server.ipynb #64a39ca7
 @router.get("/healthz")
 async def health() -> dict[str, bool]:
+    """Whether the process answers; for whoever watches it."""
     return {"ok": True}
 
 # %% ../../nbs/site/server.ipynb #f7ff9896
@@ -428,10 +440,14 @@ class _Form(BaseModel):
 
 # %% ../../nbs/site/server.ipynb #96ee6f8f
 class Consent(_Form):
+    """Agreement to take part."""
+
     agree: Literal[True]
 
 
 class Demographics(_Form):
+    """What a participant says of themselves; each question may be missing."""
+
     age: Annotated[int, Field(ge=18, le=122)] | None = None
     location: Annotated[str, Field(max_length=250), _SAID] | None = None
     education: Literal["None", "High school", "Associate", "Bachelor", "Master", "Doctorate"] | None = None
@@ -440,7 +456,7 @@ class Demographics(_Form):
 
 # %% ../../nbs/site/server.ipynb #6e2d1c10
 class Empty(_Form):
-    pass
+    """A form without fields."""
 
 
 @router.post("/api/consent")
@@ -497,6 +513,8 @@ def instructions(form: Empty, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #a120eb57
 class Fixation(_Form):
+    """Looks at targets, the middle first; the window's size in px."""
+
     kind: Literal["calibration", "drift"]
     looks: Annotated[list[Look], Field(min_length=3, max_length=20)]
     window_width: Annotated[float, Field(gt=0, le=100_000)]
@@ -532,6 +550,8 @@ def calibration(form: Fixation, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #0e7fdd91
 class NoGaze(_Form):
+    """Why somebody goes on without the camera."""
+
     reason: Literal["no_camera", "failed"]
 
 
@@ -555,6 +575,8 @@ Likert = Annotated[int, Field(ge=1, le=5)]
 
 
 class Before(_Form):
+    """Before a task: what is known of the topic, 1 to 5, and the topic where it may be chosen."""
+
     understand_before: Likert
     topic: Annotated[int, Field(ge=1, le=10**6)] | None = None
 
@@ -577,6 +599,8 @@ def start(id: AssignmentId, form: Before, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #946d21b5
 class Ask(_Form):
+    """The question of a turn; turns count from 1."""
+
     turn: Annotated[int, Field(ge=1, le=50)]
     question: Annotated[str, Field(max_length=2000), _SAID]
 
@@ -645,12 +669,14 @@ class Generation:
         self._news = asyncio.Event()
 
     def add(self, piece: dict, over: bool = False):
+        """Append a piece for all readers; `over` after the last one."""
         self.pieces.append(piece)
         self.over = self.over or over
         self._news.set()
         self._news = asyncio.Event()
 
     async def read(self) -> AsyncIterator[bytes]:
+        """The pieces from the first one on, a JSON line each, until the last has come."""
         at = 0
         while True:
             news = self._news
@@ -759,6 +785,8 @@ def _readable(site: Site, who: Visitor, id: int) -> Turn:
 
 # %% ../../nbs/site/server.ipynb #1c3ee229
 class Shown(_Form):
+    """When the first and the last characters of the answers stood on the screen, epoch ms."""
+
     shown_ms: EpochMs
     complete_ms: EpochMs
 
@@ -776,6 +804,8 @@ def shown(id: TurnId, form: Shown, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #7664e948
 class Rating(_Form):
+    """Ratings of the answers, 1 to 5, and which was preferred."""
+
     likert_1: Likert
     likert_2: Likert | None = None
     preference: Literal["left", "right", "current", "previous", "tie"] | None = None
@@ -825,6 +855,8 @@ async def record(
 
 # %% ../../nbs/site/server.ipynb #a4f9847e
 class Finish(_Form):
+    """How many batches each page load has sent, and whether to end though some have not arrived."""
+
     sent: Annotated[
         dict[Annotated[str, Field(pattern=r"^[0-9a-f-]{8,36}$")], Annotated[int, Field(ge=0, le=100_000)]],
         Field(max_length=50),
@@ -858,6 +890,8 @@ def finish(id: AssignmentId, form: Finish, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #a1882858
 class After(_Form):
+    """After a task: what is known now, 1 to 5, and what was learnt."""
+
     understand_after: Likert
     summary: Annotated[str, Field(max_length=2000), _SAID]
     copy_sentence: Annotated[str, Field(max_length=4000), _SAID]
@@ -885,6 +919,8 @@ def after(id: AssignmentId, form: After, who: Writer, site: TheSite) -> dict:
 
 # %% ../../nbs/site/server.ipynb #e97dc04d
 class Withdrawal(_Form):
+    """The words that delete a participant's data."""
+
     confirm: Literal["delete my data"]
 
 
@@ -899,6 +935,7 @@ def leave(form: Withdrawal, who: Writer, site: TheSite, request: Request) -> dic
 
 # %% ../../nbs/site/server.ipynb #2a11e4fd
 async def researcher(request: Request, site: TheSite) -> None:
+    """Let only the researcher's password pass: 404 where the study has none, 401 where it is another."""
     if not site.admin:
         raise HTTPException(404)
     _limit(site, "admin", _address(request))
@@ -917,78 +954,90 @@ async def researcher(request: Request, site: TheSite) -> None:
 # %% ../../nbs/site/server.ipynb #4e46bea0
 @router.get("/progress", include_in_schema=False, dependencies=[Depends(researcher)])
 async def progress_page(site: TheSite):
+    """The researcher's page."""
     return _page(site, "progress.html")
+
+# %% ../../nbs/site/server.ipynb #0bf363da
+def _recorded(own: list[Assignment], grid_s: float) -> dict:
+    """What came in of a participant's tasks: rows, predictions of gaze a second, shares of rows of gaze with a face and
+    of all rows on a text, and batches that are missing.
+    """
+    gaze, total = sum(a.gaze_rows for a in own), sum(a.rows for a in own)
+    return {
+        "rows": total,
+        "gaze_hz": sum(a.measured for a in own) / (gaze * grid_s) if gaze else None,
+        "face": sum(a.face_rows for a in own) / gaze if gaze else None,
+        "text": sum(a.text_rows for a in own) / total if total else None,
+        "missing": sum(a.missing for a in own),
+    }
+
+
+def _checked_gaze(tried: list[Calibration]) -> dict:
+    """How good a participant's gaze was at the last calibration and at the last check for drift."""
+    calibrated, drift = ([c for c in tried if c.kind == kind] for kind in ("calibration", "drift"))
+    return {
+        "accuracy": calibrated[-1].accuracy if calibrated else None,
+        "attempts": len(calibrated),
+        "drift": drift[-1].accuracy if drift else None,
+        "error_px": calibrated[-1].error_px if calibrated else None,
+        "drift_px": drift[-1].error_px if drift else None,
+    }
+
+# %% ../../nbs/site/server.ipynb #cb3cbc20
+SILENT_S = 1800  # after so long without a sign of life a participant has dropped out
+
+
+def _progress(site: Site, p: Participant, own: list[Assignment], tried: list[Calibration], turns: Counter) -> dict:
+    """One row of the progress page."""
+    step, seen = next_step(site.study, p, own, tried), max([p.seen_ms or 0, *(a.last_ms or 0 for a in own)])
+    silent_s = (now_ms() - seen) / 1000 if seen else None
+    return {
+        "id": p.id,
+        "step": step,
+        "done": sum(bool(a.closed_ms) for a in own),
+        "tasks": len(own),
+        "turns": sum(turns[a.id] for a in own),
+        "modes": [a.mode for a in own],
+        "gaze": p.gaze,
+        **_checked_gaze(tried),
+        **_recorded(own, site.study.recording.grid_ms / 1000),
+        "silent_s": silent_s,
+        "dropped": step not in ("done", "withdrawn", "ended") and silent_s is not None and silent_s > SILENT_S,
+        "codes": [a.code for a in own if a.code],
+    }
+
+# %% ../../nbs/site/server.ipynb #256a64d3
+def _by_participant(rows: Iterable) -> dict[str, list]:
+    """Rows of each participant, in the order they came."""
+    own: dict[str, list] = {}
+    for row in rows:
+        own.setdefault(row.participant, []).append(row)
+    return own
+
+
+def _used(session: Session) -> dict:
+    """What the study has asked of models so far: calls, tokens, US dollars, and calls that failed."""
+    tokens = func.coalesce(func.sum(Call.tokens_in + Call.tokens_out), 0)
+    usd = func.coalesce(func.sum(Call.usd), 0.0)
+    calls, tokens, usd = session.execute(select(func.count(Call.id), tokens, usd)).one()
+    failed = session.scalar(select(func.count(Call.id)).where(Call.error.is_not(None)))
+    return {"calls": calls, "tokens": tokens, "usd": usd, "failed": failed}
 
 # %% ../../nbs/site/server.ipynb #7d8cb451
 @router.get("/progress/data", dependencies=[Depends(researcher)])
 def progress_data(site: TheSite) -> dict:
     """Participants with step, data quality and last sign of life; totals and the budget used."""
-    grid = site.study.recording.grid_ms / 1000
-    rows = []
     with site.db.read() as session:
         everyone = list(session.scalars(select(Participant).order_by(Participant.created_ms)))
-        tasks, scores, turns = (
-            {},
-            {},
-            Counter(
-                dict(
-                    session.execute(select(Turn.assignment, func.count(Turn.id)).group_by(Turn.assignment))
-                    .tuples()
-                    .all()
-                )
-            ),
-        )
-        for a in session.scalars(select(Assignment).order_by(Assignment.position)):
-            tasks.setdefault(a.participant, []).append(a)
-        for c in session.scalars(select(Calibration).order_by(Calibration.id)):
-            scores.setdefault(c.participant, []).append(c)
-        for p in everyone:
-            own, tried = tasks.get(p.id, []), scores.get(p.id, [])
-            step, seen = next_step(site.study, p, own, tried), max([p.seen_ms or 0, *(a.last_ms or 0 for a in own)])
-            silent_s = (now_ms() - seen) / 1000 if seen else None
-            gaze, total = sum(a.gaze_rows for a in own), sum(a.rows for a in own)
-            calibrated = [c for c in tried if c.kind == "calibration"]
-            drift = [c for c in tried if c.kind == "drift"]
-            rows.append(
-                {
-                    "id": p.id,
-                    "step": step,
-                    "done": sum(bool(a.closed_ms) for a in own),
-                    "tasks": len(own),
-                    "turns": sum(turns[a.id] for a in own),
-                    "modes": [a.mode for a in own],
-                    "gaze": p.gaze,
-                    "accuracy": calibrated[-1].accuracy if calibrated else None,
-                    "attempts": len(calibrated),
-                    "drift": drift[-1].accuracy if drift else None,
-                    "error_px": calibrated[-1].error_px if calibrated else None,
-                    "drift_px": drift[-1].error_px if drift else None,
-                    "rows": total,
-                    "gaze_hz": sum(a.measured for a in own) / (gaze * grid) if gaze else None,
-                    "face": sum(a.face_rows for a in own) / gaze if gaze else None,
-                    "text": sum(a.text_rows for a in own) / total if total else None,
-                    "missing": sum(a.missing for a in own),
-                    "silent_s": silent_s,
-                    "dropped": step not in ("done", "withdrawn", "ended") and silent_s is not None and silent_s > 1800,
-                    "codes": [a.code for a in own if a.code],
-                }
-            )
-        calls, tokens, usd = session.execute(
-            select(
-                func.count(Call.id),
-                func.coalesce(func.sum(Call.tokens_in + Call.tokens_out), 0),
-                func.coalesce(func.sum(Call.usd), 0.0),
-            )
-        ).one()
-        failed = session.scalar(select(func.count(Call.id)).where(Call.error.is_not(None)))
-    return {
-        "title": site.study.title,
-        "participants": rows,
-        "budget": {
-            **site.study.budget.model_dump(),
-            "used": {"calls": calls, "tokens": tokens, "usd": usd, "failed": failed},
-        },
-    }
+        tasks = _by_participant(session.scalars(select(Assignment).order_by(Assignment.position)))
+        tried = _by_participant(session.scalars(select(Calibration).order_by(Calibration.id)))
+        counted = session.execute(select(Turn.assignment, func.count(Turn.id)).group_by(Turn.assignment))
+        turns = Counter(dict(counted.tuples().all()))
+        return {
+            "title": site.study.title,
+            "participants": [_progress(site, p, tasks.get(p.id, []), tried.get(p.id, []), turns) for p in everyone],
+            "budget": {**site.study.budget.model_dump(), "used": _used(session)},
+        }
 
 # %% ../../nbs/site/server.ipynb #e9148ac3
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -1005,6 +1054,42 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
         },
         422,
     )
+
+# %% ../../nbs/site/server.ipynb #b1be5dfe
+def _refuse_unready(study: StudyFile, admin: str | None, allow_scripted: bool) -> None:
+    """Raise InputError where the study's gaze, a responder's key or the password of the progress page will not do."""
+    if study.gaze.source == "scripted" and not allow_scripted:
+        raise InputError(
+            f"{study.folder / 'study.yaml'}: gaze.source = 'scripted': only for tests; use webgazer or off"
+        )
+    for responder in study.responders:
+        if responder.key_env and not os.environ.get(responder.key_env):
+            raise InputError(f"{responder.key_env}: not set; responder {responder.name} needs its key there")
+    if admin and len(admin) < 12:
+        raise InputError(
+            "IFLLM_STUDY_ADMIN: shorter than 12 characters; choose a longer password, or unset it to have no "
+            "progress page"
+        )
+
+
+def _pages_of(study: StudyFile) -> dict[str, tuple[bytes, str]]:
+    """The files that browsers may ask for, without those that only tests need."""
+    assert ASSETS is not None  # the package's folder is known
+    for_tests = {"fake-camera.js"} if study.gaze.source == "scripted" else {"fake-camera.js", "gaze-scripted.js"}
+    return {name: page for name, page in _files(ASSETS).items() if name not in for_tests}
+
+# %% ../../nbs/site/server.ipynb #a2ae0333
+@asynccontextmanager
+async def _lifespan(app: FastAPI):
+    """What the site holds from its start to its end: the writer of batches, and the client that asks the models."""
+    site: Site = app.state.site
+    site.writer = BatchWriter(site.db)
+    async with httpx.AsyncClient(timeout=httpx.Timeout(60, connect=10), follow_redirects=False) as site.client:
+        yield
+    for generation in list(site.running.values()):
+        generation.task.cancel()
+    await asyncio.to_thread(site.writer.close)
+    site.db.close()
 
 # %% ../../nbs/site/server.ipynb #2d0d5a4a
 def create_app(
@@ -1023,48 +1108,13 @@ def create_app(
     ------
     InputError : no secret, WebGazer or its face model not installed, or a scripted study without `allow_scripted`
     """
-    if study.gaze.source == "scripted" and not allow_scripted:
-        raise InputError(
-            f"{study.folder / 'study.yaml'}: gaze.source = 'scripted': only for tests; use webgazer or off"
-        )
-    vendor = gaze_files(study)
-    for responder in study.responders:
-        if responder.key_env and not os.environ.get(responder.key_env):
-            raise InputError(f"{responder.key_env}: not set; responder {responder.name} needs its key there")
     admin = admin or os.environ.get("IFLLM_STUDY_ADMIN")
-    if admin and len(admin) < 12:
-        raise InputError(
-            "IFLLM_STUDY_ADMIN: shorter than 12 characters; choose a longer password, or unset it to have no "
-            "progress page"
-        )
-    assert ASSETS is not None  # the package's folder is known
-    pages = _files(ASSETS)
-    pages.pop("fake-camera.js")
-    if study.gaze.source != "scripted":
-        pages.pop("gaze-scripted.js", None)
-    site = Site(
-        study,
-        Signer(secret or secret_from_env()),
-        Database(study.database_url),
-        admin,
-        RateLimiter(RATES),
-        pages,
-        vendor,
-    )
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI):
-        site.writer = BatchWriter(site.db)
-        async with httpx.AsyncClient(timeout=httpx.Timeout(60, connect=10), follow_redirects=False) as site.client:
-            yield
-        for generation in list(site.running.values()):
-            generation.task.cancel()
-        await asyncio.to_thread(site.writer.close)
-        site.db.close()
-
+    _refuse_unready(study, admin, allow_scripted)
+    vendor, signer = gaze_files(study), Signer(secret or secret_from_env())
+    site = Site(study, signer, Database(study.database_url), admin, RateLimiter(RATES), _pages_of(study), vendor)
     app = FastAPI(
         title="IFLLM study",
-        lifespan=lifespan,
+        lifespan=_lifespan,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -1096,7 +1146,7 @@ def invitations(study: StudyFile, n: int, secret: str | None = None) -> list[tup
     invites = [secrets.token_urlsafe(9) for _ in range(n)]
     return [(signer.participant(i), f"{study.public_url}/i/{signer.link(i)}") for i in invites]
 
-
+# %% ../../nbs/site/server.ipynb #fd15fd98
 HEAD_S = 20  # seconds in which the head of a request has to arrive
 
 
@@ -1130,7 +1180,7 @@ def _impatient() -> type[asyncio.Protocol]:
 
     return Impatient
 
-
+# %% ../../nbs/site/server.ipynb #3870af69
 def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scripted: bool = False) -> None:
     """Run the site until it is interrupted. One process; what comes in is committed before it is acknowledged."""
     import uvicorn

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import (
@@ -47,6 +47,8 @@ Ms = BigInteger  # epoch milliseconds, UTC
 
 
 class Base(DeclarativeBase):
+    """The tables of the study's database."""
+
     type_annotation_map = {dict: JSON, list: JSON}
 
 
@@ -180,6 +182,18 @@ def now_ms() -> int:
     """Epoch milliseconds, UTC."""
     return time.time_ns() // 1_000_000
 
+# %% ../../nbs/site/storage.ipynb #04362615
+def _add_columns(engine: Engine) -> None:
+    """Give a database of an earlier version the columns that have come since; all of them may be empty."""
+    there = inspect(engine)
+    with engine.begin() as connection:
+        for table in Base.metadata.tables.values():
+            have = {c["name"] for c in there.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in have:
+                    kind = column.type.compile(engine.dialect)
+                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+
 # %% ../../nbs/site/storage.ipynb #5430d199
 class Database:
     """The study's database by URL: SQLite or PostgreSQL."""
@@ -194,21 +208,11 @@ class Database:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
         Base.metadata.create_all(self.engine)
-        self._add_columns()
-
-    def _add_columns(self):
-        """Give a database of an earlier version the columns that have come since; all of them may be empty."""
-        there = inspect(self.engine)
-        with self.engine.begin() as connection:
-            for table in Base.metadata.tables.values():
-                have = {c["name"] for c in there.get_columns(table.name)}
-                for column in table.columns:
-                    if column.name not in have:
-                        kind = column.type.compile(self.engine.dialect)
-                        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+        _add_columns(self.engine)
 
     @contextmanager
     def read(self) -> Generator[Session]:
+        """A session that only reads."""
         with Session(self.engine) as session:
             yield session
 
@@ -231,6 +235,7 @@ class Database:
                 driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self):
+        """Close the connections."""
         self.engine.dispose()
 
 # %% ../../nbs/site/storage.ipynb #31b6bae1
@@ -294,6 +299,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,40}$")]
 
 
 class ViewportEvent(_Event):
+    """Size and scroll of the window, px; a new layout begins."""
+
     kind: Literal["viewport"]
     width: Px
     height: Px
@@ -305,6 +312,8 @@ class ViewportEvent(_Event):
 
 # %% ../../nbs/site/storage.ipynb #77836aab
 class BoxEvent(_Event):
+    """Where a panel stands, px."""
+
     kind: Literal["box"]
     name: Name
     x: Px
@@ -317,6 +326,8 @@ class BoxEvent(_Event):
 
 # %% ../../nbs/site/storage.ipynb #a07ceda7
 class ScrollEvent(_Event):
+    """A panel, or the page, was scrolled; px."""
+
     kind: Literal["scroll"]
     name: Name
     left: Px
@@ -324,15 +335,19 @@ class ScrollEvent(_Event):
 
 
 class RatingEvent(_Event):
+    """A press on the form's buttons."""
+
     kind: Literal["rating"]
     name: Name
     value: Name
 
 # %% ../../nbs/site/storage.ipynb #5721ee2d
 class PageEvent(_Event):
+    """The page, the camera or the connection went or came back."""
+
     kind: Literal["hidden", "visible", "camera_lost", "offline", "online", "resumed"]
 
-
+# %% ../../nbs/site/storage.ipynb #bb779d13
 class Word(NamedTuple):
     """Where a word of an answer stands: characters (UTF-16 units), visual line, box in px of the panel's content."""
 
@@ -353,12 +368,12 @@ class WordsEvent(_Event):
     part: Annotated[int, Field(ge=0, le=500)]
     words: Annotated[list[Word], Field(max_length=400)]
 
-
+# %% ../../nbs/site/storage.ipynb #937acdd2
 AnyEvent = Annotated[
     ViewportEvent | BoxEvent | ScrollEvent | RatingEvent | WordsEvent | PageEvent, Field(discriminator="kind")
 ]
 
-
+# %% ../../nbs/site/storage.ipynb #f484b5a3
 class Look(_Wire):
     """Predictions made while a target was looked at, each once; None where no face was seen."""
 
@@ -391,11 +406,96 @@ class _Item(NamedTuple):
     batch: SampleBatch
     done: Future
 
-# %% ../../nbs/site/storage.ipynb #4757891d
+# %% ../../nbs/site/storage.ipynb #756fff31
 LATE_MS = 600_000  # rows still accepted after a task is finished
 ROWS_MAX = 2_000_000  # rows of one assignment
 
 
+def _stored(session: Session, items: list[_Item]) -> tuple[dict[str, Any], set[tuple]]:
+    """The tasks that the batches are for, by id, locked; and which of the batches are stored already."""
+    a, names = Assignment, {item.assignment for item in items}
+    # the lock keeps another process from storing the same batch between our look and our insert
+    tasks = session.execute(
+        select(a.id, a.participant, a.started_ms, a.finished_ms, a.rows)
+        .where(a.id.in_(names))
+        .order_by(a.id)
+        .with_for_update()
+    )
+    tasks = {task.id: task for task in tasks}
+    have = session.execute(
+        select(Batch.assignment, Batch.page, Batch.number).where(
+            Batch.assignment.in_(names),
+            Batch.page.in_({item.batch.page for item in items}),
+            Batch.number.in_({item.batch.number for item in items}),
+        )
+    )
+    return tasks, set(have.tuples())
+
+# %% ../../nbs/site/storage.ipynb #b0fe5b26
+def _refusal(item: _Item, task: Any, now: int) -> Refused | None:
+    """Why a batch may not be stored for this task, if so."""
+    if task is None or task.participant != item.participant:
+        return Refused(404, "no such task")
+    if task.started_ms is None or (task.finished_ms is not None and now > task.finished_ms + LATE_MS):
+        return Refused(409, "this task is not open")
+    return None
+
+
+def _store_batches(session: Session, items: list[_Item], rows_max: int) -> list[dict | Refused]:
+    """Store a group of batches in one transaction; an answer for each."""
+    now, (tasks, have) = now_ms(), _stored(session, items)
+    rows = {id: task.rows for id, task in tasks.items()}
+    answers, new = [], []
+    for item in items:
+        id, batch = item.assignment, item.batch
+        key = (id, batch.page, batch.number)
+        if refused := _refusal(item, tasks.get(id), now):
+            answers.append(refused)
+        elif key in have:
+            answers.append({"rows": len(batch.samples), "duplicate": True})
+        elif rows[id] + len(batch.samples) > rows_max:
+            answers.append(Refused(409, "this task holds as many rows as it may"))
+        else:
+            answers.append({"rows": len(batch.samples), "duplicate": False})
+            have.add(key)
+            rows[id] += len(batch.samples)
+            new.append((id, batch))
+    if new:
+        _insert(session, new, now)
+    return answers
+
+# %% ../../nbs/site/storage.ipynb #dcc0fa92
+def _insert(session: Session, new: list[tuple[str, SampleBatch]], now: int) -> None:
+    """Write batches of tasks, and count them in the tasks' rows."""
+    batches = [
+        {
+            "assignment": id,
+            "page": batch.page,
+            "number": batch.number,
+            "received_ms": now,
+            "rows": len(batch.samples),
+            "payload": write_payload(batch),
+        }
+        for id, batch in new
+    ]
+    session.execute(insert(Batch), batches)
+    more = {name: getattr(Assignment, name) + bindparam(f"more_{name}") for name in _COUNTS}
+    count = update(Assignment).where(Assignment.id == bindparam("task")).values(last_ms=now, **more)
+    session.connection().execute(count, [{"task": id, **_counts(batch)} for id, batch in new])
+
+# %% ../../nbs/site/storage.ipynb #c3ea2922
+def _taken(waiting: "queue.Queue[_Item | None]", linger_s: float, most: int = 500) -> list[_Item | None]:
+    """The next batch in the queue, and those that came in `linger_s` after it."""
+    items = [waiting.get()]
+    time.sleep(linger_s)
+    while len(items) < most:
+        try:
+            items.append(waiting.get_nowait())
+        except queue.Empty:
+            break
+    return items
+
+# %% ../../nbs/site/storage.ipynb #4757891d
 class BatchWriter:
     """Stores batches from one thread, many in a transaction.
 
@@ -409,6 +509,7 @@ class BatchWriter:
         self._thread.start()
 
     def submit(self, participant: str, assignment: str, batch: SampleBatch) -> Future:
+        """Queue a batch of a participant's task; `Refused` with 429 where the queue is full."""
         done: Future = Future()
         try:
             self._queue.put_nowait(_Item(participant, assignment, batch, done))
@@ -422,98 +523,22 @@ class BatchWriter:
         self._thread.join(timeout=30)
 
     def _run(self):
-        while True:
-            items = [self._queue.get()]
-            # a moment's patience lets more arrive for the same commit: fewer waits for the disk, and nobody looks at an
-            # acknowledgement
-            time.sleep(self.linger_s)
-            while len(items) < 500:
-                try:
-                    items.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
+        last = False
+        while not last:
+            items = _taken(self._queue, self.linger_s)
             last = None in items
-            self._store([i for i in items if i is not None])
-            if last:
-                return
+            self._store([item for item in items if item is not None])
 
     def _store(self, items: list[_Item]):
         answers: list = []
         try:
             with self.db.write() as session:
-                answers = self._all(session, items)
+                answers = _store_batches(session, items, self.rows_max)
         except Exception as error:  # nothing was committed: nobody is told otherwise
             answers = [error] * len(items)
         for item, answer in zip(items, answers):
             if not item.done.cancelled():
                 item.done.set_exception(answer) if isinstance(answer, Exception) else item.done.set_result(answer)
-
-    def _all(self, session: Session, items: list[_Item]) -> list:
-        """Store a group of batches in one transaction; an answer for each."""
-        now, a = now_ms(), Assignment
-        names = {item.assignment for item in items}
-        # the lock keeps another process from storing the same batch between our look and our insert
-        tasks = {
-            t.id: t
-            for t in session.execute(
-                select(a.id, a.participant, a.started_ms, a.finished_ms, a.rows)
-                .where(a.id.in_(names))
-                .order_by(a.id)
-                .with_for_update()
-            )
-        }
-        rows = {id: t.rows for id, t in tasks.items()}
-        pages = {item.batch.page for item in items}
-        have = set(
-            session.execute(
-                select(Batch.assignment, Batch.page, Batch.number).where(
-                    Batch.assignment.in_(names),
-                    Batch.page.in_(pages),
-                    Batch.number.in_({item.batch.number for item in items}),
-                )
-            ).tuples()
-        )
-        answers, new = [], []
-        for item in items:
-            task, batch, key = (
-                tasks.get(item.assignment),
-                item.batch,
-                (item.assignment, item.batch.page, item.batch.number),
-            )
-            if task is None or task.participant != item.participant:
-                answers.append(Refused(404, "no such task"))
-            elif task.started_ms is None or (task.finished_ms is not None and now > task.finished_ms + LATE_MS):
-                answers.append(Refused(409, "this task is not open"))
-            elif key not in have and rows[task.id] + len(batch.samples) > self.rows_max:
-                answers.append(Refused(409, "this task holds as many rows as it may"))
-            else:
-                answers.append({"rows": len(batch.samples), "duplicate": key in have})
-                if key not in have:
-                    have.add(key)
-                    rows[task.id] += len(batch.samples)
-                    new.append((task.id, batch))
-        if new:
-            session.execute(
-                insert(Batch),
-                [
-                    {
-                        "assignment": id,
-                        "page": b.page,
-                        "number": b.number,
-                        "received_ms": now,
-                        "rows": len(b.samples),
-                        "payload": write_payload(b),
-                    }
-                    for id, b in new
-                ],
-            )
-            count = (
-                update(a)
-                .where(a.id == bindparam("task"))
-                .values(last_ms=now, **{name: getattr(a, name) + bindparam(f"more_{name}") for name in _COUNTS})
-            )
-            session.connection().execute(count, [{"task": id, **_counts(b)} for id, b in new])
-        return answers
 
 # %% ../../nbs/site/storage.ipynb #169ae68a
 _COUNTS = ("batches", "rows", "gaze_rows", "face_rows", "measured", "text_rows")

@@ -67,7 +67,7 @@ def served(app: Any, **options: Any) -> Generator[str]:
         server.should_exit = True
         thread.join(timeout=10)
 
-
+# %% ../../nbs/site/trial.ipynb #15027ae9
 def try_gaze(study: StudyFile, browser: str, seconds: float = 5) -> dict:
     """Run the study's gaze pages once in a headless Chromium with a photo for a camera.
 

@@ -75,12 +75,20 @@ def test_the_figure_shows_the_board():
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"track": "pairwise", "results": {}}', '{"track": "speed", "results": {}}']
+    ("text", "says"),
+    [
+        ("{", ":1: not whole JSON"),
+        ("[" * 100_000, ": not JSON"),
+        ("[]", ":1: holds a list"),
+        ('{"track": "pairwise", "results": {}}', ": is no entry"),
+        ('{"track": "speed", "results": {}}', ": is no entry"),
+        ('{"track": ["pairwise"], "results": 1}', ": is no entry"),
+    ],
 )
-def test_what_is_no_entry_is_refused(tmp_path, text):
+def test_what_is_no_entry_is_refused(tmp_path, text, says):
     (tmp_path / "entries").mkdir()
     (tmp_path / "entries" / "x.json").write_text(text)
-    with pytest.raises(InputError, match="entries/x.json: is no entry"):
+    with pytest.raises(InputError, match=f"entries/x.json{says}"):
         read_entries(tmp_path)
 
 

@@ -28,6 +28,7 @@ from ifllm.people.collection import (
     mean_by_worker,
     model_win_rates,
     models_figure,
+    models_table,
     quality_figure,
     questions_by_day,
     rating_shares,
@@ -398,6 +399,11 @@ def test_models_are_drawn_with_their_rates_strengths_and_intervals():
         assert np.allclose(drawn.x + np.array(drawn.error_x.array), part["ci_high"])
         assert np.allclose(drawn.x - np.array(drawn.error_x.arrayminus), part["ci_low"])
     assert list(both.y) == strengths["term"].to_list() and list(both.x) == strengths["log_odds"].to_list()
+    table = models_table(rates, strengths, pairs.height)
+    assert table.columns == ["panel", "model", "side", "mean", "ci_low", "ci_high", "n"]
+    assert table.filter(side="left")["mean"].to_list() == list(left.x)
+    fitted = table.filter(panel="strength")
+    assert fitted["mean"].to_list() == list(both.x) and set(fitted["n"]) == {pairs.height}
     assert np.allclose(both.x - np.array(both.error_x.arrayminus), strengths["ci_low"])
 
 

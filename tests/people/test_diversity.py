@@ -18,6 +18,7 @@ from ifllm.people.diversity import (
     KEYS,
     agreement_by_worker,
     agreement_figure,
+    centres_table,
     cluster_evidence,
     clusters_figure,
     coarsen,
@@ -452,6 +453,9 @@ def test_clusters_are_drawn_with_their_centres_shares_and_members():
         line, dots = fig.data[2 * k : 2 * k + 2]
         assert np.allclose(line.y, centres[k]) and line.name == f"{k + 1}: 33%" and len(dots.x) == 20
         assert dots.text[0] == f"P{20 * k:03d}"
+        assert np.allclose(
+            centres_table(centres).filter(cluster=k + 1).select("t", "position"), list(zip(line.x, line.y))
+        )
     evidence = cluster_evidence(curves, np.arange(60) % 10, ks=[2, 3], n_draws=3)
     lines = [(list(trace.y), trace.name) for trace in evidence_figure(evidence).data]
     names = ("silhouette", "silhouette_null", "stability", "stability_null", "gap")

@@ -711,8 +711,8 @@ def test_a_time_with_more_than_one_meaning_is_refused_with_its_line(tmp_path, va
         (dict(query_ID="Q-1"), "20 of 20 rows have no usable query_ID, user_id, task_id, the first 'Q-1', 'ada', '8'"),
         (dict(task_id="eight"), "rows have no usable query_ID, user_id, task_id"),
         (dict(query_ID=7), "19 of 20 rows were superseded by a later one of the same query_ID"),
-        (dict(user_id="Ada"), "60 of 60 recorded rows are of a participant and task that no row of"),
-        (dict(task_id=9), "60 of 60 recorded rows are of a participant and task that no row of"),
+        (dict(user_id="Ada"), "60 of 60 recorded rows are of a worker and task that no row of"),
+        (dict(task_id=9), "60 of 60 recorded rows are of a worker and task that no row of"),
     ],
 )
 def test_a_study_that_loses_much_stops_and_names_rule_line_and_value(tmp_path, change, says):
@@ -928,7 +928,7 @@ def test_missing_answers_count_whom_was_asked(tmp_path):
         "better than the answer before, from turn 2": [1, 1],
         "time of the question": [3, 0],
         "calibration score of a finished task": [0, 0],
-        "age of a participant who consented": [1, 1],
+        "age of a worker who consented": [1, 1],
     }
     assert table["share"].to_list()[:2] == [0.5, 0.0]
 
@@ -1191,3 +1191,32 @@ def test_the_release(release_archive, tmp_path):
     assert release.workers.filter(pl.col("rel_rows").is_not_null() & ~pl.col("excluded")).height == 57
     assert set(release.queries["model_1"]) | set(release.queries["model_2"].drop_nulls()) == set(data.MODELS)
     assert not any("worker_" in file for file in release.ledger["file"])
+
+
+FREE = st.text(st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(" \n,\"'&<>;"), min_size=1, max_size=30)
+
+
+@given(st.lists(st.tuples(FREE, st.none() | st.integers(0, 4_102_444_799)), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_what_is_written_as_a_table_is_read_back(tmp_path_factory, rows):
+    file = tmp_path_factory.mktemp("table") / "task_table.csv"
+    kept = [(f"x{text}x", second) for text, second in rows]  # edges apart, which reading may strip
+    data.write_table(
+        file,
+        [
+            {
+                "user_id": f"u{k}",
+                "task_id": k,
+                "summary": data.escaped(text),
+                "finished": data.stamp(second and second * 1000),
+            }
+            for k, (text, second) in enumerate(kept)
+        ],
+    )
+    table = data.read_table(file.parent, file.name)
+    assert tuple(table.columns[:-1]) == data.TABLES[file.name] and table["task_id"].to_list() == [
+        *map(str, range(len(rows)))
+    ]
+    texts = table.select(data._text("summary")).to_series().to_list()
+    assert texts == [text for text, _ in kept]
+    assert table.select(data._clock("finished")).to_series().to_list() == [s and s * 1000 for _, s in kept]

@@ -7,9 +7,12 @@ import pytest
 from ifllm.alignment.judge import VerdictCache, read_ratings, recall
 from ifllm.base.files import InputError
 from ifllm.base.study import Study, load_settings
+from ifllm.engine.cluster import send
 from ifllm.engine.compare import read_records
 from ifllm.engine.jobs import remembered
+from ifllm.engine.pages import read_notebook
 from ifllm.recording.data import quotes_doubled, read_table
+from ifllm.recording.readers import read_jspsych, read_map
 from ifllm.site.config import load_study
 
 DEEP = b"[" * 100_000
@@ -44,6 +47,39 @@ def judge_note(folder, content):
 def export_note(folder, content):
     (folder / "export.json").write_bytes(content)
     return quotes_doubled(folder)
+
+
+def results(folder, content):
+    (folder / "results").mkdir()
+    (folder / "results" / "01_data.json").write_bytes(content)
+    return Study(folder, folder, "04_collection", None, {}, {}).results("01_data")
+
+
+def partitions(folder, content):
+    (folder / "artefacts" / "samples").mkdir(parents=True)
+    (folder / "artefacts" / "samples" / "_index.json").write_bytes(content)
+    return Study(folder, folder, "04_collection", None, {}, {}).workers("samples")
+
+
+def slurm_table(folder, content):
+    (folder / "logs").mkdir()
+    (folder / "logs" / "slurm.json").write_bytes(content)
+    return send(folder, ["01_data"])
+
+
+def notebook(folder, content):
+    (folder / "a.ipynb").write_bytes(content)
+    return read_notebook(folder / "a.ipynb")
+
+
+def jspsych(folder, content):
+    (folder / "p.json").write_bytes(content)
+    return read_jspsych(folder / "p.json")
+
+
+def column_map(folder, content):
+    (folder / "map.json").write_bytes(content)
+    return read_map(folder / "map.json")
 
 
 HEADER = b"row,rater,llm,source,index,dpo_is\n"
@@ -82,6 +118,15 @@ def table(folder, content):
         (judge_note, b'{"judge": []}', r"judge.json: not what a collection leaves"),
         (export_note, b'{"quoting": ', r"export.json:1: not whole JSON"),
         (export_note, b"[]", r"export.json:1: holds a list"),
+        (results, b'[{"id": ', r"results/01_data.json:1: not whole JSON"),
+        (results, b"{}", r"results/01_data.json:1: holds a dict"),
+        (partitions, DEEP, r"samples/_index.json: not JSON"),
+        (slurm_table, b'{"jobs": ', r"logs/slurm.json:1: not whole JSON"),
+        (notebook, DEEP, r"a.ipynb: not JSON"),
+        (jspsych, DEEP, r"p.json: not JSON"),
+        (jspsych, b'[{"webgazer_data": "' + DEEP + b'"}]', r"p.json: no trial with webgazer_data"),
+        (column_map, DEEP, r"map.json: not JSON"),
+        (column_map, b"[]", r"map.json:1: holds a list"),
         (rating_key, b"row,rater\n1,r1\n", r"key.csv:2: no llm"),
         (rating_key, HEADER + b"1,r1,m,s,zero,a\n", r"key.csv:2: index or dpo_is"),
         (rating_key, HEADER + b"1,r1,m,s,0,c\n", r"key.csv:2: index or dpo_is"),

@@ -94,7 +94,7 @@ def test_a_target_without_size_is_named_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     "content, said",
     [
-        ("{oops", r"p.json:1: not JSON"),
+        ("{oops", r"p.json:1: not whole JSON"),
         ("[1, 2]", "not a list of trials"),
         ("[]", "no trial with webgazer_data"),
         (json.dumps([trial([{"x": 1, "y": 1, "t": 1}]), trial([])]), "item 'a' is shown twice"),
