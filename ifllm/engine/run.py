@@ -257,6 +257,7 @@ def _environment(root: Path, threads: int) -> dict[str, str]:
         **_this_package(root),
         **{name: str(threads) for name in limits},
         "OPENBLAS_NUM_THREADS": "1",  # numpy's products are small: a second thread would only wait
+        "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads wait without burning the core that another notebook runs on
         **{name: os.environ.get(name, value) for name, value in ALLOCATORS.items()},
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",

@@ -1823,7 +1823,7 @@ def exclusion_figure(table: pl.DataFrame, rule: QualityRule = _RULE) -> go.Figur
     figure.add_hline(y=rule.min_text_rows, line=dict(dash="dot", width=1))
     x, y = "samples a file (mean over tasks)", "samples with a snippet"
     return figure.update_layout(
-        xaxis=dict(title=x, type="log", nticks=8), yaxis=dict(title=y, type="log", nticks=7), height=430
+        xaxis=dict(title=x, type="log", dtick="D2"), yaxis=dict(title=y, type="log", dtick="D2"), height=430
     )
 
 # %% ../../nbs/01_data.ipynb #d9e344d2
