@@ -227,9 +227,8 @@ class Judge:
         }
 
     def cache_key(self, messages: list[dict[str, str]]) -> str:
-        """What a verdict is kept under: a hash of all that it depends on."""
-        asked = {"endpoint": self.endpoint.rstrip("/")} | self.body(messages)
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        """What a verdict is kept under: a hash of all it depends on; where the model is served is no part."""
+        return hashlib.sha256(json.dumps(self.body(messages), sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/12_judge.ipynb #14bcc57c
 class VerdictCache:
