@@ -1288,6 +1288,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ifllm.recording.data.read_workers': ('data.html#read_workers', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.release_identity': ('data.html#release_identity', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.release_manifest': ('data.html#release_manifest', 'ifllm/recording/data.py'),
+                                      'ifllm.recording.data.same_prompt': ('data.html#same_prompt', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.stamp': ('data.html#stamp', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.unpack': ('data.html#unpack', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data.validated': ('data.html#validated', 'ifllm/recording/data.py'),

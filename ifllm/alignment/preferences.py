@@ -22,6 +22,7 @@ from ..base.enough import need
 from ..base.files import InputError, atomic_path, file_sha256, write_json
 from ..base.plots import COLOURS, GREY, forest
 from ..people.collection import ORIGINS
+from ..recording.data import same_prompt
 
 # %% ../../nbs/10_preferences.ipynb #dc34746d
 SOURCES = ("explicit", "text", "fusion", "implicit", "implicit_no_mouse", "implicit_no_gaze")
@@ -176,9 +177,8 @@ def preference_sets(pairs: pl.DataFrame, confidence: pl.DataFrame) -> pl.DataFra
 # %% ../../nbs/10_preferences.ipynb #c6e7c744
 def crossing_prompts(sets: pl.DataFrame) -> pl.DataFrame:
     """Prompts (but for case and space) that are in both train and test; there must be none."""
-    tidy = pl.col("prompt").str.normalize("NFC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     return (
-        sets.group_by(tidy.alias("prompt"))
+        sets.group_by(same_prompt("prompt"))
         .agg(pl.col("fold").n_unique().alias("folds"), pl.col("query").unique())
         .filter(pl.col("folds") > 1)
         .select("prompt", "query")

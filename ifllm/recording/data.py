@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TABLES', 'BEHAVIOUR', 'COMMIT', 'PINNED_URL', 'UNPACKED_LIMIT', 'PX_LIMIT', 'T_LIMIT', 'IDX_LIMIT', 'EPOCH_MS',
            'WORKER', 'TASK', 'REASONS', 'NOTES', 'MODELS', 'ERROR_TEXT', 'NOTICE', 'MAX_LOST_SHARE', 'dataset_folder',
-           'stamp', 'escaped', 'write_table', 'pseudonyms', 'plain_id', 'plain_ids', 'behaviour_files',
+           'stamp', 'escaped', 'write_table', 'pseudonyms', 'plain_id', 'plain_ids', 'same_prompt', 'behaviour_files',
            'release_manifest', 'release_identity', 'cache_folder', 'unpack', 'download', 'fetch', 'archive_state',
            'Queries', 'Tasks', 'Workers', 'SamplesAbs', 'SamplesRel', 'Ledger', 'validated', 'polars_frame', 'as_frame',
            'parse_rel', 'parse_abs', 'quotes_doubled', 'parse_files', 'field_separator', 'read_table', 'read_queries',
@@ -123,6 +123,12 @@ def plain_id(text: str) -> str:
 def plain_ids(name: str) -> pl.Expr:
     """`plain_id` of a column."""
     return pl.col(name).str.strip_chars().str.replace(r"^(\d+)\.0+$", "$1")
+
+# %% ../../nbs/01_data.ipynb #ede40f53
+def same_prompt(name: str) -> pl.Expr:
+    """A column of prompts but for case, space and Unicode form: equal where two prompts are one."""
+    text = pl.col(name).str.normalize("NFC").str.to_lowercase()
+    return text.str.replace_all(r"\s+", " ").str.strip_chars()
 
 # %% ../../nbs/01_data.ipynb #a48c00b7
 def behaviour_files(folder: Path) -> pl.DataFrame:

@@ -57,7 +57,7 @@ from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, error_bars, forest
 from ..base.terminal import progress
-from ..recording.data import polars_frame
+from ..recording.data import polars_frame, same_prompt
 from ..recording.features import extract_features
 from ..recording.trajectories import add_phases, match_samples
 from ifllm.reward.evaluation import (
@@ -1123,9 +1123,7 @@ def prompt_folds(queries: pl.DataFrame, test_share: float = 0.2, seed: int = 0) 
     NotEnough
         There are fewer than two topics without a common question.
     """
-    question = pl.col("question").str.normalize("NFC").str.to_lowercase()
-    question = question.str.replace_all(r"\s+", " ").str.strip_chars()
-    tidy = queries.select("query", "task", key=question).sort("query")
+    tidy = queries.select("query", "task", key=same_prompt("question")).sort("query")
     group = _groups_of_prompts(tidy)
     size = np.bincount(group)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(size))
