@@ -1,5 +1,6 @@
 # Two commands: `make report` runs the study and renders it, `make test` checks everything. Both set up what they need first.
 #   make mutants MODULES="reward.evaluation base.files"   whether tests would notice a changed operator or number; by hand, long
+#   make audit                          known vulnerabilities of the locked versions; needs a network, by hand
 #   make report                         the published data on two cores: about 40 minutes, set-up and download aside
 #   make report PROFILE=demo            simulated participants, a few minutes
 #   make report IFLLM_ARCHIVE=FILE      the published archive, downloaded by hand
@@ -8,7 +9,7 @@ NAME ?= $(PROFILE)
 CORES ?=
 BIN := .venv/bin
 
-.PHONY: report test setup lab clean mutants
+.PHONY: report test setup lab clean mutants audit
 report: setup
 	$(BIN)/ifllm run --profile $(PROFILE) --name $(NAME) $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report $(NAME)
@@ -28,6 +29,9 @@ lab: setup
 
 mutants: setup
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(MODULES)
+
+audit:
+	bash scripts/audit.sh
 
 setup: .venv/ready
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write requirements.lock: the versions in .venv, for exact reruns. torch is left to setup.sh, which picks the build for the hardware.
+# Write requirements.lock: the versions in .venv, for exact reruns, and what they are: docs/licences.md, docs/sbom.cdx.json. torch is left to setup.sh, which picks the build for the hardware.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 {
@@ -7,3 +7,4 @@ cd "$(dirname "$0")/.."
   .venv/bin/python -m pip freeze --exclude-editable --exclude ifllm | grep -viE '^(torch|nvidia-.*|triton|cuda-.*|uv)(==| @)' | sort -f
 } > requirements.lock.new
 mv requirements.lock.new requirements.lock
+.venv/bin/ifllm supply

@@ -7,7 +7,7 @@ __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'benchmark
            'Enter', 'run', 'job', 'report', 'compare', 'reference', 'clean_on_save', 'lab', 'fetch', 'doctor',
            'study_needs', 'study_init', 'study_install', 'study_check', 'study_invite', 'study_serve', 'study_export',
            'simulate', 'import_recordings', 'power', 'replay', 'dpo', 'judge', 'ratings_export', 'ratings_analyse',
-           'preferences', 'score', 'benchmark_run', 'benchmark_score', 'benchmark_freeze', 'readme', 'main']
+           'preferences', 'score', 'benchmark_run', 'benchmark_score', 'benchmark_freeze', 'supply', 'readme', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import os
@@ -158,6 +158,8 @@ def lab(context: typer.Context) -> None:
         "jupyterlab",
         f"--ServerApp.root_dir={root}",
         "--LabApp.default_url=/lab/tree/nbs",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",  # it would ask pypi.org
+        "--LabApp.news_url=None",
         "--ContentsManager.pre_save_hook=ifllm.engine.cli.clean_on_save",
         *context.args,
     ]
@@ -779,6 +781,15 @@ def benchmark_freeze(run: RunPath = Path("runs/quick")) -> None:
         print(f"{track}: {size} queries")
 
 # %% ../../nbs/engine/cli.ipynb #123dffef
+@app.command(hidden=True)
+def supply() -> None:
+    """Write docs/sbom.cdx.json and docs/licences.md from the lock; scripts/lock.sh calls this."""
+    from ifllm.engine.run import project_root
+    from ifllm.engine.supply import write_bill
+
+    print(f"docs/sbom.cdx.json: {write_bill(project_root())} components")
+
+
 @app.command(hidden=True)
 def readme() -> None:
     """Write docs/architecture.md from the code, and README.md from the notebooks and the reference's numbers."""
