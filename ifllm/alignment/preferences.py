@@ -337,7 +337,6 @@ def _front_matter(source: str, files: Mapping[str, str], licence: str) -> list[s
     return [
         "---",
         f"license: {licence}",
-        "language: en",
         f"pretty_name: IFLLM preferences, {source}",
         "task_categories: [text-generation]",
         "tags: [preference, dpo, trl, implicit-feedback]",

@@ -80,3 +80,17 @@ def test_jupyterlab_leaves_an_executed_copy_alone(project):
     copy = {"cells": [{"cell_type": "code", "outputs": [1], "metadata": {}, "source": ""}], "nbformat": 4}
     clean_on_save(path="runs/quick/notebooks/05.ipynb", model={"type": "notebook", "content": copy})
     assert copy["cells"][0]["outputs"] == [1]
+
+
+def test_a_plot_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path):
+    """The file may grow to 100 kB only, as on a full disk: one line, exit code 2, and what was there stays."""
+    old = tmp_path / "power.html"
+    old.write_text("what was there")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from ifllm.engine.cli import main; main()"
+    )
+    asked = "power --simulations 2 --workers 8 --pairs 5 --gain 8 --plot".split()
+    done = subprocess.run([sys.executable, "-c", code, *asked, str(old)], capture_output=True, text=True)
+    assert done.returncode == 2 and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert old.read_text() == "what was there" and list(tmp_path.iterdir()) == [old]
