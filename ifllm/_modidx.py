@@ -661,6 +661,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.engine.cli._refresh': ('engine/cli.html#_refresh', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli._study_of': ('engine/cli.html#_study_of', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli._version': ('engine/cli.html#_version', 'ifllm/engine/cli.py'),
+                                  'ifllm.engine.cli._write_page': ('engine/cli.html#_write_page', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli.benchmark_freeze': ('engine/cli.html#benchmark_freeze', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli.benchmark_run': ('engine/cli.html#benchmark_run', 'ifllm/engine/cli.py'),
                                   'ifllm.engine.cli.benchmark_score': ('engine/cli.html#benchmark_score', 'ifllm/engine/cli.py'),

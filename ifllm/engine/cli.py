@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from ..base.files import InputError, alone, read_json
+from ..base.files import InputError, alone, read_json, write_bytes
 
 app = typer.Typer(
     name="ifllm",
@@ -462,9 +462,13 @@ def power(
     curve = power_curve(gains, sizes, asked, design, n_simulations=simulations, seed=seed)
     Console().print(_power_table(curve, workers_needed(curve, target), target, sizes))
     if plot:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        power_figure(curve, target).write_html(plot, include_plotlyjs=True)
-        print(plot)
+        _write_page(plot, power_figure(curve, target))
+
+
+def _write_page(file: Path, figure, **options) -> None:
+    """Write a plot as one HTML file that works offline, whole or not at all, and say where it is."""
+    write_bytes(file, figure.to_html(include_plotlyjs=True, **options).encode())
+    print(file)
 
 # %% ../../nbs/engine/cli.ipynb #2ee89b90
 @app.command()
@@ -498,10 +502,7 @@ def replay(
         .select("start_ms", "end_ms")
     )
     figure = draw(study.read("matched", worker=worker), queries, query, span.row(0) if span.height else None)
-    out = out or Path(f"replay-{query}.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(out, include_plotlyjs=True, auto_play=False)
-    print(out)
+    _write_page(out or Path(f"replay-{query}.html"), figure, auto_play=False)
 
 # %% ../../nbs/engine/cli.ipynb #26d384ed
 RunPath = Annotated[Path, typer.Option(help="run folder")]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 from starlette.applications import Starlette
@@ -25,6 +26,7 @@ from ifllm.recording.trajectories import add_phases, match_samples, windows
 from ifllm.site.config import load_study
 from ifllm.site.export import export_study
 from ifllm.site.gaze import missing_gaze
+from ifllm.site.trial import fake_camera
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (
@@ -91,7 +93,7 @@ def browser():
 
 
 # eyes on whatever the page asks to look at, 20 px beside it
-FOLLOW = """window.gazeAt = () => {
+FOLLOW = """window.gazeAt = window.eyeTarget = () => {
   const box = document.querySelector('.fixate, .dot:focus, .dot:not(:disabled)')?.getBoundingClientRect();
   return box ? { x: box.x + box.width / 2 + 20, y: box.y + box.height / 2 } : { x: innerWidth / 2, y: innerHeight / 2 };
 }"""
@@ -741,3 +743,112 @@ def test_a_camera_that_cannot_be_used_is_no_dead_end_and_is_off_in_every_way_out
         server.stop()
     export_study(load_study(server.folder), tmp_path / "out")
     assert "camera_lost" in pl.read_parquet(tmp_path / "out/parquet/events.parquet")["kind"].to_list()
+
+
+def test_a_real_face_a_photo_and_a_mouse_that_wanders(browser, tmp_path, vendor):
+    """WebGazer with its own face model in front of a face: a photo fails, eyes that follow pass, and what they
+    taught stays as it was while the mouse wanders."""
+    server = ServerProcess(
+        tmp_path / "study",
+        gaze={"source": "webgazer", "clicks": 2, "threshold": 60, "fixation_s": 2, "validation_s": 2},
+        tasks={"per_participant": 1, "conditions": {"pairwise": 0}},
+        demographics=[],
+    )
+    try:
+        server.start()
+        visit = Visit(browser, server.url)
+        page, dialogs = visit.page, []
+        page.set_default_timeout(400_000)
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.add_init_script(fake_camera())
+        page.add_init_script("""window.live = () => window.tracks.filter(track => track.readyState === 'live').length;
+          window.learnt = () => webgazer.getRegression().map(r => [r.getData().length, r.trailTimes.data.filter(Boolean).length]);""")
+        visit.open(server.links()[0])
+        page.get_by_role("checkbox").check()
+        visit.press("Take part")
+        visit.press("I have read this")
+        for eyes in ("still", "following"):
+            visit.press("Start the camera" if eyes == "still" else "Calibrate again")
+            page.wait_for_selector(".dot")
+            page.evaluate("window.eyeTarget = null" if eyes == "still" else FOLLOW)
+            for _ in range(18):
+                click_dot(page)
+            if eyes == "still":
+                page.get_by_text("did not follow the blue dot").wait_for()
+        page.get_by_role("heading", name="Task 1").wait_for()
+        assert not dialogs, "no alert about https on this machine"
+        visit.begin()
+        page.evaluate("window.eyeTarget = { x: 300, y: 400 }")
+        assert page.evaluate("learnt()") == [[18, 0]]
+        time.sleep(3)
+        began = page.evaluate("Date.now()")
+        for i in range(12):
+            page.mouse.move(100 + 90 * i, 700 - 50 * i)
+            page.mouse.click(1200, 790)
+            time.sleep(0.4)
+        ended = page.evaluate("Date.now()")
+        assert page.evaluate("learnt()") == [[18, 0]], "neither moves nor clicks were learnt from"
+        assert page.evaluate("window.live()") == 1
+        visit.ask("What is tea?")
+        visit.rate()
+        visit.ask("And coffee?")
+        visit.rate()
+        visit.close_task()
+        visit.press("Finish")
+        page.get_by_role("heading", name="Thank you").wait_for()
+        assert page.evaluate("window.live()") == 0 and page.evaluate("window.tracks.length") >= 1
+        assert {httpx.URL(url).host for url, _ in visit.requests} == {"127.0.0.1"}
+        assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
+    finally:
+        server.stop()
+    export_study(load_study(server.folder), tmp_path / "out")
+    kept = pl.read_parquet(tmp_path / "out/parquet/calibrations.parquet")
+    assert kept["failed"].to_list()[:2] == ["still", None] and kept["passed"].to_list()[:2] == [False, True]
+    assert kept["follows"][0] < 0.4 < kept["follows"][1] and kept["error_px"][1] < 300 and kept["precision_px"][1] > 0
+    samples = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out/parquet/samples").glob("*.parquet")])
+    wandering = samples.filter(pl.col("epoch_ms").is_between(began, ended))
+    gaze, mouse = (wandering.filter(modality=m).drop_nulls("x") for m in ("gaze", "mouse"))
+    assert np.ptp(mouse["x"].to_numpy()) > 900, "the mouse went far"
+    assert gaze.height and gaze["x"].std() < 100, "the estimate did not go with it"
+
+
+def test_the_progress_page_draws_every_participant_and_where_they_dropped_out(browser, tmp_path):
+    """Planted rows behind the real page: dots stand in proportion to their values, and counts are those of the rows."""
+    planted = [
+        (12.0, 0.9, 40.0, "task", False),
+        (6.0, 0.5, 80.0, "calibration", True),
+        (3.0, 0.95, 120.0, "task", True),
+    ]
+    planted.append((None, None, None, "done", False))  # of a participant without a camera
+    server = ServerProcess(tmp_path / "study")
+    try:
+        server.start()
+        visit = Visit(browser, server.url, http_credentials={"username": "researcher", "password": PASSWORD})
+
+        def with_people(route):
+            data = route.fetch().json()
+            about = dict(tasks=2, done=0, turns=1, gaze=None, accuracy=None, attempts=0, drift=None, drift_px=None)
+            about |= dict(rows=10, text=None, missing=0, silent_s=5, codes=[])
+            keys = ("gaze_hz", "face", "error_px", "step", "dropped")
+            people = [about | {"id": f"p{i}"} | dict(zip(keys, row)) for i, row in enumerate(planted)]
+            route.fulfill(json=data | {"participants": people})
+
+        visit.page.route("**/progress/data", with_people)
+        visit.open(server.url + "/progress")
+        visit.page.locator(".plot circle").first.wait_for()
+        said = visit.page.locator(".plot figcaption").all_inner_texts()
+        assert said == [
+            "Steps: 2 of 4 dropped out, 1 at task, 1 at calibration",
+            "Gaze rate: 3.0 Hz to 12.0 Hz, middle 6.0 Hz; 1 of 3 below 5.0 Hz",
+            "Face seen: 50 % to 95 %, middle 90 %; 1 of 3 below 70 %",
+            "Calibration error: 40 px to 120 px, middle 80 px",
+        ]
+        rate = visit.page.locator(".plot").nth(1)
+        at = [float(x) for x in rate.locator("circle").evaluate_all("all => all.map(c => c.getAttribute('cx'))")]
+        assert at[1] - at[0] == pytest.approx((at[2] - at[1]) / 2, abs=0.2), "3, 6 and 12 Hz on one scale"
+        limit = float(rate.locator(".limit").get_attribute("x1"))
+        assert at[0] < limit < at[1] and rate.locator("circle.poor").count() == 1
+        assert not visit.trouble, visit.trouble
+        (tmp_path / "progress.png").write_bytes(visit.page.screenshot(full_page=True))
+    finally:
+        server.stop()
