@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,18 @@ def make_tiny_project(folder: Path) -> Path:
 
 
 @pytest.fixture
-def tiny_project(tmp_path, monkeypatch) -> Path:
-    """The project of two small notebooks, as the folder one works in."""
+def outgoing(tmp_path_factory, monkeypatch) -> Callable[[], list[str]]:
+    """What the Python processes that are started from now on connect to or look up outside this machine."""
+    log = tmp_path_factory.mktemp("outgoing") / "log"
+    others = filter(None, [os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "outgoing"), *others]))
+    monkeypatch.setenv("OUTGOING", str(log))
+    return lambda: log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+@pytest.fixture
+def tiny_project(tmp_path, monkeypatch, outgoing) -> Iterator[Path]:
+    """The project of two small notebooks, as the folder one works in; no run of it may connect to other machines."""
     monkeypatch.chdir(make_tiny_project(tmp_path))
-    return tmp_path
+    yield tmp_path
+    assert outgoing() == []

@@ -55,21 +55,25 @@ def _manifest(run: Path) -> dict:
 
 # %% ../../nbs/engine/prepare.ipynb #bdaf067b
 _FIRST_PAGE = "<!-- report: findings -->\n\n## Chapters\n\n<!-- report: chapters -->"
+_GUIDES = {
+    "howto-run_a_study": "guide",
+    "site-network": "network",
+}  # pages that open no run, so that none executes them
 
 
 def _pages(run: Path, root: Path) -> list[Page]:
-    """The pages of a run, the first page among them; the guide and a missing first page come from the sources."""
+    """The pages of a run, the first page among them; the guides and a missing first page come from the sources."""
     stale = set(unfinished(run))
     executed = [path for path in sorted((run / "notebooks").glob("*.ipynb")) if path.stem not in stale]
     if not executed:
         raise InputError(f"{run.name}/notebooks: no finished notebook here; `ifllm run --name {run.name}` makes them")
     pages = [read_notebook(path) for path in executed]
-    source, guide = root / "nbs" / "index.ipynb", root / "nbs" / "site" / "guide.ipynb"
+    source = root / "nbs" / "index.ipynb"
     if not any(page.name == "index" for page in pages):
         plain = Page("index", "IFLLM", blocks=[Block("markdown", _FIRST_PAGE)])
         pages.insert(0, read_notebook(source) if source.exists() else plain)
-    pages += [read_notebook(guide, "howto-run_a_study")] if guide.exists() else []  # opens no run: none executed it
-    return pages
+    guides = {name: root / "nbs" / "site" / f"{file}.ipynb" for name, file in _GUIDES.items()}
+    return pages + [read_notebook(file, name) for name, file in guides.items() if file.exists()]
 
 # %% ../../nbs/engine/prepare.ipynb #181838f4
 def _figure_keys(pages: list[Page], targets: Mapping) -> dict[int, str]:

@@ -4,6 +4,7 @@ see report_run.py."""
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_links_to_notebooks_lead_to_their_pages(tmp_path):
     assert made == " ".join(f"[{name}]({lead})" for name, lead in zip("abcde", leads)) and not resolver.problems
     assert resolver.page("index", "[f](../site/nothing.ipynb)")[0] == "f"
     assert resolver.problems == ["index: links to site-nothing.ipynb, which is no page of this report"]
+
+
+def test_pages_that_open_no_run_come_from_their_sources(tmp_path):
+    (tmp_path / "runs" / "x" / "notebooks").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "notebooks" / "01_data.ipynb").write_text('{"cells": []}')
+    shutil.copytree(ROOT / "nbs" / "site", tmp_path / "nbs" / "site")
+    pages = {page.name: page for page in prepare._pages(tmp_path / "runs" / "x", tmp_path)}
+    assert list(pages) == ["index", "01_data", "howto-run_a_study", "site-network"]
+    assert "site-network.qmd" in (ROOT / "_quarto.yml").read_text()
+    resolver = Resolver({}, {}, Bibliography(tmp_path / "none.bib"), pages=list(pages))
+    for name in ("howto-run_a_study", "site-network"):
+        text = "\n".join(block.text for block in pages[name].blocks if block.kind == "markdown")
+        made, _ = resolver.page(name, text)
+        assert name == "site-network" or "[What leaves your machine, and when](site-network.html)" in made
+    assert not [problem for problem in resolver.problems if "network" in problem]
 
 
 def test_every_work_that_a_notebook_cites_is_in_the_bibliography():
