@@ -9,6 +9,14 @@ lock=${LOCK:-requirements.lock}
 torch=2.13.0
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   { echo "setup: $python is older than 3.11; name a newer one: PYTHON=python3.12 make setup" >&2; exit 2; }
+# two set-ups at once would write into one environment; the lock is this shell's, and ends with it
+exec 9> .venv.lock
+lock9() { "$python" -c "import fcntl; fcntl.flock(9, fcntl.LOCK_EX | $1)" 2>/dev/null; }
+if ! lock9 fcntl.LOCK_NB; then
+  echo "setup: another set-up works on .venv; waiting for it" >&2
+  lock9 0
+  [ .venv/ready -nt pyproject.toml ] && [ .venv/ready -nt "$lock" ] && [ .venv/ready -nt scripts/setup.sh ] && exit 0
+fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 pip install --quiet --upgrade pip setuptools wheel

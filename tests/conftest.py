@@ -1,10 +1,13 @@
 """Things that several test files need."""
 
+import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,3 +102,10 @@ def tiny_project(tmp_path, monkeypatch, outgoing) -> Iterator[Path]:
     monkeypatch.chdir(make_tiny_project(tmp_path))
     yield tmp_path
     assert outgoing() == []
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    """The clock jumps by an hour at each look, so that whoever waits for a lock has waited long enough."""
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr("ifllm.base.files.time", SimpleNamespace(**vars(time) | {"monotonic": lambda: next(hours)}))

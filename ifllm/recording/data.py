@@ -39,7 +39,7 @@ import plotly.graph_objects as go
 import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
-from ..base.files import InputError, atomic_path, file_sha256, read_json, write_bytes
+from ..base.files import InputError, alone, atomic_path, file_sha256, read_json, write_bytes
 from ..base.plots import COLOURS
 from ..base.terminal import progress
 
@@ -343,17 +343,36 @@ def _download_release(url: str, target: Path, manifest: dict[str, tuple[str, int
         part.unlink()
 
 # %% ../../nbs/01_data.ipynb #fcb7bb84
-def _unpack_given(archive: Path, target: Path, manifest: dict[str, tuple[str, int]], check: bool) -> None:
-    """Unpack an archive of one's own, unless `target` was unpacked from just this one and is whole."""
+def _stamp(archive: Path) -> bytes:
+    """What tells an archive of one's own from another: its size and time.
+
+    Raises
+    ------
+    InputError
+        There is no such file.
+    """
     if not archive.is_file():
         raise InputError(
             f"{archive.name}: no such archive; give the file of commit {COMMIT[:7]}, or none to download it"
         )
-    stamp = f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n"
+    return f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n".encode()
+
+
+def _obtain(archive: Path | None, target: Path, manifest: dict[str, tuple[str, int]], url: str, quiet: bool) -> None:
+    """Unpack the release from an archive of one's own, or from a download."""
+    if archive is None:
+        _download_release(url, target, manifest, quiet)
+        return
+    unpack(archive, target, manifest)
+    write_bytes(target.with_name(f"{target.name}.archive"), _stamp(archive))
+
+
+def _kept(archive: Path | None, target: Path, manifest: dict[str, tuple[str, int]], check: bool) -> bool:
+    """Whether `target` is whole and, where an archive is given, was unpacked from just this one."""
     noted = target.with_name(f"{target.name}.archive")
-    if not (noted.exists() and noted.read_text() == stamp and _damage(target, manifest, check) is None):
-        unpack(archive, target, manifest)
-        write_bytes(noted, stamp.encode())
+    if archive and _stamp(archive) != (noted.read_bytes() if noted.exists() else b""):
+        return False
+    return _damage(target, manifest, check) is None
 
 # %% ../../nbs/01_data.ipynb #e8d264e9
 def fetch(
@@ -384,11 +403,12 @@ def fetch(
         The archive is not the release, or there is none to be had. The cache stays as it was.
     """
     manifest, target = release_manifest(), cache_folder(cache) / f"release-{COMMIT[:12]}"
-    archive = archive or os.environ.get("IFLLM_ARCHIVE") or None
-    if archive is not None:
-        _unpack_given(Path(archive), target, manifest, check)
-    elif _damage(target, manifest, check) is not None:
-        _download_release(url, target, manifest, quiet)
+    named = archive or os.environ.get("IFLLM_ARCHIVE")
+    wanted = (Path(named) if named else None, target, manifest, check)
+    if not _kept(*wanted):
+        with alone(target.with_name(".lock"), "ifllm fetch", patience_s=3600):  # two runs that begin share one download
+            if not _kept(*wanted):
+                _obtain(*wanted[:3], url, quiet)
     return target / "dataset"
 
 # %% ../../nbs/01_data.ipynb #7b4de0b1

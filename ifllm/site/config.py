@@ -325,6 +325,6 @@ def init_study(folder: str | Path, gaze: bool = True) -> Path:
     target.write_text(text if gaze else text.replace("source: webgazer ", "source: off      "), encoding="utf-8")
     ignored = folder / ".gitignore"
     known = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
-    lines = [*known, *(line for line in ("vendor/", "*.sqlite*", "export/") if line not in known)]
+    lines = [*known, *(line for line in ("vendor/", "*.sqlite*", ".serve.lock", "export/") if line not in known)]
     write_bytes(ignored, "".join(f"{line}\n" for line in lines).encode())
     return target

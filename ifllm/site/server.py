@@ -39,7 +39,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ..base.files import InputError
+from ..base.files import InputError, alone
 from .config import StudyFile
 from .flow import draw_tasks, judge_look, missing_for_finish, next_step, rating_gaps
 from .gaze import gaze_files
@@ -1182,7 +1182,24 @@ def _impatient() -> type[asyncio.Protocol]:
 
 # %% ../../nbs/site/server.ipynb #3870af69
 def serve(study: StudyFile, host: str = "127.0.0.1", port: int = 8600, allow_scripted: bool = False) -> None:
-    """Run the site until it is interrupted. One process; what comes in is committed before it is acknowledged."""
+    """Run the site until it is interrupted. One process; what comes in is committed before it is acknowledged.
+
+    Raises
+    ------
+    InputError : another process of this machine serves the same database, or `create_app` refuses
+    """
+    with alone(_lock_of(study), "ifllm study serve"):
+        _serve(study, host, port, allow_scripted)
+
+
+def _lock_of(study: StudyFile) -> FilePath:
+    """What a second server finds held: beside an SQLite file, whoever names it, else in the study folder."""
+    if study.database_url.startswith("sqlite:///"):
+        return FilePath(study.database_url.removeprefix("sqlite:///") + ".lock")
+    return study.folder / ".serve.lock"
+
+
+def _serve(study: StudyFile, host: str, port: int, allow_scripted: bool) -> None:
     import uvicorn
 
     app = create_app(study, allow_scripted=allow_scripted)

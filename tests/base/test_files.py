@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -120,7 +121,7 @@ def test_a_torn_json_is_told_in_one_line(tmp_path, content, says):
     assert "\n" not in str(fault.value)
 
 
-def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
+def test_a_lock_is_its_holders_and_dies_with_it(tmp_path, capsys):
     hold = (
         "import sys, time; from ifllm.base.files import alone\n"
         "with alone(sys.argv[1], 'ifllm run'): print('held', flush=True); time.sleep(60)"
@@ -130,7 +131,11 @@ def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
     with pytest.raises(InputError, match=f"in use by `ifllm run`, process {other.pid}, since .*; wait until it ends"):
         with alone(tmp_path / ".lock", "ifllm report"):
             pass
-    other.kill()
-    other.wait()
-    with alone(tmp_path / ".lock", "ifllm report"):  # the file is there, its holder is not
+    threading.Timer(0.3, other.kill).start()
+    with alone(tmp_path / ".lock", "ifllm report", patience_s=30):  # the file is there, its holder is not
         assert (tmp_path / ".lock").exists()
+    other.wait()
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and f"in use by `ifllm run`, process {other.pid}, since " in said and "; waiting" in said
+    )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_run import ROOT, make_run
 
-from ifllm.base.files import InputError
+from ifllm.base.files import InputError, alone
 from ifllm.engine import paper, prepare, report
 from ifllm.engine.apidoc import FORMER, api_pages, moved_pages
 from ifllm.engine.pages import Block, Page, number, read_notebook, read_output, without_empty_sections
@@ -89,6 +89,17 @@ def test_pages_that_open_no_run_come_from_their_sources(tmp_path):
         made, _ = resolver.page(name, text)
         assert name == "site-network" or "[What leaves your machine, and when](site-network.html)" in made
     assert not [problem for problem in resolver.problems if "network" in problem]
+
+
+def test_a_second_report_of_a_run_is_refused_with_who_is_first(tmp_path, monkeypatch, impatient):
+    from ifllm.engine.cli import report as command
+
+    run = make_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with alone(run / ".report.lock", "ifllm report"):
+        with pytest.raises(InputError, match=f"^fixture: in use by `ifllm report`, process {os.getpid()}, since "):
+            command("fixture", engine="builtin", pdf=False)
+    assert not (run / "site").exists()
 
 
 def test_every_work_that_a_notebook_cites_is_in_the_bibliography():

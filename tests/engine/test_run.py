@@ -15,7 +15,7 @@ import pytest
 from conftest import notebook
 
 import ifllm
-from ifllm.base.files import InputError
+from ifllm.base.files import InputError, alone
 from ifllm.base.study import load_settings
 from ifllm.engine.run import hardware, resolve_data, run_study, stage_table, stages, write_manifest
 
@@ -58,6 +58,13 @@ def test_a_run_redoes_only_what_changed_and_gives_the_same_results(tiny_project)
     assert [job for job, event in events(run) if event == "done"] == ["01_data", "02_sum"] and totals(run)[
         "sum.total"
     ] == 23
+
+
+def test_a_second_run_in_a_folder_is_refused_with_who_is_first(tiny_project, impatient):
+    with alone(tiny_project / "runs" / "t" / ".lock", "ifllm run"):
+        with pytest.raises(InputError, match=f"^t: in use by `ifllm run`, process {os.getpid()}, since .*; wait until"):
+            run_study(profile="demo", data="own", name="t", cores=1)
+        assert os.listdir(tiny_project / "runs" / "t") == [".lock"]
 
 
 def test_a_failing_notebook_names_its_cell_and_leaves_the_others(tiny_project):

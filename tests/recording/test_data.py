@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -975,6 +976,7 @@ def tree(folder: Path) -> dict:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
     }
 
 
@@ -1154,15 +1156,22 @@ def test_fetching_over_the_network(server, pinned, tmp_path):
     server.body = pack(tmp_path / "a.tar.gz").read_bytes()
     folder = data.fetch(cache=pinned, url=server.url, quiet=True)
     assert (folder / "query_logs_table.csv").read_bytes() == FILES["dataset/query_logs_table.csv"]
-    assert sorted(path.name for path in pinned.iterdir()) == [folder.parent.name]
+    assert sorted(path.name for path in pinned.iterdir()) == [".lock", folder.parent.name]
     data.fetch(cache=pinned, url=server.url, quiet=True)
     assert len(server.seen) == 1
+
+
+def test_two_that_fetch_at_once_share_one_download(server, pinned, tmp_path):
+    server.body = pack(tmp_path / "a.tar.gz").read_bytes()
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: data.fetch(cache=pinned, url=server.url, quiet=True), range(2))
+    assert one == two and len(server.seen) == 1
 
 
 def test_a_download_that_is_not_the_release_leaves_no_trace(server, pinned):
     with pytest.raises(InputError, match="cut off or damaged"):
         data.fetch(cache=pinned, url=server.url, quiet=True)
-    assert list(pinned.iterdir()) == []
+    assert [path.name for path in pinned.iterdir()] == [".lock"]
 
 
 # ---------------------------------------------------------------- the release itself

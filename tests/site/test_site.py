@@ -30,9 +30,10 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from study_site import SECRET, TARGETS, Person, ServerProcess, batch, check, live, sample, site, write_study
 
-from ifllm.base.files import InputError
+from ifllm.base.files import InputError, alone
 from ifllm.recording.data import parse_release
 from ifllm.recording.locate import locate
+from ifllm.site import server
 from ifllm.site.config import Responder, load_study
 from ifllm.site.export import CodePoints, export_study
 from ifllm.site.flow import accuracy, draw_tasks, judge_look
@@ -94,7 +95,7 @@ def test_a_folder_keeps_its_own_ignored_files_and_its_own_vendor(tmp_path):
 
     (tmp_path / ".gitignore").write_text("secret.txt\nexport/")
     init_study(tmp_path)
-    assert (tmp_path / ".gitignore").read_text() == "secret.txt\nexport/\nvendor/\n*.sqlite*\n"
+    assert (tmp_path / ".gitignore").read_text() == "secret.txt\nexport/\nvendor/\n*.sqlite*\n.serve.lock\n"
     (tmp_path / "vendor" / "mine").mkdir(parents=True)
     (tmp_path / "vendor" / "mine" / "code.go").write_text("package mine")
     with pytest.raises(InputError, match="vendor: holds mine/code.go, which is not WebGazer's"):
@@ -745,6 +746,31 @@ def wait_until(done, seconds: float = 20):
     while not done():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def test_a_database_has_one_server(tmp_path):
+    """A second is refused, whichever study file it has; a killed one leaves nothing held."""
+    first, other = (
+        write_study(tmp_path / "a"),
+        write_study(tmp_path / "b", database=f"sqlite:///{tmp_path}/a/study.sqlite"),
+    )
+    hold = (
+        "import sys; from ifllm.site import server; from ifllm.site.config import load_study\n"
+        "server._serve = lambda *_: print('serves', flush=True) or sys.stdin.read()\n"
+        "server.serve(load_study(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", hold, str(first.folder)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout and holder.stdout.readline() == b"serves\n"
+        for study in (first, other):
+            with pytest.raises(InputError, match=f"^a: in use by `ifllm study serve`, process {holder.pid}, since "):
+                server.serve(study)
+    finally:
+        holder.kill()
+        holder.wait()
+    with alone(tmp_path / "a" / "study.sqlite.lock", "ifllm study serve"):
+        pass
 
 
 def test_kill_9_in_mid_task_loses_no_acknowledged_row(tmp_path):
