@@ -95,27 +95,30 @@ def read_predictions(file: Path, bench: Bench) -> pl.DataFrame:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise InputError(f"{file.name}: byte {fault.start + 1} is not UTF-8; save the file as UTF-8") from None
-    with io.StringIO(text, newline="") as handle:
-        reader = csv.DictReader(handle)
-        if lacks := [name for name in ("query", "fold", "repeat", column) if name not in (reader.fieldnames or [])]:
-            raise InputError(
-                f"{file.name}:1: no column {lacks[0]}; the track {track.name} takes query, fold, repeat, {column}"
-            )
-        for line in reader:
-            place = f"{file.name}:{reader.line_num}"
-            key, fold = _key(line, track, place)
-            if key not in known:
+    try:
+        with io.StringIO(text, newline="") as handle:
+            reader = csv.DictReader(handle)
+            if lacks := [name for name in ("query", "fold", "repeat", column) if name not in (reader.fieldnames or [])]:
                 raise InputError(
-                    f"{place}: query {key[2]} is not in repeat {key[1]} of the split {key[0]}; correct the line"
+                    f"{file.name}:1: no column {lacks[0]}; the track {track.name} takes query, fold, repeat, {column}"
                 )
-            if fold != known[key]:
-                raise InputError(
-                    f"{place}: query {key[2]} is in fold {fold}, and in fold {known[key]} of the track {track.name}; "
-                    "predict by the committed folds (benchmark/folds)"
-                )
-            if key in given:
-                raise InputError(f"{place}: query {key[2]} is there twice in this repeat; leave one out")
-            given[key] = _value(line[column], track, numbers, place)
+            for line in reader:
+                place = f"{file.name}:{reader.line_num}"
+                key, fold = _key(line, track, place)
+                if key not in known:
+                    raise InputError(
+                        f"{place}: query {key[2]} is not in repeat {key[1]} of the split {key[0]}; correct the line"
+                    )
+                if fold != known[key]:
+                    raise InputError(
+                        f"{place}: query {key[2]} is in fold {fold}, and in fold {known[key]} of the track "
+                        f"{track.name}; predict by the committed folds (benchmark/folds)"
+                    )
+                if key in given:
+                    raise InputError(f"{place}: query {key[2]} is there twice in this repeat; leave one out")
+                given[key] = _value(line[column], track, numbers, place)
+    except csv.Error as fault:
+        raise InputError(f"{file.name}: not CSV ({fault}); save the table as CSV again") from None
     return _as_frame(file, bench, given, known)
 
 # %% ../../nbs/benchmark/scoring.ipynb #f37ef2bf

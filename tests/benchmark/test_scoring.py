@@ -101,6 +101,13 @@ def test_a_verdict_says_no_more_than_its_interval():
     assert verdict(BENCH.track, found).endswith("too few workers to tell")
 
 
+def test_a_quote_that_never_ends_is_one_line(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text('query,fold,repeat,probability\n1,0,0,"' + "5" * 200_000)
+    with pytest.raises(InputError, match=r"^p.csv: not CSV \(field larger than .*\); save the table as CSV again$"):
+        read_predictions(file, BENCH)
+
+
 def test_a_file_from_a_spreadsheet_or_pandas_is_read(tmp_path):
     file, oof = tmp_path / "p.csv", predictions()
     write_predictions(file, BENCH, oof)
