@@ -29,6 +29,14 @@ def release_archive() -> Path:
     return Path(given).resolve()
 
 
+@pytest.fixture(scope="session")
+def tried_run(tmp_path_factory) -> Path:
+    """A run of simulated people as far as `ifllm try` needs one."""
+    from tried import make_run
+
+    return make_run(tmp_path_factory.mktemp("tried"))
+
+
 def notebook(*cells: str | tuple[str, str]) -> str:
     """A notebook's JSON from its code cells; a tuple is (source, tag), with the tag "markdown" a cell of prose."""
     made = []

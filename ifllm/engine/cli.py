@@ -6,8 +6,9 @@
 __all__ = ['app', 'study_app', 'StudyPath', 'RunPath', 'ratings_app', 'benchmark_app', 'TrackName', 'EntryName', 'CodeLink',
            'Enter', 'run', 'job', 'report', 'compare', 'reference', 'clean_on_save', 'lab', 'fetch', 'doctor',
            'study_needs', 'study_init', 'study_install', 'study_check', 'study_invite', 'study_serve', 'study_export',
-           'simulate', 'import_recordings', 'power', 'replay', 'dpo', 'judge', 'ratings_export', 'ratings_analyse',
-           'preferences', 'score', 'benchmark_run', 'benchmark_score', 'benchmark_freeze', 'supply', 'readme', 'main']
+           'try_study', 'simulate', 'import_recordings', 'power', 'replay', 'dpo', 'judge', 'ratings_export',
+           'ratings_analyse', 'preferences', 'score', 'benchmark_run', 'benchmark_score', 'benchmark_freeze', 'supply',
+           'readme', 'main']
 
 # %% ../../nbs/engine/cli.ipynb #5a40a2fe
 import os
@@ -330,6 +331,38 @@ def study_export(
     counts = export_study(load_study(study), out)
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
 
+# %% ../../nbs/engine/cli.ipynb #f517b16a
+def _newest_tried() -> Path:
+    """The newest run whose features and models are there."""
+    from ifllm.engine.run import project_root
+
+    runs = project_root() / "runs"
+    ready = [file.parents[1] for file in runs.glob("*/results/08_reward.json")]
+    ready = [run for run in ready if (run / "artefacts" / "features.parquet").exists()]
+    if not ready:
+        raise InputError("runs: none here has features and models yet; `ifllm run --until 08_reward` makes one")
+    return max(ready, key=lambda run: (run / "results" / "08_reward.json").stat().st_mtime)
+
+
+@app.command("try")
+def try_study(
+    run: Annotated[
+        Path | None, typer.Option(help="run folder whose participants you are set beside; the newest when not given")
+    ] = None,
+    camera: Annotated[bool, typer.Option("--camera", help="record your gaze too, by WebGazer")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="new folder for your recording and your page; nothing stays when not given")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; 0: one that is free")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="only print the addresses, open no browser")] = False,
+) -> None:
+    """Compare two answers yourself, then see your replay, your features and what the models guessed; all on this
+    machine."""
+    study_needs()
+    from ifllm.site.try_it import try_it
+
+    try_it(_study_of(run or _newest_tried(), "try"), camera, keep, port, not no_open)
+
 # %% ../../nbs/engine/cli.ipynb #66920f92
 @app.command()
 def simulate(
@@ -513,7 +546,9 @@ def _study_of(run: Path, notebook: str):
 
     if not (run / "settings.json").exists():
         raise InputError(f"{run}: no run there; `ifllm run` makes one")
-    return Study(run.resolve(), run.resolve(), notebook, None, read_json(run / "settings.json"), {})
+    source = run / "source.json"
+    data = read_json(source) if source.exists() else {}
+    return Study(run.resolve(), run.resolve(), notebook, None, read_json(run / "settings.json"), data)
 
 
 def _refresh(run: Path, name: str) -> None:

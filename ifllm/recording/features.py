@@ -1680,18 +1680,25 @@ def _ways(seen: pl.DataFrame, layouts: list) -> list[_Way]:
     return ways
 
 
+def _coloured(ways: list[_Way]) -> str:
+    """The modality whose time is the colour: gaze, or the mouse where no gaze was recorded."""
+    return "gaze" if any(way.modality == "gaze" and len(way.s) for way in ways) else "mouse"
+
+
 def _heat(ways: list[_Way], r: int, until: float, height: int) -> list[list[float]]:
-    """Seconds of gaze on each cell of answer `r` until then."""
+    """Seconds on each cell of answer `r` until then, of the modality that is the colour."""
+    modality = _coloured(ways)
     cells = np.zeros((height, COLUMNS // _HEAT))
     for way in ways:
-        if way.response == r and way.modality == "gaze":
+        if way.response == r and way.modality == modality:
             past = way.s <= until
             np.add.at(cells, (way.line[past], way.column[past] // _HEAT), way.dwell[past])
     return np.round(cells, 3).tolist()
 
 # %% ../../nbs/06_features.ipynb #4e307360
-def _draw_text(fig: go.Figure, r: int, heat: list, most: float, words: list, scale: bool) -> None:
-    """Put an answer's words on their places, over the colour of the time spent on them."""
+def _draw_text(fig: go.Figure, r: int, heat: list, most: float, words: list, scale: str | None) -> None:
+    """Put an answer's words on their places, over the colour of the time spent on them; `scale` is the title of its
+    scale, None draws none."""
     fig.add_heatmap(
         z=heat,
         x0=(_HEAT - 1) / 2,
@@ -1703,9 +1710,9 @@ def _draw_text(fig: go.Figure, r: int, heat: list, most: float, words: list, sca
         row=1,
         col=r,
         hoverinfo="skip",
-        showscale=scale,
+        showscale=scale is not None,
         colorscale=[[0, "rgba(240,228,66,0)"], [0.35, "rgba(240,228,66,0.55)"], [1, "rgba(213,94,0,0.75)"]],
-        colorbar=dict(title="gaze, s", thickness=10, lenmode="pixels", len=140, nticks=4),
+        colorbar=dict(title=scale, thickness=10, lenmode="pixels", len=140, nticks=4),
     )
     fig.add_scatter(
         x=[w[1] for w in words],
@@ -1770,7 +1777,8 @@ def _draw_whole(fig: go.Figure, ways: list[_Way], words: list[list], end: float,
     # a point right of a line's end counts at its last character: one cell must not set the scale
     most = max(0.5, float(np.quantile(cells[cells > 0], 0.95))) if (cells > 0).any() else 0.5
     for r in answers:
-        _draw_text(fig, r, heat[r], most, words[r - 1], scale=r == len(words))
+        scale = f"{_coloured(ways)}, s" if r == len(words) else None
+        _draw_text(fig, r, heat[r], most, words[r - 1], scale)
     for way in ways:
         _draw_way(fig, way, end)
 
@@ -1811,7 +1819,8 @@ def replay(
     steps: int = 40,
     trail_s: float = 4.0,
 ) -> go.Figure:
-    """Draw how one query's answers were read: dwell as colour, the way of gaze and mouse, a slider for time.
+    """Draw how one query's answers were read: dwell as colour (of gaze; of the mouse where no gaze was
+    recorded), the way of gaze and mouse, a slider for time.
 
     Parameters
     ----------

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAGE', 'MODALITIES', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'PAPER_ACCURACY', 'FOREST', 'PAPER_SEED', 'PAPER_PAIRWISE',
            'STUDY_BLOCKS', 'LABEL', 'HUE', 'distinct', 'odd_features', 'within_worker', 'text_measures',
-           'model_indicators', 'tables', 'SignedLogistic', 'SymmetricBoosting', 'estimator', 'chance', 'ablation',
-           'stacked', 'nested_choice', 'embed_texts', 'read_sentences', 'reading_map_features', 'map_texts',
+           'model_indicators', 'tables', 'pairs_like', 'SignedLogistic', 'SymmetricBoosting', 'estimator', 'chance',
+           'ablation', 'stacked', 'nested_choice', 'embed_texts', 'read_sentences', 'reading_map_features', 'map_texts',
            'filter_styles', 'fit_styles', 'personalise', 'personal_models', 'personal_curve', 'study_table',
            'paper_folds', 'paper_forest', 'in_sample_forest', 'Steps', 'steps_null', 'permutation_importance',
            'worker_means', 'column_groups', 'partial_dependence', 'fold_accuracy', 'fewest_training_workers',
@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from ..base.bootstrap import interval, worker_counts
 from ..base.cache import content_key, kept_array
 from ..base.enough import need
-from ..base.files import atomic_path, file_sha256
+from ..base.files import InputError, atomic_path, file_sha256
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
 from ..recording.trajectories import sentences
@@ -75,12 +75,8 @@ def distinct(data: pl.DataFrame, columns: Sequence[str], centred: bool = False) 
     return [name for i, name in enumerate(columns) if varies[i] and not alike[i, :i][varies[:i]].any()]
 
 # %% ../../nbs/08_reward.ipynb #165aa0a2
-def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Features that change sign when the two responses are swapped, none of them twice.
-
-    Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`,
-    `source` of its columns.
-    """
+def _odd(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, dict]]:
+    """Features that change sign when the two responses are swapped, copies among them, and what each is."""
     known = registry.filter(pl.col("name").is_in(features.columns) & pl.col("modes").str.contains("pairwise"))
     columns, about = {}, {}
     for row in known.iter_rows(named=True):
@@ -93,8 +89,17 @@ def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.Dat
             continue
         columns[name] = column.fill_nan(None).fill_null(0.0).cast(pl.Float64)
         about[name] = {key: row[key] for key in ("name", "modality", "family", "source")}
-    odd = features.select("query", **columns)
-    kept = distinct(odd, list(columns))
+    return features.select("query", **columns), about
+
+
+def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Features that change sign when the two responses are swapped, none of them twice.
+
+    Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`,
+    `source` of its columns.
+    """
+    odd, about = _odd(features, registry)
+    kept = distinct(odd, odd.columns[1:])
     schema = {key: pl.String for key in ("name", "modality", "family", "source")}
     return odd.select("query", *kept), pl.DataFrame([about[name] for name in kept], schema=schema)
 
@@ -149,6 +154,7 @@ def _difference(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
 # %% ../../nbs/08_reward.ipynb #85921bac
 PAGE = ("page",)  # families of features that look at the page around the text, where the rating controls are
 MODALITIES = ("gaze", "mouse", "cross")
+_OWN = ~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text") & (pl.col("source") == "ifllm")
 
 
 def tables(
@@ -163,9 +169,7 @@ def tables(
     the study's measure the same things in other words and are used in its own protocol (`study_table`).
     """
     labelled, out = targets(queries), {}
-    own = registry.filter(
-        ~pl.col("family").is_in(PAGE) & (pl.col("modality") != "text") & (pl.col("source") == "ifllm")
-    )
+    own = registry.filter(_OWN)
     if labelled["pairwise"].height:
         out["pairwise"] = _pair_table(labelled["pairwise"], features, own)
     for target in ("pointwise", "pointwise_better"):
@@ -227,6 +231,33 @@ MODELS = {
     "text_gaze": ["text", "gaze"],
     "all": ["text", "model", "mouse", "gaze", "cross"],
 }  # the ablation: which blocks each model sees
+
+# %% ../../nbs/08_reward.ipynb #c26a32e1
+def pairs_like(
+    pairs: pl.DataFrame, features: pl.DataFrame, registry: pl.DataFrame, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Pairs of other people in the columns of a pairwise table that `tables` made: `query` and `columns`.
+
+    Parameters
+    ----------
+    pairs : queries of pairwise tasks; their labels are not looked at
+    features, registry : of these pairs, as for `tables`
+    columns : of the table; its authors count as unknown, 0, since these pairs may be by others
+
+    Raises
+    ------
+    InputError
+        A column is no feature of today: an earlier version made the table.
+    """
+    odd, _ = _odd(features, registry.filter(_OWN))
+    data = pairs.select("query")
+    for part in (_difference(text_measures(pairs, 1), text_measures(pairs, 2)), odd):
+        data = data.join(part, on="query", how="left", maintain_order="left")
+    authors = [pl.lit(0.0).alias(c) for c in columns if c.startswith("author_")]
+    data = data.with_columns(authors)
+    if lost := [c for c in columns if c not in data.columns]:
+        raise InputError(f"{lost[0]}: no feature of this version; run the features again with `ifllm run`")
+    return data.select("query", pl.col(columns).cast(pl.Float64).fill_nan(None).fill_null(0.0))
 
 # %% ../../nbs/08_reward.ipynb #f1a62896
 def _ridge_weights(z: np.ndarray, y: np.ndarray, w: np.ndarray, C: float) -> np.ndarray:

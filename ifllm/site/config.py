@@ -204,8 +204,8 @@ class StudyFile(_Part):
 
     @property
     def database_url(self) -> str:
-        """The URL with a relative SQLite path resolved; IFLLM_STUDY_DATABASE goes before the file."""
-        url = os.environ.get("IFLLM_STUDY_DATABASE", self.database)
+        """The URL with a relative SQLite path resolved."""
+        url = self.database
         if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
             url = f"sqlite:///{(self.folder / url.removeprefix('sqlite:///')).resolve()}"
         return url
@@ -282,7 +282,7 @@ def _told(path: Path, text: str, fault: Mapping) -> str:
 
 # %% ../../nbs/site/config.ipynb #59202293
 def load_study(path: str | Path) -> StudyFile:
-    """Read and validate a study file.
+    """Read and validate a study file; IFLLM_STUDY_DATABASE goes before its `database`.
 
     Parameters
     ----------
@@ -303,10 +303,12 @@ def load_study(path: str | Path) -> StudyFile:
     text = _read_text(path)
     content = _parsed(path, text)
     try:
-        return StudyFile.model_validate({**content, "folder": path.parent.resolve()})
+        study = StudyFile.model_validate({**content, "folder": path.parent.resolve()})
     except ValidationError as error:
         faults = error.errors(include_url=False)
         raise InputError("\n".join(_told(path, text, fault) for fault in faults)) from None
+    # here, not where it is opened: a trial that names a database of its own must not get the study's
+    return study.model_copy(update={"database": os.environ.get("IFLLM_STUDY_DATABASE", study.database)})
 
 # %% ../../nbs/site/config.ipynb #260d92dc
 def init_study(folder: str | Path, gaze: bool = True) -> Path:

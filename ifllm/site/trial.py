@@ -7,7 +7,9 @@ __all__ = ['ASSETS', 'fake_camera', 'served', 'try_gaze']
 
 # %% ../../nbs/site/trial.ipynb #a1b20003
 import base64
+import os
 import secrets
+import socket
 import tempfile
 import threading
 import time
@@ -48,21 +50,29 @@ def fake_camera() -> str:
 
 # %% ../../nbs/site/trial.ipynb #769bdb2d
 @contextmanager
-def served(app: Any, **options: Any) -> Generator[str]:
-    """An application behind a free port of this machine, in a thread; gives its address. `options` are uvicorn's."""
+def served(app: Any, port: int = 0, **options: Any) -> Generator[str]:
+    """An application behind a port of this machine (0: a free one), in a thread; gives its address. `options` are
+    uvicorn's."""
     import uvicorn
 
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as fault:
+        raise InputError(
+            f"port {port}: {os.strerror(fault.errno or 0)}; name another one, or 0 for one that is free"
+        ) from None
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", access_log=False, timeout_graceful_shutdown=2, **options)
+        uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2, **options)
     )
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
         if not thread.is_alive():
+            listening.close()
             raise InputError("the trial's server did not start; is the port of this machine's own network closed?")
         time.sleep(0.02)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=10)

@@ -373,6 +373,18 @@ def test_a_replay_holds_the_seconds_on_the_text(study, features, made):
     assert first < last == pytest.approx(sum(heat))
 
 
+def test_a_replay_without_gaze_colours_the_seconds_of_the_mouse(study, features, made):
+    own = features.filter(pl.col("window") == "reading").sort("mouse_text_s").drop_nulls("mouse_text_s").tail(1)
+    worker, query = own.select("worker", "query").row(0)
+    matched, cut, _ = made[worker]
+    span = cut.filter((pl.col("query") == query) & (pl.col("window") == "reading")).select("start_ms", "end_ms").row(0)
+    fig = replay(matched.filter(pl.col("modality") == "mouse"), study.queries, query, span, steps=5)
+    heat = [trace for trace in fig.data if trace.type == "heatmap"]
+    drawn = sum(sum(map(sum, trace.z)) for trace in heat)
+    assert drawn > 1 and drawn == pytest.approx(own["mouse_text_s"].item(), abs=0.5)
+    assert heat[-1].colorbar.title.text == "mouse, s"
+
+
 def test_styles_are_extremes_and_no_query_is_taken_twice(features):
     styles = pick_styles(features, least_s=0.0, longest=10**6)
     assert styles["query"].is_unique().all() and styles.height > 1

@@ -10,6 +10,7 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
+from ifllm.base.files import InputError
 from ifllm.recording.data import load
 from ifllm.recording.features import extract_features, registry_frame
 from ifllm.recording.simulate import simulate
@@ -148,6 +149,21 @@ def test_no_column_of_a_design_copies_another(recorded):
     for target, (data, blocks) in rw.tables(queries, features.filter(pl.col("window") == "reading"), registry).items():
         x = data.select(list(dict.fromkeys(c for name in rw.MODELS["all"] for c in blocks[name]))).to_numpy()
         assert not copies(x if target == "pairwise" else x - x.mean(axis=0)), target
+
+
+def test_pairs_of_others_stand_in_a_table_s_columns_as_its_own_do():
+    queries, features = choices()
+    data, blocks = rw.tables(queries, features, REGISTRY)["pairwise"]
+    columns = [c for c in data.columns if c not in ("query", "worker", "task", "y")]
+    others = queries.with_columns(preference=pl.lit(None, pl.Int64))
+    laid = rw.pairs_like(others, features, REGISTRY, columns).join(data, on="query", suffix="_own")
+    assert laid.height == data.height and blocks["text"] and blocks["model"]
+    for c in columns:
+        assert (laid[c] == (0 if c in blocks["model"] else laid[f"{c}_own"])).all(), c
+    alone = rw.pairs_like(others.head(1), features.head(0), REGISTRY, columns).row(0, named=True)
+    assert alone["dwell_left"] == 0 and alone["text_length"] == laid["text_length_own"][0]
+    with pytest.raises(InputError, match="gone_left: no feature of this version; run the features again"):
+        rw.pairs_like(others, features, REGISTRY, [*columns, "gone_left"])
 
 
 def test_copies_up_to_sign_and_scale_are_dropped_and_nothing_else():

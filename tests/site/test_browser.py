@@ -6,7 +6,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,15 +17,18 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+from conftest import ROOT
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from study_site import PASSWORD, ServerProcess, live
+from tried import Cells, opened
 
 from ifllm.recording.data import parse_release
 from ifllm.recording.features import extract_features
 from ifllm.recording.locate import locate
 from ifllm.recording.trajectories import add_phases, match_samples, windows
+from ifllm.site import try_it as tried
 from ifllm.site.config import load_study
 from ifllm.site.export import export_study
 from ifllm.site.gaze import missing_gaze
@@ -521,6 +527,77 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
     check_points(samples, points)
     _, matched, features = to_features(tmp_path / "out")
     assert matched.filter(pl.col("char").is_not_null()).height > 20 and features.height
+
+
+# where the pointer is from each of its moves on, by the page's own clock
+MOVES = """() => {
+  window.moves = [];
+  document.addEventListener('mousemove', event =>
+    window.moves.push([Date.now(), event.target.closest('[data-box]')?.dataset.box ?? null]), true);
+}"""
+# seconds that the replay on a page shows, on the left answer and on the right one
+HEAT = """() => document.querySelector('#replay').data
+  .filter(trace => trace.type === 'heatmap').map(trace => trace.z.flat().reduce((a, b) => a + b, 0))"""
+
+
+def compare_answers(visit: Visit) -> dict[str, float]:
+    """Walk through `ifllm try`: more time on the left answer, the right one preferred; seconds on each."""
+    page = visit.page
+    page.get_by_role("checkbox").check()
+    visit.press("Take part")
+    visit.press("I have read this")
+    assert visit.begin() == "pairwise"
+    visit.ask("How do bees find their way home?")
+    page.evaluate(MOVES)
+    for side, unit in (("left", 4), ("left", 30), ("left", 60), ("right", 8)):
+        point_at(visit, side, unit, [], hold_s=0.7)
+    for name, value in (("likert_1", "2"), ("likert_2", "5"), ("preference", "right")):
+        page.locator(f'[name="{name}"][value="{value}"]').check()
+    moves = page.evaluate("window.moves")
+    spent = {"left": 0.0, "right": 0.0}
+    for (since, box), (until, _) in zip(moves, moves[1:]):
+        if box in spent:
+            spent[box] += (until - since) / 1000
+    visit.press("Finish the task")
+    return spent
+
+
+def test_who_tries_it_sees_what_the_mouse_did(browser, tried_run, tmp_path):
+    box, work = tmp_path / "box", tmp_path / "work"
+    box.mkdir()
+    work.mkdir()
+    words = ["-m", "ifllm.engine.cli", "try", "--run", str(tried_run), "--no-open", "--keep", "mine"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(box)}
+    process = subprocess.Popen([sys.executable, *words], cwd=work, env=env, stdout=subprocess.PIPE, text=True)
+    address = lambda: next(line.strip() for line in process.stdout if line.startswith("http://127.0.0.1:"))
+    try:
+        link = address()
+        visit = Visit(browser, link)
+        visit.open(link)
+        spent = compare_answers(visit)
+        assert list(box.iterdir()), "the recording lies in a temporary folder meanwhile"
+        visit.open(address())
+        visit.page.wait_for_selector("#replay .plot-container")
+        html, (left, right) = visit.page.content(), visit.page.evaluate(HEAT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    assert not list(box.iterdir()) and [file.name for file in work.iterdir()] == ["mine"]
+    assert not visit.trouble, visit.trouble
+    hosts = {httpx.URL(url).host for url, _ in visit.requests if not url.startswith("data:")}
+    assert hosts == {"127.0.0.1"}, "nothing is asked of anywhere else"
+
+    # rows that a slow machine drops are no time on the text
+    assert 0.5 * spent["left"] < left < spent["left"] + 0.2 and 0.5 * spent["right"] < right < spent["right"] + 0.2
+    assert left / (left + right) == pytest.approx(spent["left"] / sum(spent.values()), abs=0.1)
+    people, made = tried.population(opened(tried_run)), Cells(html)
+    mine = tried.read_visit(work / "mine" / "recording", people.registry, people.settings)
+    told = {row[0]: row[1:3] for row in made.rows if row and row[0] in tried.SOURCES}
+    for source, p, lacks in tried.guesses(people, mine).iter_rows():
+        assert told[source] == ["", lacks] if lacks else told[source][0] == f"P(right)\xa0=\xa0{p:.3f}"
+    assert told["gaze"] == ["", "no camera"] and "You preferred the right answer." in made.text
+    assert "Kept in mine." in made.text and (work / "mine" / "page.html").read_text().startswith("<!doctype html>")
 
 
 # The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on
