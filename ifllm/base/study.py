@@ -18,7 +18,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +29,7 @@ from .files import InputError, read_json, write_bytes, write_json
 from .numbers import format_number
 from .prose import lack
 from .settings import check_settings
+from .terminal import tell
 
 # %% ../../nbs/base/study.ipynb #e615a94a
 def _literal(text: str):
@@ -344,6 +346,22 @@ class _Writing(_Run):
             shutil.copytree(self.path / "artefacts" / name, place)
         place.mkdir(parents=True, exist_ok=True)
         return place
+
+    def progress(self, items: Sequence, label: str) -> Iterator:
+        """Iterate over long work, of which `ifllm run` then tells how much is done and the time left.
+
+        What took less than a second does not count for that: it was kept by an earlier run.
+        """
+        took = []
+        for done, item in enumerate(items, 1):
+            began = time.monotonic()
+            yield item
+            if (seconds := time.monotonic() - began) >= 1:
+                took.append(seconds)
+            left = f", about {(len(items) - done) * sum(took) / len(took) / 60:.0f} min left" if took else ""
+            if (self.path / "logs" / "events.jsonl").exists():
+                name = "-".join(filter(None, (self.notebook, self.part)))
+                tell(self.path, name, "progress", text=f"{label}: {done} of {len(items)}{left}")
 
 # %% ../../nbs/base/study.ipynb #ee23fec6
 def _plain(value):

@@ -27,7 +27,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from ..base.files import InputError, alone, read_json, write_bytes, write_json
-from .jobs import Job, read_events, remembered, tell, up_to_date
+from ..base.terminal import tell
+from .jobs import Job, read_events, remembered, up_to_date
 
 # %% ../../nbs/engine/cluster.ipynb #6b94e66e
 def minutes_of(text: str) -> float:

@@ -35,8 +35,9 @@ from ..base.cache import imports, module_files
 from ..base.files import InputError, alone, atomic_path, folder_above, read_json, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
+from ..base.terminal import tell
 from .cluster import prepare, read_cluster
-from .jobs import Job, hashes, read_events, remembered, tell, up_to_date
+from .jobs import Job, hashes, read_events, remembered, up_to_date
 
 SLURM = ("--executor", "slurm")
 
@@ -769,6 +770,9 @@ class _Telling(_Waiting):
         self.open[event["job"]] = event
         self.failures.pop(event["job"], None)
         self._say(f"{event['job']} ...")
+
+    def _progress(self, event: dict) -> None:
+        self._say(event["text"])
 
     def _done(self, event: dict) -> None:
         self.open.pop(event["job"], None)

@@ -24,6 +24,29 @@ def test_open_says_which_command_makes_a_run(tmp_path, monkeypatch):
         Study.open("runs/nowhere", "05_diversity")
 
 
+def test_long_work_tells_how_much_is_left(run, monkeypatch):
+    """Two of four trainings took 90 s each, two were kept: the log that `ifllm run` reads says so."""
+    from ifllm.base import study as module
+    from ifllm.engine.run import _Telling
+
+    (run / "logs").mkdir()
+    (run / "logs" / "events.jsonl").touch()
+    clock = iter([0.0, 0.1, 1.0, 91.0, 100.0, 100.2, 200.0, 290.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    assert list(Study.open(run, "11a_real").progress("abcd", "trainings")) == list("abcd")
+    monkeypatch.undo()
+    said = []
+    telling = _Telling(run, console=None)
+    telling._say = lambda text, style=None: said.append(text)
+    telling.read()
+    assert said == [
+        "trainings: 1 of 4",
+        "trainings: 2 of 4, about 3 min left",
+        "trainings: 3 of 4, about 2 min left",
+        "trainings: 4 of 4, about 0 min left",
+    ]
+
+
 def test_an_unfinished_sink_is_no_artefact(tmp_path):
     write_json(tmp_path / "r" / "settings.json", {"seed": 1})
     write_json(tmp_path / "r" / "source.json", {"source": "path"})
