@@ -76,7 +76,7 @@ def main(keys):
         with tempfile.TemporaryDirectory() as folder:
             for stage, run in (
                 ("fine-tuning", lambda: train_sft(model, tokenizer, answers, key, recipe, Path(folder, "sft"), 0)),
-                ("DPO", lambda: train_dpo(model, None, tokenizer, rows, key, recipe, Path(folder, "dpo"), 0)),
+                ("DPO", lambda: train_dpo(model, tokenizer, rows, key, recipe, Path(folder, "dpo"), 0)),
             ):
                 with passes_timed() as spent:
                     run()

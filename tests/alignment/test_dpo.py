@@ -20,6 +20,7 @@ from ifllm.alignment.dpo import (
     answer_logprobs,
     draw_prompts,
     example_pairs,
+    implicit_rewards,
     load_model,
     robust_dpo_loss,
     run_job,
@@ -191,18 +192,9 @@ def test_noise_is_clamped():
 @pytest.mark.parametrize("key", ["gpt2_xl_twin", "pythia_28b_twin", "olmo2_1b_twin"])
 def test_reference_may_be_computed_before(tmp_path, key):
     model, tokenizer, rows = twin(key)
-    reference = twin(key)[0]
-    held = train_dpo(
-        twin(key)[0],
-        reference,
-        tokenizer,
-        rows,
-        key,
-        dataclasses.replace(SMALL, precompute_reference=False),
-        tmp_path / "a",
-        1,
-    )
-    before = train_dpo(model, None, tokenizer, rows, key, SMALL, tmp_path / "b", 1)
+    recipe = dataclasses.replace(SMALL, precompute_reference=False)
+    held = train_dpo(twin(key)[0], tokenizer, rows, key, recipe, tmp_path / "a", 1)
+    before = train_dpo(model, tokenizer, rows, key, SMALL, tmp_path / "b", 1)
     for left, right in zip(held[0].parameters(), before[0].parameters()):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
     assert held[1][-2]["loss"] == pytest.approx(before[1][-2]["loss"], rel=1e-4)
@@ -210,7 +202,7 @@ def test_reference_may_be_computed_before(tmp_path, key):
 
 def test_a_run_cut_off_resumes_to_the_same_weights(tmp_path):
     recipe = dataclasses.replace(SMALL, save_steps=2)
-    whole = train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
+    whole = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
 
     class Stop(Exception):
         pass
@@ -227,11 +219,11 @@ def test_a_run_cut_off_resumes_to_the_same_weights(tmp_path):
     RobustDPOTrainer._compute_loss = die
     try:
         with pytest.raises(Stop):
-            train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)
+            train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)
     finally:
         RobustDPOTrainer._compute_loss = original
     assert list((tmp_path / "cut").glob("checkpoint-*"))
-    resumed = train_dpo(twin(n=12)[0], None, *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)[0]
+    resumed = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)[0]
     for left, right in zip(whole.parameters(), resumed.parameters()):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
@@ -243,7 +235,7 @@ def test_lora_bf16_and_checkpointing_train(tmp_path, key):
     )
     model, tokenizer, rows = twin(key)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    trained, log = train_dpo(model, None, tokenizer, rows, key, recipe, tmp_path, 1)
+    trained, log = train_dpo(model, tokenizer, rows, key, recipe, tmp_path, 1)
     assert {name for name, _ in trained.named_parameters()} == set(before), "adapters are merged away"
     moved = [name for name, p in trained.named_parameters() if not torch.equal(p, before[name])]
     assert moved and not any("embed" in name or "wte" in name for name in moved)
@@ -261,7 +253,7 @@ def test_training_follows_the_labels(tmp_path):
         model, tokenizer = load_model("llama32_3b_twin", SMALL, [*example_pairs(12)["chosen"]], 0)
         rows = tokenise_pairs(pairs, tokenizer, 80, 40)
         base = {side: answer_logprobs(model, tokenizer, rows, side) for side in ("chosen", "rejected")}
-        model, _ = train_dpo(model, None, tokenizer, rows, "llama32_3b_twin", recipe, tmp_path / str(flip), 1)
+        model, _ = train_dpo(model, tokenizer, rows, "llama32_3b_twin", recipe, tmp_path / str(flip), 1)
         gain = {side: answer_logprobs(model, tokenizer, rows, side) - base[side] for side in base}
         margin = (gain["chosen"] - gain["rejected"]).mean().item()
         margins.append(-margin if flip else margin)
@@ -519,15 +511,15 @@ def test_a_kept_result_is_checked_when_it_is_read_back(tmp_path):
 def test_a_torn_checkpoint_is_recognised_and_done_again(tmp_path):
     recipe = dataclasses.replace(SMALL, save_steps=2)
     parts = twin(n=12)
-    whole = train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
+    whole = train_dpo(parts[0], *parts[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
     for torn in ("trainer_state.json", "optimizer.pt", "model.safetensors", "rng_state.pth"):
         folder = tmp_path / torn
         parts = twin(n=12)
-        train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", recipe, folder, 1)
+        train_dpo(parts[0], *parts[1:], "qwen3_17b_twin", recipe, folder, 1)
         (found,) = folder.glob("checkpoint-*")
         (found / torn).write_bytes((found / torn).read_bytes()[:50])
         parts = twin(n=12)
-        again = train_dpo(parts[0], None, *parts[1:], "qwen3_17b_twin", recipe, folder, 1)[0]
+        again = train_dpo(parts[0], *parts[1:], "qwen3_17b_twin", recipe, folder, 1)[0]
         for left, right in zip(whole.parameters(), again.parameters()):
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
     (found,) = (tmp_path / "optimizer.pt").glob("checkpoint-*")
@@ -710,3 +702,30 @@ def test_answers_are_sampled_as_the_recipe_says(monkeypatch, policy_and_referenc
     sample_answers(model, tokenizer, ["a?"], dataclasses.replace(SMALL, temperature=0.7, top_p=0.8), 0)
     assert (asked["temperature"], asked["top_p"], asked["max_new_tokens"], asked["do_sample"]) == (0.7, 0.8, 6, True)
     assert asked["top_k"] == 0  # transformers would cut to the 50 likeliest
+
+
+def test_rewards_are_those_of_trl(tmp_path):
+    """The implicit rewards of trained pairs against those that TRL's own trainer computes for them."""
+    model, tokenizer, rows = twin(n=4)
+    trained, _ = train_dpo(twin(n=4)[0], tokenizer, rows, "qwen3_17b_twin", SMALL, tmp_path / "a", 1)
+    ours = implicit_rewards(trained, model, tokenizer, rows, beta=0.2)
+
+    class Tokens(DPOTrainer):
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    bare = [{k: v for k, v in row.items() if k != "noise_rate"} for row in rows]
+    args = DPOConfig(
+        output_dir=str(tmp_path / "b"),
+        beta=0.2,
+        max_length=None,
+        per_device_eval_batch_size=1,
+        report_to="none",
+        use_cpu=True,
+    )
+    data = Dataset.from_list(bare)
+    trl = Tokens(
+        trained, ref_model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer
+    ).evaluate()
+    assert ours["chosen_reward"].mean() == pytest.approx(trl["eval_rewards/chosen"], rel=1e-3)
+    assert ours["rejected_reward"].mean() == pytest.approx(trl["eval_rewards/rejected"], rel=1e-3)
