@@ -11,6 +11,7 @@ BIN := .venv/bin
 
 .PHONY: report test setup lab clean mutants audit
 report: setup
+	-@$(BIN)/ifllm fetch --model smollm2_135m
 	$(BIN)/ifllm run --profile $(PROFILE) --name $(NAME) $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report $(NAME)
 	@$(BIN)/ifllm compare reference $(NAME) || true

@@ -73,7 +73,7 @@ def heldout_scores(heldout: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0
     ]
     return pl.DataFrame(rows)
 
-
+# %% ../../nbs/12_judge.ipynb #d1fb0d2c
 def _graded(heldout: pl.DataFrame) -> pl.DataFrame:
     margin = pl.col("chosen_reward") - pl.col("rejected_reward")
     return heldout.with_columns(
@@ -288,6 +288,16 @@ def _messages(requests: pl.DataFrame) -> Iterator[list[dict[str, str]]]:
     for row in requests.iter_rows(named=True):
         yield messages_for(row["prompt"], row["answer_a"], row["answer_b"])
 
+# %% ../../nbs/12_judge.ipynb #df1a88cf
+def _check(judge: Judge, response: httpx.Response) -> None:
+    """Raise an `InputError` where asking again would not help, an `httpx.HTTPStatusError` where it may."""
+    if response.status_code in (400, 401, 403, 404, 422):
+        raise InputError(
+            f"judge {judge.model} at {judge.endpoint}: refused with {response.status_code} "
+            f"{response.text[:120]!r}; check endpoint, model and IFLLM_JUDGE_KEY"
+        )
+    response.raise_for_status()
+
 # %% ../../nbs/12_judge.ipynb #dc98e43e
 def _said(content) -> str:
     """A reply's text; some endpoints send it in parts, of which the model's draft is one."""
@@ -319,12 +329,7 @@ def ask(
                 timeout=judge.timeout_s,
                 headers={"Authorization": f"Bearer {judge.key}"} if judge.key else {},
             )
-            if response.status_code in (400, 401, 403, 404, 422):
-                raise InputError(
-                    f"judge {judge.model} at {judge.endpoint}: refused with {response.status_code} "
-                    f"{response.text[:120]!r}; check endpoint, model and IFLLM_JUDGE_KEY"
-                )
-            response.raise_for_status()
+            _check(judge, response)
             value = response.json()
             return _said(value["choices"][0]["message"]["content"]), value.get("usage") or {}
         except httpx.HTTPStatusError as error:
@@ -493,7 +498,7 @@ def win_rates(results: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> 
         [dict(llm=llm, source=source) | _rates(part, n_bootstrap, rng) for (llm, source), part in groups]
     )
 
-
+# %% ../../nbs/12_judge.ipynb #c6710089
 def _rates(part: pl.DataFrame, n_bootstrap: int, rng: np.random.Generator) -> dict:
     """Rates of one source: the mean over its models, whose answers to one question are drawn together."""
     questions = part["index"].unique().sort()
@@ -513,20 +518,9 @@ def _rates(part: pl.DataFrame, n_bootstrap: int, rng: np.random.Generator) -> di
     means = part.group_by("llm").agg(
         gain=(pl.col("dpo_score") - pl.col("sft_score")).mean(), more=pl.col("extra_words").mean()
     )
-    return dict(
-        win_rate=win_rate,
-        low=low,
-        high=high,
-        lc_win_rate=lc,
-        lc_low=lc_low,
-        lc_high=lc_high,
-        score_gain=means["gain"].mean(),
-        extra_words=means["more"].mean(),
-        n=len(part),
-        questions=m,
-        naive_low=win_rate - half,
-        naive_high=win_rate + half,
-    )
+    found = dict(win_rate=win_rate, low=low, high=high, lc_win_rate=lc, lc_low=lc_low, lc_high=lc_high)
+    found |= dict(score_gain=means["gain"].mean(), extra_words=means["more"].mean(), n=len(part), questions=m)
+    return found | dict(naive_low=win_rate - half, naive_high=win_rate + half)
 
 
 def _with_interval(by_model: list[np.ndarray]) -> tuple[float, float, float]:
@@ -583,7 +577,7 @@ _SHEET = [
     "comment",
 ]
 
-
+# %% ../../nbs/12_judge.ipynb #fc4a6bf2
 def export_ratings(answers: pl.DataFrame, sheet: Path, key: Path, n: int = 30, raters: int = 2, seed: int = 0) -> int:
     """Write a rating sheet for `raters` people on the first `n` questions of each model and source, and its key.
 
@@ -699,7 +693,7 @@ def read_ratings(sheet: Path, key: Path) -> pl.DataFrame:
         out.append(about | {"comparison": said["comparison"] * (1 if dpo == "a" else -1)} | items)
     return pl.DataFrame(out)
 
-
+# %% ../../nbs/12_judge.ipynb #f41e3100
 def _read_key(key: Path) -> dict[str, dict[str, str]]:
     """Row -> what stood in it, of the key that was written with a sheet."""
     lines = _read_csv(key)
@@ -710,7 +704,7 @@ def _read_key(key: Path) -> dict[str, dict[str, str]]:
             raise InputError(f"{Path(key).name}:{place}: {fault}; use the key as it was written")
     return {line["row"]: line for line in lines}
 
-
+# %% ../../nbs/12_judge.ipynb #6ea0239c
 _LIMITS = {"comparison": (-3, 3)} | {f"{item}_{side}": span for item, span in RATING_ITEMS.items() for side in "ab"}
 
 
@@ -760,19 +754,33 @@ def krippendorff_alpha(values: Sequence[Sequence[float | None]], level: str = "o
             for j, b in enumerate(unit):
                 if i != j:
                     pairs[place[a], place[b]] += 1 / (len(unit) - 1)
-    totals = pairs.sum(0)
-    if level == "nominal":
-        distance = 1.0 - np.eye(len(levels))
-    elif level == "interval":
-        distance = np.subtract.outer(levels, levels) ** 2.0
-    else:
-        upto = np.cumsum(totals)
-        between = lambda i, j: upto[max(i, j)] - (upto[min(i, j)] - totals[min(i, j)]) - (totals[i] + totals[j]) / 2
-        distance = np.array(
-            [[between(i, j) ** 2 if i != j else 0.0 for j in range(len(levels))] for i in range(len(levels))]
-        )
+    totals, distance = pairs.sum(0), _distance(levels, pairs.sum(0), level)
     expected = np.outer(totals, totals) - np.diag(totals)
     return float(1 - (totals.sum() - 1) * (pairs * distance).sum() / (expected * distance).sum())
+
+# %% ../../nbs/12_judge.ipynb #6203017f
+def _distance(levels: list[float], totals: np.ndarray, level: str) -> np.ndarray:
+    """Squared differences of each two values: equal or not, as numbers, or by how many ratings lie between them."""
+    if level == "nominal":
+        return 1.0 - np.eye(len(levels))
+    if level == "interval":
+        return np.subtract.outer(levels, levels) ** 2.0
+    upto, places = np.cumsum(totals), range(len(levels))
+    between = lambda i, j: upto[max(i, j)] - (upto[min(i, j)] - totals[min(i, j)]) - (totals[i] + totals[j]) / 2
+    return np.array([[between(i, j) ** 2 if i != j else 0.0 for j in places] for i in places])
+
+# %% ../../nbs/12_judge.ipynb #93e762ea
+def _mixed_model(data):
+    """A linear mixed model of `y`: an intercept, and variance components for question and (if several) rater."""
+    import warnings
+
+    import statsmodels.api as sm
+
+    parts = {"question": "0 + C(unit)"} | ({"rater": "0 + C(rater)"} if data["rater"].nunique() > 1 else {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = sm.MixedLM.from_formula("y ~ 1", data, groups="one", vc_formula=parts, re_formula="0")
+        return model.fit(reml=True)
 
 # %% ../../nbs/12_judge.ipynb #da6fbb78
 def analyse_ratings(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -787,10 +795,6 @@ def analyse_ratings(ratings: pl.DataFrame) -> pl.DataFrame:
     `source`, `item`, `effect`, `low`, `high`, `p_value`, `p_holm`, `alpha` (Krippendorff's, ordinal), `n` (ratings),
     `questions`.
     """
-    import warnings
-
-    import statsmodels.api as sm
-
     rows = []
     for (source,), part in ratings.group_by("source", maintain_order=True):
         unit = part["llm"] + "/" + part["index"].cast(pl.String)
@@ -798,16 +802,7 @@ def analyse_ratings(ratings: pl.DataFrame) -> pl.DataFrame:
             y = part["comparison"] if item == "comparison" else part[f"{item}_dpo"] - part[f"{item}_sft"]
             said = part.with_columns(unit=unit, y=y).group_by("unit", maintain_order=True).agg("y")["y"].to_list()
             data = part.select("rater").with_columns(y=y.cast(pl.Float64), unit=unit, one=pl.lit(1)).to_pandas()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                parts = (
-                    {"question": "0 + C(unit)", "rater": "0 + C(rater)"}
-                    if data["rater"].nunique() > 1
-                    else {"question": "0 + C(unit)"}
-                )
-                fit = sm.MixedLM.from_formula("y ~ 1", data, groups="one", vc_formula=parts, re_formula="0").fit(
-                    reml=True
-                )
+            fit = _mixed_model(data)
             effect, error = float(fit.params.iloc[0]), float(fit.bse.iloc[0])
             rows.append(
                 dict(
@@ -886,7 +881,7 @@ def side_by_side(answers: pl.DataFrame, index: int = 0, words: int = 25) -> pl.D
     wide = one.pivot(on="source", index=["model", "sft"], values="dpo", aggregate_function="first")
     return wide.rename({"sft": "after fine-tuning"} | {c: f"DPO on {c.replace('_', ' ')}" for c in wide.columns[2:]})
 
-
+# %% ../../nbs/12_judge.ipynb #d77eeba3
 def winrate_figure(rates: pl.DataFrame) -> go.Figure:
     """Win rates over fine-tuning with intervals over questions, raw and at equal length, by source and model."""
     rows = rates.sort("source", "llm")
@@ -909,29 +904,19 @@ def winrate_figure(rates: pl.DataFrame) -> go.Figure:
 def judge_of(settings, key: str | None = None) -> Judge:
     """The judge that the `judge_*` settings describe; its key comes from the environment's IFLLM_JUDGE_KEY,
     never from a file."""
-    names = (
-        "endpoint",
-        "model",
-        "temperature",
-        "max_tokens",
-        "timeout_s",
-        "concurrency",
-        "price_in",
-        "price_out",
-        "limit",
-    )
+    names = "endpoint model temperature max_tokens timeout_s concurrency price_in price_out limit".split()
     return Judge(
         key=os.environ.get("IFLLM_JUDGE_KEY", "") if key is None else key,
         **{name: settings[f"judge_{name}"] for name in names},
     )
 
-
+# %% ../../nbs/12_judge.ipynb #a366d703
 def worth_judging(answers: pl.DataFrame, prompts: int = 0, twins: bool = False) -> pl.DataFrame:
     """Answers to put to a judge or to people: to the first `prompts` questions (0 is all), of real models,
     and of twins only if asked for, since a twin's are not English."""
     return answers.filter((pl.col("index") < prompts) | (prompts == 0), ~pl.col("llm").str.ends_with("_twin") | twins)
 
-
+# %% ../../nbs/12_judge.ipynb #8f0fbe28
 def remember(folder: Path, judge: Judge, prompts: int, twins: bool) -> None:
     """Write down, without its key, which judge was asked about what, so that the report finds its verdicts."""
     value = {

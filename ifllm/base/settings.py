@@ -160,6 +160,22 @@ RULES |= {
     "judge_twins": flag,
 }
 
+# %% ../../nbs/base/settings.ipynb #ca0195df
+_ARMS = (*_SOURCES, "flipped_80", "flipped_64", "flipped_55", "random", "reversed")
+
+RULES |= {
+    "real_whole": flag,
+    "real_model": text(),
+    "real_arms": several(one_of(*_ARMS), 1),
+    "real_rules": several(one_of("concrete", "short_sentences")),
+    "real_accuracies": several(_share, 1),
+    "real_folds": whole(2),
+    "real_learning_rate": _size,
+    **dict.fromkeys(("real_pairs", "real_heldout"), whole()),
+    **dict.fromkeys(("real_seeds", "real_rank", "real_questions", "real_shown", "real_rule_pairs"), _count),
+    **dict.fromkeys(("real_answer_tokens", "real_prompt_tokens", "real_new_tokens"), _count),
+}
+
 # %% ../../nbs/base/settings.ipynb #f4a7788c
 def _together(values: Mapping[str, Any]) -> tuple[str, str] | None:
     """The setting that does not go with the others, and why."""

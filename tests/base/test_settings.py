@@ -38,6 +38,11 @@ REFUSED = {  # what each setting must not be; each would end, or empty, some cha
     "dpo_max_prompt_length": [0, 128],
     "world_accuracies": [[0.55], [0.55, 0.64, 1.0], [0.55, 0.64, NAN], [], 0.55],
     "world_pairs": [0, 19],
+    "real_model": ["", None, 3],
+    "real_arms": [[], ["explicit", "odd"], ["text", "text"], "explicit"],
+    "real_rules": [["length"], "concrete"],
+    "real_accuracies": [[], [0.5, 55], [NAN], 0.5],
+    "real_folds": [1, 0, 2.0],
     "judge_timeout_s": [0, NAN],
     "min_text_share": [-0.1, 1.1],
     "max_lost_share": [2, NAN],
@@ -48,20 +53,23 @@ REFUSED = {  # what each setting must not be; each would end, or empty, some cha
 }
 ABOVE_ZERO = """
     inactivity_ms fixation_ms fixation_px fixation_px_s onset_tolerance dpo_beta dpo_temperature
-    dpo_learning_rate dpo_sft_learning_rate dpo_epochs dpo_sft_epochs world_learning_rate
+    dpo_learning_rate dpo_sft_learning_rate dpo_epochs dpo_sft_epochs world_learning_rate real_learning_rate
 """.split()
 AT_LEAST_ONE = """
     n_bootstrap n_permutations n_repeats n_draws n_paper_seeds sim_workers sim_max_tasks calibration_workers
     planted_workers onset_sim_workers planted_recordings min_cell cluster_draws reidentify_trees
     coverage_simulations flip_studies dpo_batch_size dpo_sft_batch_size dpo_lora_rank dpo_new_tokens
     dpo_max_length world_seeds world_questions judge_max_tokens judge_concurrency
+    real_seeds real_rank real_questions real_shown real_rule_pairs real_answer_tokens real_prompt_tokens real_new_tokens
 """.split()
 NOT_NEGATIVE = """
     min_rows min_text_rows min_minutes sim_gaze sim_mouse sim_text sim_heterogeneity sim_noise match_context
     dpo_alpha dpo_warmup_steps dpo_save_steps dpo_pairs dpo_prompts world_epochs judge_temperature
-    judge_price_in judge_price_out judge_limit judge_prompts
+    judge_price_in judge_price_out judge_limit judge_prompts real_pairs real_heldout
 """.split()
-FLAGS = "reading_map text_study_recipe dpo_gradient_checkpointing dpo_precompute_reference judge_twins".split()
+FLAGS = (
+    "reading_map text_study_recipe dpo_gradient_checkpointing dpo_precompute_reference judge_twins real_whole".split()
+)
 REFUSED |= {name: [0, -1, NAN, INF, None, "0.1", True] for name in ABOVE_ZERO}
 REFUSED |= {name: [0, -1, 1.5, NAN, None, True] for name in AT_LEAST_ONE}
 REFUSED |= {name: [-1, NAN, INF, None, "none", True] for name in NOT_NEGATIVE}
@@ -74,7 +82,7 @@ def test_every_setting_has_a_rule_and_is_tried_here(root):
     assert set(parser.defaults()) == set(RULES) == set(REFUSED)
 
 
-@pytest.mark.parametrize("profile", ["DEFAULT", "demo", "quick", "paper"])
+@pytest.mark.parametrize("profile", ["DEFAULT", "demo", "quick", "smol", "paper"])
 def test_the_shipped_profiles_pass(root, profile):
     assert load_settings(root / "settings.ini", profile)["profile"] == profile
 
