@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from joblib import delayed
 from sklearn.model_selection import GroupKFold
 
 from ifllm.alignment.dpo import (
     Recipe,
     answer_logprobs,
+    available_gib,
     cached_folder,
     encode_prompts,
     fine_tuned,
@@ -33,11 +35,12 @@ from .rules import rule_pairs, turned
 from ..base.files import InputError
 from ..base.settings import check_settings
 from ..base.study import derive_seed
+from ..reward.evaluation import in_processes
 
 # %% auto #0
 __all__ = ['CONTROLS', 'ARMS', 'arm_labels', 'deal_folds', 'split_fold', 'Size', 'Start', 'both_sides', 'kept_frame', 'key_of',
-           'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'Job', 'all_jobs', 'arm_job',
-           'rule_job', 'train_any', 'untrained_scores']
+           'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'Job', 'scored_folds',
+           'all_jobs', 'arm_job', 'rule_job', 'train_any', 'at_once', 'train_all', 'untrained_scores']
 
 # %% ../../nbs/alignment/crossfit.ipynb #ceaf65b5
 CONTROLS = {"flipped_80": 0.8, "flipped_64": 0.64, "flipped_55": 0.55, "random": 0.5, "reversed": 0.0}
@@ -92,6 +95,7 @@ def split_fold(explicit: pl.DataFrame, folds: pl.DataFrame, fold: int) -> tuple[
 class Size:
     """How large the experiment is; each field is the setting `real_<field>`.
 
+    `folds_scored` is how many of the `folds` are held out in turn (0: all), so that a small machine can take fewer.
     `pairs` and `heldout` cap the pairs of a fold to train on and to score (0: all). Questions are those that trained
     models answer; of an arm's labels only the first `shown` of them.
     """
@@ -99,6 +103,7 @@ class Size:
     model: str
     arms: tuple[str, ...]
     folds: int
+    folds_scored: int
     seeds: int
     pairs: int
     heldout: int
@@ -119,16 +124,26 @@ class Size:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Size:
         """The size among settings (or the variables of a notebook), whose names begin with `real_`."""
-        own = {name: values[f"real_{name}"] for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+        plain = lambda value: tuple(value) if isinstance(value, list) else value
+        own: dict[str, Any] = {name: plain(values[f"real_{name}"]) for name in cls.__dataclass_fields__}
+        return cls(**own)
 
     @property
     def recipe(self) -> Recipe:
         """The study's recipe (fine-tuning on both answers, DPO with noise rates and NLL) by LoRA, in chat form."""
-        rates = dict(learning_rate=self.learning_rate, sft_learning_rate=self.learning_rate, warmup_steps=10)
-        lengths = dict(max_length=self.answer_tokens + self.prompt_tokens, max_prompt_length=self.prompt_tokens)
-        asked = dict(prompts=self.questions, new_tokens=self.new_tokens)
-        return Recipe(method="lora", template="chat", lora_rank=self.rank, sft_epochs=1, **rates, **lengths, **asked)
+        return Recipe(
+            method="lora",
+            lora_rank=self.rank,
+            template="chat",
+            learning_rate=self.learning_rate,
+            sft_learning_rate=self.learning_rate,
+            warmup_steps=10,
+            sft_epochs=1,
+            max_length=self.answer_tokens + self.prompt_tokens,
+            max_prompt_length=self.prompt_tokens,
+            prompts=self.questions,
+            new_tokens=self.new_tokens,
+        )
 
 # %% ../../nbs/alignment/crossfit.ipynb #1a934086
 @dataclass(frozen=True)
@@ -199,7 +214,7 @@ def fold_start(explicit: pl.DataFrame, prompts: pl.DataFrame, fold: int, seed: i
 
 # %% ../../nbs/alignment/crossfit.ipynb #8fd4c995
 def label_rows(
-    rows: Sequence[Mapping], base: pl.DataFrame, turn: Sequence[bool], noise_rate: Sequence[float]
+    rows: Sequence[Mapping], base: pl.DataFrame, turn: Iterable[bool], noise_rate: Iterable[float]
 ) -> list[dict]:
     """Rows to train on: token ids and the reference's log-probabilities, with the sides of `turn` exchanged."""
     made = []
@@ -291,9 +306,14 @@ class Job:
     right: float | None = None
 
 
+def scored_folds(size: Size) -> range:
+    """The folds of readers that are held out in turn."""
+    return range(min(size.folds_scored or size.folds, size.folds))
+
+
 def all_jobs(size: Size) -> list[Job]:
     """All trainings: fold by fold, so that a run that is stopped has whole folds; then the rules."""
-    people = [Job(arm, f, s) for s in range(size.seeds) for f in range(size.folds) for arm in size.arms]
+    people = [Job(arm, f, s) for s in range(size.seeds) for f in scored_folds(size) for arm in size.arms]
     return people + [Job(rule, 0, s, a) for s in range(size.seeds) for rule in size.rules for a in size.accuracies]
 
 # %% ../../nbs/alignment/crossfit.ipynb #0f1c9cc3
@@ -321,6 +341,7 @@ def rule_job(
     job: Job, sets: pl.DataFrame, queries: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache: Path
 ) -> Trained:
     """Train on labels that follow a rule at a known rate, and answer all questions."""
+    assert job.right is not None  # or it is an arm's
     own, recipe = derive_seed(seed, str(job.seed)), size.recipe
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
     start = fold_start(explicit, prompts, 0, own, size, cache)
@@ -344,6 +365,25 @@ def train_any(
     if job.right is None:
         return arm_job(job, sets, prompts, seed, size, cache)
     return rule_job(job, sets, queries, prompts, seed, size, cache)
+
+# %% ../../nbs/alignment/crossfit.ipynb #5d0a7e12
+def at_once(key: str) -> int:
+    """How many trainings this machine bears at a time: one a core and 4 GiB; one on a GPU, and one for a twin, which
+    takes less time than the start of a process."""
+    if key.endswith("_twin") or torch.accelerator.is_available():
+        return 1
+    return max(1, min(torch.get_num_threads(), int(available_gib()[0] / 4)))
+
+
+def train_all(
+    jobs: Sequence[Job], sets: pl.DataFrame, queries: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache
+) -> Iterator[Trained]:
+    """The outcome of each job, in order, trained as many at a time as the machine bears (see `train_any`)."""
+    explicit = sets.filter(pl.col("source") == "explicit").sort("query")
+    for repeat, fold in sorted({(job.seed, job.fold) for job in jobs}):
+        fold_start(explicit, prompts, fold, derive_seed(seed, str(repeat)), size, cache)
+    calls = (delayed(train_any)(job, sets, queries, prompts, seed, size, cache) for job in jobs)
+    return in_processes(calls, min(at_once(size.model), len(jobs)), return_as="generator")
 
 # %% ../../nbs/alignment/crossfit.ipynb #d36dd7b9
 def untrained_scores(explicit: pl.DataFrame, seed: int, size: Size, cache: Path) -> pl.DataFrame:

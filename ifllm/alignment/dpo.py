@@ -102,8 +102,9 @@ class TokenPairTrainer(DPOTrainer):
         if "noise_rate" not in self._signature_columns:
             self._signature_columns.append("noise_rate")
 
-    def _precompute_ref_logps(self, dataset, *args):
-        return dataset if "ref_chosen_logps" in dataset.column_names else super()._precompute_ref_logps(dataset, *args)
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        there = "ref_chosen_logps" in dataset.column_names
+        return dataset if there else super()._precompute_ref_logps(dataset, name, batch_size)
 
     def compute_ref_log_probs(self, model, inputs):
         return super().compute_ref_log_probs(model, {k: v for k, v in inputs.items() if k != "noise_rate"})
@@ -945,7 +946,8 @@ def run_job(
         name = job_key("dpo", key, source, asdict(recipe), train, test, texts, prompts, seed)
         with cached_folder(cache, name) as (folder, done):
             if done:
-                return Outcome(*(pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS))
+                log, heldout, answers = (pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS)
+                return Outcome(log, heldout, answers)
             load, tokenizer, sft_log, sft_answers = fine_tuned(texts, prompts, key, recipe, cache, seed)
             if _world()[0] > 1:  # processes do not share the file in which precomputed log-probabilities are kept
                 recipe = replace(recipe, precompute_reference=False)

@@ -518,9 +518,9 @@ def _rates(part: pl.DataFrame, n_bootstrap: int, rng: np.random.Generator) -> di
     means = part.group_by("llm").agg(
         gain=(pl.col("dpo_score") - pl.col("sft_score")).mean(), more=pl.col("extra_words").mean()
     )
-    found = dict(win_rate=win_rate, low=low, high=high, lc_win_rate=lc, lc_low=lc_low, lc_high=lc_high)
-    found |= dict(score_gain=means["gain"].mean(), extra_words=means["more"].mean(), n=len(part), questions=m)
-    return found | dict(naive_low=win_rate - half, naive_high=win_rate + half)
+    rates = dict(win_rate=win_rate, low=low, high=high, lc_win_rate=lc, lc_low=lc_low, lc_high=lc_high)
+    about = dict(score_gain=means["gain"].mean(), extra_words=means["more"].mean(), n=len(part), questions=m)
+    return rates | about | dict(naive_low=win_rate - half, naive_high=win_rate + half)
 
 
 def _with_interval(by_model: list[np.ndarray]) -> tuple[float, float, float]:

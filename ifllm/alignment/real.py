@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import polars as pl
 from great_tables import GT
 
-from .crossfit import CONTROLS, Job, Size, Trained
+from .crossfit import CONTROLS, Job, Size, Trained, scored_folds
 from .dpo import ANSWER_SCHEMA
 from .models import find_llm
 from .rules import RULES, rule_pairs, rule_relations, text_faults
@@ -45,7 +45,7 @@ def detectable(workers: int, pairs: int, seed: int = 0, target: float = 0.8) -> 
     each = max(1, round(pairs / workers))
     curve = power_curve(GAINS, [workers], [each], ASSUMED, n_simulations=200, seed=seed)
     found = curve.filter(pl.col("power") >= target)["gain"]
-    return None if found.is_empty() else float(found.min())
+    return min(found.to_list(), default=None)
 
 # %% ../../nbs/11a_real.ipynb #c3a7c101
 SUPPORTS, CONTRADICTS, OPEN = (
@@ -181,7 +181,7 @@ def rule_numbers(
     """
     gains, numbers, words = {}, [], np.array(text_faults(before)["words"])
     trained = {job: out for job, out in trained.items() if not out.facts["broken"].item()}
-    for rule, right in dict.fromkeys((job.labels, job.right) for job in trained):
+    for rule, right in dict.fromkeys((job.labels, job.right or 0.0) for job in trained):
         own = [
             out.answers["answer"].to_list() for job, out in trained.items() if (job.labels, job.right) == (rule, right)
         ]
@@ -248,7 +248,7 @@ def all_numbers(
     )
     workers, pairs = untrained["worker"].n_unique(), untrained.height
     counted = {"workers": workers, "tested": pairs, "trainings": len(trained)}
-    rows = [dict(id=f"real.{name}", value=float(n), n=n, unit=name) for name, n in counted.items()]
+    rows: list[dict] = [dict(id=f"real.{name}", value=float(n), n=n, unit=name) for name, n in counted.items()]
     rows.append(dict(id="real.detectable", value=detectable(workers, pairs), n=pairs, unit="share"))
     rows += accuracy_numbers(ranked(people, untrained, explicit), n_bootstrap, seed)
     rows += rule_numbers(by_rule, before, spread, n_bootstrap, seed)
@@ -294,7 +294,7 @@ def not_here(key: str) -> str | None:
 
 def check_room(size: Size, folder: Path) -> None:
     """Raise an `InputError` if the fine-tuned models (0.6 GB a fold) do not fit on the disk."""
-    need, free = 0.6 * size.folds * size.seeds + 1, shutil.disk_usage(folder).free / 1e9
+    need, free = 0.6 * len(scored_folds(size)) * size.seeds + 1, shutil.disk_usage(folder).free / 1e9
     if not size.model.endswith("_twin") and free < need:
         raise InputError(
             f"model {size.model}: the run's disk has {free:.1f} GB free and needs {need:.1f} GB; make room"
@@ -365,9 +365,10 @@ def ladder_figure(ladder: pl.DataFrame) -> go.Figure:
     figure = go.Figure()
     for colour, (curve,) in zip(SEQUENCE, ladder.select("curve").unique(maintain_order=True).iter_rows()):
         line = ladder.filter(pl.col("curve") == curve)
-        ends = (line[end].fill_null(line["value"]) for end in ("ci_low", "ci_high"))
+        low, high = (line[end].fill_null(line["value"]) for end in ("ci_low", "ci_high"))
         name = curve.replace("_", " ")
-        style = dict(name=name, mode="lines+markers", line_color=colour, error_y=error_bars(line["value"], *ends))
+        bars = error_bars(line["value"], low, high)
+        style = dict(name=name, mode="lines+markers", line_color=colour, error_y=bars)
         figure.add_scatter(x=line["right"].to_list(), y=line["value"].to_list(), **style)
     figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1))
     figure.update_xaxes(title_text="labels that are right", tickformat=".0%")

@@ -268,14 +268,14 @@ def oof_frame(data: pl.DataFrame, test: np.ndarray, p: np.ndarray, repeat: int, 
     )
 
 # %% ../../nbs/07_evaluation.ipynb #c319eb9a
-def in_processes(calls: Iterable, n_jobs: int = -1) -> list:
-    """Results of joblib's delayed `calls`, each in a process with one thread.
+def in_processes(calls: Iterable, n_jobs: int = -1, return_as: str = "list"):
+    """Results of joblib's delayed `calls`, each in a process with one thread: a list, or a "generator" as they come.
 
     Many small fits gain nothing from threads: left to itself, a process takes as many as this one may use, and they
     wait for each other on the same cores.
     """
     with parallel_config("loky", inner_max_num_threads=1):
-        return Parallel(n_jobs=n_jobs)(calls)
+        return Parallel(n_jobs=n_jobs, return_as=return_as)(calls)
 
 # %% ../../nbs/07_evaluation.ipynb #482eeae7
 def toy(

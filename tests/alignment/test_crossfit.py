@@ -23,6 +23,7 @@ from ifllm.alignment.crossfit import (
     rule_job,
     split_fold,
     token_kl,
+    train_all,
     untrained_scores,
 )
 from ifllm.alignment.dpo import example_pairs, train_dpo
@@ -32,6 +33,7 @@ SIZE = Size(
     model="smollm2_135m_twin",
     arms=("explicit", "text", "reversed"),
     folds=2,
+    folds_scored=0,
     seeds=1,
     pairs=6,
     heldout=4,
@@ -253,3 +255,30 @@ def test_log_probabilities_of_pairs_against_a_loop_over_tokens(explicit, cache):
             assert logps[side] == pytest.approx(total, rel=1e-4) and logps[f"{side}_tokens"] == len(ids) - len(
                 row["prompt_ids"]
             )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trainings_side_by_side_are_those_one_by_one(sets, explicit, tmp_path, monkeypatch, processes):
+    """In order, each with its own outcome, whether this process trains or others do."""
+    monkeypatch.setattr(crossfit, "at_once", lambda key: processes)
+    jobs = [Job("explicit", 1, 0), Job("reversed", 1, 0)]
+    made = list(train_all(jobs, sets, pl.DataFrame(), PROMPTS, 1, SIZE, tmp_path))
+    for job, outcome in zip(jobs, made, strict=True):
+        one = arm_job(job, sets, PROMPTS, 1, SIZE, tmp_path / "own")
+        assert outcome.scores["query"].to_list() == one.scores["query"].to_list()
+        np.testing.assert_allclose(outcome.scores["chosen"], one.scores["chosen"], atol=1e-3)
+    assert not np.allclose(made[0].scores["chosen"], made[1].scores["chosen"], atol=1e-3)
+
+
+def test_folds_are_scored_as_far_as_the_setting_says():
+    """One of two folds, and its jobs first; 0 is all of them."""
+    one = all_jobs(replace(SIZE, folds_scored=1))
+    assert {job.fold for job in one} == {0} and {job.fold for job in all_jobs(SIZE)} == {0, 1}
+    assert all_jobs(replace(SIZE, folds_scored=9)) == all_jobs(SIZE)
+
+
+def test_how_many_trainings_a_machine_bears(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for free, found in ((100.0, 4), (9.0, 2), (1.0, 1)):
+        monkeypatch.setattr(crossfit, "available_gib", lambda free=free: (free, "CPU"))
+        assert crossfit.at_once("smollm2_135m") == found and crossfit.at_once("smollm2_135m_twin") == 1
