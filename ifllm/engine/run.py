@@ -136,15 +136,19 @@ def stage(root: Path, notebook: str) -> Stage:
         sinks,
         named("results"),
         tuple(_defaults(cells)),
-        _with_committed(root, module_files(root, imports(source))),
+        _with_committed(root, notebook, module_files(root, imports(source))),
     )
 
 
-def _with_committed(root: Path, modules: tuple[str, ...]) -> tuple[str, ...]:
-    """Files of the package and, where these are the benchmark's, the committed folds and entries that it reads."""
-    if not any(Path(file).parts[:2] == ("ifllm", "benchmark") for file in modules):
-        return modules
-    return modules + tuple(str(file.relative_to(root)) for file in sorted((root / "benchmark").glob("*/*.*")))
+def _with_committed(root: Path, notebook: str, modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Files of the package, and the committed ones that a notebook reads: the benchmark's folds and entries where its
+    modules are used, and the numbers of the real language model."""
+    reads = {
+        "benchmark/*/*.*": any(Path(file).parts[:2] == ("ifllm", "benchmark") for file in modules),
+        "reference/real.json": notebook == "11a_real",
+    }
+    files = [file for pattern, wanted in reads.items() if wanted for file in sorted(root.glob(pattern))]
+    return modules + tuple(str(file.relative_to(root)) for file in files)
 
 # %% ../../nbs/engine/run.ipynb #7e0f72ae
 def stages(root: Path) -> list[Stage]:

@@ -247,10 +247,12 @@ def test_the_real_notebooks_make_a_plan(root, tmp_path):
         assert step.reads <= made, step.notebook
 
 
-def test_committed_entries_are_inputs_of_the_leaderboard_alone(root):
+def test_committed_files_are_inputs_of_those_who_read_them_alone(root):
     reads = {step.notebook: set(step.modules) for step in stages(root)}
     assert {"benchmark/folds/pairwise.csv", "benchmark/entries/pairwise-text.json"} <= reads["15_benchmark"]
     assert not [file for file in reads["08_reward"] if file.startswith("benchmark/")]
+    kept = "reference/real.json"
+    assert [name for name, files in reads.items() if kept in files] == ["11a_real"] * (root / kept).exists()
 
 
 def test_hardware_names_nobody():
