@@ -27,11 +27,11 @@ from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
 
 # %% auto #0
-__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'GAINED', 'SUM', 'MEAN', 'NUMBER', 'CONTRASTS',
-           'NAMES', 'detectable', 'verdict_of', 'power_said', 'graded', 'ranked', 'accuracy_numbers', 'rule_numbers',
-           'rule_spread', 'text_numbers', 'all_numbers', 'as_numbers', 'drawn_answers', 'shipped', 'not_here',
-           'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame', 'ladder_figure', 'answer_table',
-           'text_table']
+__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN', 'NUMBER',
+           'CONTRASTS', 'NAMES', 'detectable', 'verdict_of', 'power_said', 'graded', 'ranked', 'accuracy_numbers',
+           'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'as_numbers', 'drawn_answers', 'shipped',
+           'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame', 'ladder_figure',
+           'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
 ASSUMED = Design(discordance=1 / 3, worker_sd=0.05)
@@ -63,6 +63,13 @@ def verdict_of(difference: Mapping) -> str:
     if low is None or high is None:
         return OPEN
     return SUPPORTS if low > 0 else CONTRADICTS if high < 0 else OPEN
+
+
+RULES_SAID = (
+    "is not shown to change what the model writes",
+    "changes what the model writes under one of the two rules",
+    "changes what the model writes under both rules",
+)
 
 
 def power_said(gain: float | None) -> str:
