@@ -390,6 +390,14 @@ def _write_pages(writer: _Writer, pages: list[Page], stale: list[str]) -> None:
         writer.write(page)
 
 # %% ../../nbs/engine/prepare.ipynb #3bb69546
+def _part_label(part: str) -> str:
+    """What a page of a chapter in parts is about, in words: the model's name and its labels for their keys."""
+    from ifllm.alignment.models import REGISTRY, llm_label
+
+    name = lambda word: llm_label(word) if word.removesuffix("_twin") in REGISTRY else word.replace("_", " ")
+    return ", ".join(name(word) for word in part.split("-"))
+
+
 def prepare(run: Path, browser: str | None = None) -> Prepared:
     """Make a folder of pages from a run, with all references resolved.
 
@@ -408,7 +416,7 @@ def prepare(run: Path, browser: str | None = None) -> Prepared:
     targets = number(pages)
     for page in pages:
         if "." in page.chapter:
-            page.title += f" ({page.name.split('-', 1)[1].replace('-', ', ')})"
+            page.title += f" ({_part_label(page.name.split('-', 1)[1])})"
     titles = {page.name: page.title for page in pages}
     api, symbols = api_pages(root / "ifllm", titles)
     works = Bibliography(root / "nbs" / "references.bib")

@@ -665,12 +665,19 @@ def test_logprobs_are_those_of_the_librarys_loss(policy_and_reference):
     assert answer_logprobs(model, tokenizer, [], "chosen").shape == (0,)
 
 
-def test_rewards_are_beta_times_the_log_ratio():
-    test = pl.DataFrame({"query": [7, 8], "worker": ["P1", "P2"], "fold": ["test"] * 2})
-    policy = {"chosen": torch.tensor([-3.0, -5.0]), "rejected": torch.tensor([-4.0, -2.0])}
-    base = {"chosen": torch.tensor([-4.0, -4.0]), "rejected": torch.tensor([-1.0, -6.0])}
-    found = dpo._rewards("m", "text", test, policy, base, 0.5)
-    assert found.rows() == [("m", "text", 7, "P1", 0.5, -1.5, -3.0), ("m", "text", 8, "P2", -0.5, 2.0, 2.0)]
+def test_rewards_are_beta_times_the_log_ratio(monkeypatch):
+    """Log-probabilities by hand: which model and which side is taken from which."""
+    policy, base = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    by_hand = {
+        (policy, "chosen"): [-3.0, -5.0],
+        (policy, "rejected"): [-4.0, -2.0],
+        (base, "chosen"): [-4.0, -4.0],
+        (base, "rejected"): [-1.0, -6.0],
+    }
+    monkeypatch.setattr(dpo, "answer_logprobs", lambda model, _, rows, side: torch.tensor(by_hand[model, side]))
+    found = implicit_rewards(policy, base, None, [{}, {}], 0.5)
+    assert found.columns == ["chosen_reward", "rejected_reward", "base_margin"]
+    assert found.rows() == [(0.5, -1.5, -3.0), (-0.5, 2.0, 2.0)]
 
 
 def test_all_sources_learn_from_the_same_queries_and_are_tested_on_readers_choices():
@@ -721,11 +728,12 @@ def test_rewards_are_those_of_trl(tmp_path):
         max_length=None,
         per_device_eval_batch_size=1,
         report_to="none",
+        bf16=False,
         use_cpu=True,
     )
     data = Dataset.from_list(bare)
     trl = Tokens(
         trained, ref_model=model, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer
     ).evaluate()
-    assert ours["chosen_reward"].mean() == pytest.approx(trl["eval_rewards/chosen"], rel=1e-3)
-    assert ours["rejected_reward"].mean() == pytest.approx(trl["eval_rewards/rejected"], rel=1e-3)
+    assert ours["chosen_reward"].mean() == pytest.approx(trl["eval_rewards/chosen"], rel=1e-5)
+    assert ours["rejected_reward"].mean() == pytest.approx(trl["eval_rewards/rejected"], rel=1e-5)
