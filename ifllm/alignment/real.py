@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ from ..reward.power import Design, power_curve
 # %% auto #0
 __all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN', 'NUMBER',
            'CONTRASTS', 'NAMES', 'detectable', 'verdict_of', 'power_said', 'graded', 'ranked', 'accuracy_numbers',
-           'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'as_numbers', 'drawn_answers', 'shipped',
-           'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame', 'ladder_figure',
+           'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times', 'as_numbers', 'drawn_answers',
+           'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame', 'ladder_figure',
            'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
@@ -260,6 +261,13 @@ def all_numbers(
     rows += accuracy_numbers(ranked(people, untrained, explicit), n_bootstrap, seed)
     rows += rule_numbers(by_rule, before, spread, n_bootstrap, seed)
     return as_numbers([*rows, *text_numbers(trained, before)])
+
+
+def times(trained: Mapping[Job, Trained]) -> pl.DataFrame:
+    """Seconds that each training took when it was made: `labels`, `right`, `fold`, `seed`, `seconds`."""
+    kinds = dict(labels=pl.String, right=pl.Float64, fold=pl.Int64, seed=pl.Int64, seconds=pl.Float64)
+    rows = [asdict(job) | {"seconds": out.facts["seconds"].item()} for job, out in trained.items()]
+    return pl.DataFrame(rows, schema=kinds)
 
 
 def as_numbers(rows: Sequence[Mapping]) -> pl.DataFrame:

