@@ -28,11 +28,11 @@ from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
 
 # %% auto #0
-__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN', 'NUMBER',
-           'CONTRASTS', 'NAMES', 'detectable', 'verdict_of', 'power_said', 'graded', 'ranked', 'accuracy_numbers',
-           'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times', 'as_numbers', 'drawn_answers',
-           'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame', 'ladder_figure',
-           'answer_table', 'text_table']
+__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'NOTHING', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN',
+           'NUMBER', 'CONTRASTS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said', 'graded', 'ranked',
+           'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times', 'as_numbers',
+           'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame',
+           'ladder_figure', 'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
 ASSUMED = Design(discordance=1 / 3, worker_sd=0.05)
@@ -58,8 +58,11 @@ TELLS = {
 }
 
 
+NOTHING = "decides nothing about the study's claim, since its control failed"
+
+
 def verdict_of(difference: Mapping) -> str:
-    """What a difference with its interval says, by the rule above."""
+    """What a difference with its interval says, by rule 2 above."""
     low, high = difference["ci_low"], difference["ci_high"]
     if low is None or high is None:
         return OPEN
@@ -71,6 +74,11 @@ RULES_SAID = (
     "changes what the model writes under one of the two rules",
     "changes what the model writes under both rules",
 )
+
+
+def judged_by(claim: Mapping, control: Mapping) -> str:
+    """What the difference of the claim says, by rules 2 and 3: nothing, where the control does not hold."""
+    return verdict_of(claim) if verdict_of(control) == SUPPORTS else NOTHING
 
 
 def power_said(gain: float | None) -> str:
