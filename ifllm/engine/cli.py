@@ -120,13 +120,19 @@ def compare(
 
 # %% ../../nbs/engine/cli.ipynb #ca466d50
 @app.command(hidden=True)
-def reference(run: Annotated[str, typer.Argument(help="a finished quick run on the release")]) -> None:
+def reference(
+    run: Annotated[
+        str, typer.Argument(help="a finished run on the release: of quick, all numbers; of smol, those of 11a")
+    ],
+) -> None:
     """Keep a run's numbers as the reference that other runs are set against; for who maintains the project."""
-    from ifllm.engine.compare import write_reference
+    from ifllm.engine.compare import write_real, write_reference
     from ifllm.engine.report import find_run
     from ifllm.engine.run import project_root
 
-    print(f"reference: {write_reference(find_run(run), project_root() / 'reference')} numbers")
+    folder = find_run(run)
+    smol = read_json(folder / "settings.json")["profile"] == "smol"
+    print(f"reference: {(write_real if smol else write_reference)(folder, project_root() / 'reference')} numbers")
 
 # %% ../../nbs/engine/cli.ipynb #eea3635a
 def clean_on_save(path: str, model: dict, **_) -> None:
@@ -602,6 +608,13 @@ def dpo(
             _refresh(run, f"11_dpo-{key}-{source}")
 
 # %% ../../nbs/engine/cli.ipynb #acedfa3a
+def _all_answers(study):
+    """Answers of the study's models and of chapter 11a's, which all go to judges and raters."""
+    import polars as pl
+
+    return pl.concat([study.read("answers"), study.read("real_answers")])
+
+
 @app.command()
 def judge(
     endpoint: Annotated[
@@ -632,7 +645,7 @@ def judge(
     asked = judge_of(study.settings | {f"judge_{name}": value for name, value in wanted.items()})
     folder = study.folder("judge")
     cache = VerdictCache(folder / "verdicts.jsonl")
-    requests = requests_for(worth_judging(study.read("answers"), prompts, twins))
+    requests = requests_for(worth_judging(_all_answers(study), prompts, twins))
     if requests.is_empty():
         raise InputError(
             f"{run}: no answers to judge but twins', which are not English; "
@@ -665,7 +678,7 @@ def ratings_export(
     from ifllm.alignment.judge import export_ratings, is_filled, worth_judging
 
     study = _study_of(run, "12_judge")
-    folder, answers = study.path / "ratings", worth_judging(study.read("answers"), twins=twins)
+    folder, answers = study.path / "ratings", worth_judging(_all_answers(study), twins=twins)
     if is_filled(folder / "sheet.csv"):
         raise InputError(f"{run}/ratings/sheet.csv: has ratings in it; move it away first")
     if answers.is_empty():

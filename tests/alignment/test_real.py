@@ -254,11 +254,7 @@ def test_what_is_shipped_is_read_again(tmp_path):
     write_real(a_run(tmp_path / "run"), tmp_path / "reference")
     kept = shipped(tmp_path / "reference" / "real.json")
     assert as_numbers(kept["numbers"]).rows() == [("real.accuracy.text", 0.5, None, None, 7, None)]
-    assert (
-        kept["hours"] == 2
-        and kept["machine"] == "2 cores of Chip, 23.4 GB"
-        and kept["answers"][0]["dpo"] == "b"
-    )
+    assert kept["hours"] == 2 and kept["machine"] == "2 cores of Chip, 23.4 GB" and kept["answers"][0]["dpo"] == "b"
     assert shipped(tmp_path / "nothing.json") is None
 
 
