@@ -202,8 +202,8 @@ def write_real(run: Path, folder: Path) -> int:
     machine = manifest["hardware"]
     chips = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
     about = dict(machine=f"{chips}, {machine['memory_gb']} GB")
-    about["hours"] = trainings["seconds"].sum() / 3600
-    write_json(folder / "real.json", about | dict(numbers=numbers.to_dicts(), answers=answers.to_dicts()))
+    spent = dict(hours=trainings["seconds"].sum() / 3600)
+    write_json(folder / "real.json", about | spent | dict(numbers=numbers.to_dicts(), answers=answers.to_dicts()))
     return numbers.height
 
 # %% ../../nbs/engine/compare.ipynb #fdfd60cd
