@@ -75,7 +75,7 @@ def distinct(data: pl.DataFrame, columns: Sequence[str], centred: bool = False) 
     return [name for i, name in enumerate(columns) if varies[i] and not alike[i, :i][varies[:i]].any()]
 
 # %% ../../nbs/08_reward.ipynb #165aa0a2
-def _odd(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, dict]]:
+def _signed(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, dict]]:
     """Features that change sign when the two responses are swapped, copies among them, and what each is."""
     known = registry.filter(pl.col("name").is_in(features.columns) & pl.col("modes").str.contains("pairwise"))
     columns, about = {}, {}
@@ -98,7 +98,7 @@ def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.Dat
     Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`,
     `source` of its columns.
     """
-    odd, about = _odd(features, registry)
+    odd, about = _signed(features, registry)
     kept = distinct(odd, odd.columns[1:])
     schema = {key: pl.String for key in ("name", "modality", "family", "source")}
     return odd.select("query", *kept), pl.DataFrame([about[name] for name in kept], schema=schema)
@@ -249,7 +249,7 @@ def pairs_like(
     InputError
         A column is no feature of today: an earlier version made the table.
     """
-    odd, _ = _odd(features, registry.filter(_OWN))
+    odd, _ = _signed(features, registry.filter(_OWN))
     data = pairs.select("query")
     for part in (_difference(text_measures(pairs, 1), text_measures(pairs, 2)), odd):
         data = data.join(part, on="query", how="left", maintain_order="left")
