@@ -361,7 +361,8 @@ def difference_figure(numbers: pl.DataFrame) -> go.Figure:
     rows = _of(numbers, "real.difference.").with_columns(
         low=pl.col("ci_low").fill_null(pl.col("value")), high=pl.col("ci_high").fill_null(pl.col("value"))
     )
-    named = [" minus ".join(NAMES.get(part, part) for part in name.split(".")) for name in rows["name"]]
+    short = lambda part: NAMES.get(part, part).removeprefix("explicit, ")
+    named = [" minus ".join(short(part) for part in name.split(".")) for name in rows["name"]]
     return forest(named, rows["value"], rows["low"], rows["high"], reference=0.0, x_title="difference in accuracy")
 
 # %% ../../nbs/11a_real.ipynb #0346221e
@@ -395,7 +396,9 @@ def ladder_figure(ladder: pl.DataFrame) -> go.Figure:
         figure.add_scatter(x=line["right"].to_list(), y=line["value"].to_list(), **style)
     figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1))
     figure.update_xaxes(title_text="labels that are right", tickformat=".0%")
-    return figure.update_layout(height=420, yaxis_title="gain (SD)", legend=dict(orientation="h", y=-0.25))
+    return figure.update_layout(
+        height=420, yaxis_title="gain (SD)", legend=dict(orientation="h", y=1.02, yanchor="bottom")
+    )
 
 # %% ../../nbs/11a_real.ipynb #4d8d40e8
 def answer_table(answers: pl.DataFrame) -> GT:
