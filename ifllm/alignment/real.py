@@ -5,7 +5,6 @@
 # %% ../../nbs/11a_real.ipynb #d5424cf6
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from .models import find_llm
 from .rules import RULES, rule_pairs, rule_relations, text_faults
 from .weights import model_place
 from ..base.bootstrap import worker_mean
-from ..base.files import InputError
+from ..base.files import InputError, read_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
 from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
@@ -304,7 +303,7 @@ def drawn_answers(
 # %% ../../nbs/11a_real.ipynb #592fa118
 def shipped(file: Path) -> dict | None:
     """What a `smol` run of this project left: `numbers`, `answers`, `machine`, `hours`; None if nothing is there."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file) if file.exists() else None
 
 
 def not_here(key: str) -> str | None:

@@ -10,7 +10,7 @@ __all__ = ['COLUMN', 'MEASURE', 'bench_splits', 'prediction_frame', 'write_predi
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,24 @@ def _workers(bench: Bench) -> dict[int, str]:
     """Number of a worker -> pseudonym."""
     return {int(number): worker for worker, number in zip(bench.keys["worker"], bench.frames.y)}
 
+# %% ../../nbs/benchmark/scoring.ipynb #5b1d7c33
+def _lines(name: str, text: str, columns: Sequence[str], track: str) -> Iterator[tuple[int, dict]]:
+    """The lines of a CSV text with their numbers.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or a line is no CSV.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if lacks := [column for column in columns if column not in (reader.fieldnames or [])]:
+            raise InputError(f"{name}:1: no column {lacks[0]}; the track {track} takes {', '.join(columns)}")
+        for line in reader:
+            yield reader.line_num, line
+    except csv.Error as fault:
+        raise InputError(f"{name}: not CSV ({fault}); save the table as CSV again") from None
+
 # %% ../../nbs/benchmark/scoring.ipynb #304985ca
 def read_predictions(file: Path, bench: Bench) -> pl.DataFrame:
     """Read a file of predictions as an out-of-fold frame.
@@ -95,30 +113,21 @@ def read_predictions(file: Path, bench: Bench) -> pl.DataFrame:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise InputError(f"{file.name}: byte {fault.start + 1} is not UTF-8; save the file as UTF-8") from None
-    try:
-        with io.StringIO(text, newline="") as handle:
-            reader = csv.DictReader(handle)
-            if lacks := [name for name in ("query", "fold", "repeat", column) if name not in (reader.fieldnames or [])]:
-                raise InputError(
-                    f"{file.name}:1: no column {lacks[0]}; the track {track.name} takes query, fold, repeat, {column}"
-                )
-            for line in reader:
-                place = f"{file.name}:{reader.line_num}"
-                key, fold = _key(line, track, place)
-                if key not in known:
-                    raise InputError(
-                        f"{place}: query {key[2]} is not in repeat {key[1]} of the split {key[0]}; correct the line"
-                    )
-                if fold != known[key]:
-                    raise InputError(
-                        f"{place}: query {key[2]} is in fold {fold}, and in fold {known[key]} of the track "
-                        f"{track.name}; predict by the committed folds (benchmark/folds)"
-                    )
-                if key in given:
-                    raise InputError(f"{place}: query {key[2]} is there twice in this repeat; leave one out")
-                given[key] = _value(line[column], track, numbers, place)
-    except csv.Error as fault:
-        raise InputError(f"{file.name}: not CSV ({fault}); save the table as CSV again") from None
+    for number, line in _lines(file.name, text, ("query", "fold", "repeat", column), track.name):
+        place = f"{file.name}:{number}"
+        key, fold = _key(line, track, place)
+        if key not in known:
+            raise InputError(
+                f"{place}: query {key[2]} is not in repeat {key[1]} of the split {key[0]}; correct the line"
+            )
+        if fold != known[key]:
+            raise InputError(
+                f"{place}: query {key[2]} is in fold {fold}, and in fold {known[key]} of the track {track.name}; "
+                "predict by the committed folds (benchmark/folds)"
+            )
+        if key in given:
+            raise InputError(f"{place}: query {key[2]} is there twice in this repeat; leave one out")
+        given[key] = _value(line[column], track, numbers, place)
     return _as_frame(file, bench, given, known)
 
 # %% ../../nbs/benchmark/scoring.ipynb #f37ef2bf

@@ -162,6 +162,14 @@ def tolerance(record: dict) -> tuple[float, float]:
     return family.rtol, family.atol
 
 # %% ../../nbs/engine/compare.ipynb #250b42a0
+def _manifest(run: Path) -> dict:
+    """The manifest of a finished run."""
+    file = run / "manifest.json"
+    if not file.exists():
+        raise InputError(f"{run.name}/manifest.json: no such file; `ifllm run --name {run.name}` makes it")
+    return read_json(file)
+
+
 def write_reference(run: Path, folder: Path) -> int:
     """Keep a finished run's numbers and manifest as the reference; returns how many numbers.
 
@@ -170,10 +178,7 @@ def write_reference(run: Path, folder: Path) -> int:
     InputError
         The run is not one of the release, or has no manifest.
     """
-    file = run / "manifest.json"
-    if not file.exists():
-        raise InputError(f"{run.name}/manifest.json: no such file; `ifllm run --name {run.name}` makes it")
-    manifest = read_json(file)
+    manifest = _manifest(run)
     if manifest["data"]["source"] != "release":
         raise InputError(
             f"{run.name}: a run on {manifest['data']['source']} data is no reference; take one on the release"
@@ -192,18 +197,22 @@ def write_real(run: Path, folder: Path) -> int:
     Raises
     ------
     InputError
-        The run is not one of the release, or did not train the whole of it.
+        The run is not one of the release, did not train the whole of it, or has no manifest.
     """
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest = _manifest(run)
     if manifest["data"]["source"] != "release" or not manifest["settings"]["real_whole"]:
         raise InputError(f"{run.name}: chapter 11a of this run is not whole, or not on the release; run --profile smol")
     parts = ("numbers", "answers", "trainings")
     numbers, answers, trainings = (pl.read_parquet(run / "artefacts" / f"real_{part}.parquet") for part in parts)
     machine = manifest["hardware"]
     chips = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
-    about = dict(machine=f"{chips}, {machine['memory_gb']} GB")
-    spent = dict(hours=trainings["seconds"].sum() / 3600)
-    write_json(folder / "real.json", about | spent | dict(numbers=numbers.to_dicts(), answers=answers.to_dicts()))
+    kept = {
+        "machine": f"{chips}, {machine['memory_gb']} GB",
+        "hours": trainings["seconds"].sum() / 3600,
+        "numbers": numbers.to_dicts(),
+        "answers": answers.to_dicts(),
+    }
+    write_json(folder / "real.json", kept)
     return numbers.height
 
 # %% ../../nbs/engine/compare.ipynb #fdfd60cd

@@ -61,6 +61,11 @@ def licence_of(metadata: importlib.metadata.PackageMetadata) -> list[dict]:
     return [{"license": {"name": name}} for name in named]
 
 # %% ../../nbs/engine/supply.ipynb #58a77308
+def _package(where: str, name: str, version: str) -> dict:
+    """A package as a component, by its package URL."""
+    return {"type": "library", "bom-ref": where, "name": name, "version": version, "purl": where}
+
+
 def python_component(name: str, version: str) -> dict:
     """A locked package as a component.
 
@@ -78,7 +83,7 @@ def python_component(name: str, version: str) -> dict:
         raise InputError(f"{name}: {version} is locked, {here} is installed; `pip install {name}=={version}` first")
     where = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{version}"
     licences = {"licenses": found} if (found := licence_of(metadata)) else {}
-    return {"type": "library", "bom-ref": where, "name": name, "version": version, "purl": where, **licences}
+    return _package(where, name, version) | licences
 
 # %% ../../nbs/engine/supply.ipynb #a731e06d
 _NPM = {"webgazer": "GPL-3.0-or-later", "@vladmandic/human": "MIT"}  # as their package.json says
@@ -96,8 +101,8 @@ def browser_components() -> Iterator[dict]:
         name, version = package.rsplit("@", 1)
         where = f"pkg:npm/{quote(name)}@{version}"
         files = [_file(pin.member, "file", where, pin.sha256) for pin in PINNED.values() if pin.package == package]
-        named = {"type": "library", "bom-ref": where, "name": name, "version": version, "purl": where}
-        yield {**named, "licenses": [{"license": {"id": _NPM[name]}}], "components": files}
+        licences = [{"license": {"id": _NPM[name]}}]
+        yield _package(where, name, version) | {"licenses": licences, "components": files}
 
 
 def weight_components() -> Iterator[dict]:
@@ -106,14 +111,7 @@ def weight_components() -> Iterator[dict]:
         name, version = packaged.requirement.split("==")
         where = f"pkg:pypi/{name}@{version}"
         files = [_file(packaged.file, "machine-learning-model", where, packaged.sha256)]
-        yield {
-            "type": "library",
-            "bom-ref": where,
-            "name": name,
-            "version": version,
-            "purl": where,
-            "components": files,
-        }
+        yield _package(where, name, version) | {"components": files}
 
 # %% ../../nbs/engine/supply.ipynb #25ae96b7
 def bill(root: Path) -> dict:

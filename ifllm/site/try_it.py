@@ -164,14 +164,12 @@ def _nothing(query: pl.DataFrame, registry: pl.DataFrame) -> pl.DataFrame:
 
 def _reading(matched, page, cuts, queries, settings: Mapping) -> pl.DataFrame:
     """Reading measures by the run's first method of finding fixations."""
-    method, found_by = (
-        settings["fixation_methods"][0],
-        {
-            "min_ms": settings["fixation_ms"],
-            "dispersion_px": settings["fixation_px"],
-            "velocity_px_s": settings["fixation_px_s"],
-        },
-    )
+    method = settings["fixation_methods"][0]
+    found_by = {
+        "min_ms": settings["fixation_ms"],
+        "dispersion_px": settings["fixation_px"],
+        "velocity_px_s": settings["fixation_px_s"],
+    }
     return reading_measures(fixations(matched, page, cuts, queries, method=method, **found_by), queries, method)
 
 
@@ -240,13 +238,10 @@ def standing(people: Population, visit: Visit, most: int = 12) -> pl.DataFrame:
         name, formula, unit, modality, value, median (of the population), percentile (0 to 100), n (comparisons of the
         population in which the feature is defined), samples (on the text, of the modality; "cross": of the rarer one).
     """
-    behaviour = (
-        (pl.col("source") == "ifllm") & (pl.col("modality") != "text") & pl.col("modes").str.contains("pairwise")
-    )
+    own, paired = pl.col("source") == "ifllm", pl.col("modes").str.contains("pairwise")
+    behaviour = people.registry.filter(own & paired & (pl.col("modality") != "text"))
     rows = []
-    for name, formula, unit, modality in (
-        people.registry.filter(behaviour).select("name", "formula", "unit", "modality").iter_rows()
-    ):
+    for name, formula, unit, modality in behaviour.select("name", "formula", "unit", "modality").iter_rows():
         value, others = visit.features[name].fill_nan(None).item(), people.features[name].fill_nan(None).drop_nulls()
         if value is None or others.is_empty():
             continue
@@ -258,12 +253,9 @@ def standing(people: Population, visit: Visit, most: int = 12) -> pl.DataFrame:
         rows.append(
             (name, formula, unit, modality, value, others.median(), percentile, len(others), samples, stem, *far)
         )
-    words, figures = (
-        {name: pl.String for name in ("name", "formula", "unit", "modality")},
-        dict(value=pl.Float64, median=pl.Float64, percentile=pl.Float64, n=pl.Int64, samples=pl.Int64),
-    )
-    kinds = words | figures
-    kinds |= dict(stem=pl.String, far=pl.Float64, further=pl.Float64)
+    words = dict.fromkeys(("name", "formula", "unit", "modality"), pl.String)
+    figures = dict(value=pl.Float64, median=pl.Float64, percentile=pl.Float64, n=pl.Int64, samples=pl.Int64)
+    kinds = words | figures | dict(stem=pl.String, far=pl.Float64, further=pl.Float64)
     frame = pl.DataFrame(rows, kinds, orient="row").sort("far", "further", "name", descending=[True, True, False])
     return frame.unique("stem", keep="first", maintain_order=True).head(most).drop("stem", "far", "further")
 
