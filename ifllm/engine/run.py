@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..alignment.models import find_llm
-from ..base.cache import imports, module_files
+from ..base.cache import content_key, imports, module_files
 from ..base.files import InputError, alone, atomic_path, folder_above, read_json, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
@@ -415,11 +415,12 @@ def _released(archive: str | Path | None) -> tuple[Path, dict]:
 
 
 def _simulated(run: Path, settings: dict) -> tuple[Path, dict]:
-    """Simulated raw data in the run folder, made anew where the settings of the simulation changed."""
+    """Simulated raw data in the run folder, made anew where the simulation or its settings changed."""
     from ifllm.recording.simulate import simulate_for_run
 
     wanted = {key: value for key, value in settings.items() if key.startswith("sim_") or key == "seed"}
-    raw, source = run / "raw", {"source": "simulated", "settings": wanted}
+    code = content_key(modules=["ifllm.recording.simulate"])
+    raw, source = run / "raw", {"source": "simulated", "settings": wanted, "code": code}
     if not raw.exists() or remembered(run / "source.json") != source:
         with atomic_path(raw) as tmp:
             simulate_for_run(tmp, settings)

@@ -896,6 +896,7 @@ REASONS = {  # reason -> the rule; the first group loses rows, the second loses 
     "no_snippet": "on the answer, but the browser found no text under the point; snippet null",
     "quotes_inside": "quotes inside the snippet that are not escaped; the line is anchored on its numbers, the "
     "snippet keeps them",
+    "not_utf8": "bytes in a snippet that are not UTF-8, or U+FFFD as it was recorded; read as U+FFFD, the rest is kept",
     "unquoted_snippet": "a snippet without its closing or both quotes; kept as it stands",
     "quoted_whole": "a quote at the line's end, left by a writer that quoted the line as a whole; removed, nothing is "
     "lost",
@@ -921,6 +922,7 @@ NOTES = {
         "six_columns": pl.col("flag").is_null(),
         "quotes_inside": pl.col("window").str.contains('"', literal=True),
         "no_snippet": pl.col("on_element") & pl.col("window").is_null(),
+        "not_utf8": pl.col("window").str.contains("\ufffd", literal=True),
         "unquoted_snippet": (pl.col("middle") != "")
         & ~(pl.col("middle").str.starts_with('"') & pl.col("middle").str.ends_with('"')),
     },

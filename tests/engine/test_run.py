@@ -444,3 +444,19 @@ def test_data_that_changed_behind_a_link_are_other_data(tmp_path):
         resolve_data(run, str(raw), None, {})
         known.append(json.loads((run / "source.json").read_text()))
     assert known[0]["files"] == 2 and known[0]["digest"] != known[1]["digest"]
+
+
+def test_simulated_data_are_made_anew_where_the_simulation_changed(tmp_path, monkeypatch):
+    made = []
+
+    def simulate_for_run(folder, settings):
+        made.append(settings["seed"])
+        folder.mkdir()
+
+    monkeypatch.setattr("ifllm.recording.simulate.simulate_for_run", simulate_for_run)
+    for seed in (1, 1, 2):
+        resolve_data(tmp_path, "simulated", None, {"seed": seed})
+    assert made == [1, 2]
+    monkeypatch.setattr("ifllm.engine.run.content_key", lambda **modules: "the code after a change")
+    resolve_data(tmp_path, "simulated", None, {"seed": 2})
+    assert made == [1, 2, 2]

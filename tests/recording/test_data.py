@@ -274,6 +274,7 @@ LINE = f'1,2,"snippet",3,10.5,1,{EPOCH}\n'
         (LINE + f'1,2,"s",3,10,{EPOCH}\n', "rel", "six_columns", 1),
         (f'1,2,"a "b" c",3,10,1,{EPOCH}\n' + LINE, "rel", "quotes_inside", 1),
         (f"1,2,,,10,1,{EPOCH}\n", "rel", "no_snippet", 1),
+        (LINE.encode().replace(b"snippet", b"caf\xe9") + LINE.encode(), "rel", "not_utf8", 1),
         (f"1,2,9}},3,10,1,{EPOCH}\n", "rel", "unquoted_snippet", 1),
         (f'1,2,"s"",3,10,1,{EPOCH}"\n', "rel", "quoted_whole", 1),
         (LINE.replace("\n", "\r\n") * 3, "rel", "carriage_return", 3),
@@ -292,10 +293,11 @@ def test_the_ledger_has_a_line_for_each_rule_and_adds_up(tmp_path, content, kind
     release = load(make(tmp_path / "raw", **{f"ada__8__{kind}_gaze": content}))
     assert counted(release, reason) == rows + (2 if reason == "parsed" else 0)  # one participant, one question
     own = release.ledger.filter(file=f"P001/8/{kind}_gaze.csv").row(0, named=True)
+    text = content if isinstance(content, str) else content.decode("latin-1")
     assert (
         own["rows_total"]
         == own["rows_parsed"] + own["rows_quarantined"]
-        == len(content.split("\n")) - (content.endswith("\n") or not content)
+        == len(text.split("\n")) - (text.endswith("\n") or not text)
     )
     assert release.quarantine.height == own["rows_quarantined"]
 
