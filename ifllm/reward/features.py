@@ -117,18 +117,12 @@ def within_worker(data: pl.DataFrame, columns: Sequence[str], shrink: float = 4.
     )
 
 # %% ../../nbs/08_reward.ipynb #a26925ec
-_WORD = r"[\p{Han}\p{Hiragana}]|[[\p{L}\p{M}]--[\p{Han}\p{Hiragana}]]{4,}"
-
-
 def text_measures(queries: pl.DataFrame, side: int) -> pl.DataFrame:
-    """Measures of one response's text: `query` and `text_...` columns, on scales where a difference means a ratio.
-
-    A word is a run of four letters or more of any script; a Han or Hiragana character is one by itself, as in UAX 29.
-    """
+    """Measures of one response's text: `query` and `text_...` columns, on scales where a difference means a ratio."""
     text, question = pl.col(f"response_{side}").fill_null(""), pl.col("question").str.to_lowercase()
     words, asked = (
-        text.str.to_lowercase().str.extract_all(_WORD).list.unique(),
-        question.str.extract_all(_WORD).list.unique(),
+        text.str.to_lowercase().str.extract_all(r"[a-z]{4,}").list.unique(),
+        question.str.extract_all(r"[a-z]{4,}").list.unique(),
     )
     return queries.select(
         "query",
@@ -138,7 +132,7 @@ def text_measures(queries: pl.DataFrame, side: int) -> pl.DataFrame:
         text_digits=(text.str.count_matches(r"\d") + 1.0).log(),
         text_words=(words.list.len() + 1.0).log(),
         text_shared=words.list.set_intersection(asked).list.len() / (asked.list.len() + 1.0),
-        text_whole=text.str.strip_chars().str.contains(r"[.!?)*\x22\u3002\uff01\uff1f\u061f\u0964]$").cast(pl.Float64),
+        text_whole=text.str.strip_chars().str.contains(r"[.!?)*\x22]$").cast(pl.Float64),
     )
 
 # %% ../../nbs/08_reward.ipynb #ce809e4b
