@@ -31,7 +31,7 @@ from ifllm.reward.features import (
     distinct,
     filter_styles,
     fit_styles,
-    odd_features,
+    signed_features,
     text_measures,
     within_worker,
 )
@@ -39,7 +39,7 @@ from ifllm.reward.features import (
 # %% ../../nbs/benchmark/models.ipynb #58bd820f
 def pair_columns(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
     """Odd columns of each pair: `text_...` measures where "text" or "length" is a source, and features of the
-    modalities `gaze`, `mouse`, `cross`."""
+    modalities `gaze`, `mouse`, `cross`. Copies stay: which columns are copies is for the training pairs to say."""
     left, right = (text_measures(frames.queries, side) for side in (1, 2))
     text = left.select((pl.col(name) - right[name]).alias(name) for name in left.columns[1:])
     if "text" not in sources:
@@ -57,7 +57,7 @@ def _behaviour(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
     columns = [name for name in known["name"] if name in frames.features.columns]
     partners = [name for name in known["mirror"].drop_nulls() if name in frames.features.columns]
     given = frames.features.select("query", *dict.fromkeys([*columns, *partners]))
-    odd, _ = odd_features(given.with_columns(pl.col(c).cast(pl.Float64) for c in given.columns[1:]), known)
+    odd, _ = signed_features(given.with_columns(pl.col(c).cast(pl.Float64) for c in given.columns[1:]), known)
     return odd.drop("query")
 
 # %% ../../nbs/benchmark/models.ipynb #340507cd

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'MODALITIES', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'PAPER_ACCURACY', 'FOREST', 'PAPER_SEED', 'PAPER_PAIRWISE',
-           'STUDY_BLOCKS', 'LABEL', 'HUE', 'distinct', 'odd_features', 'within_worker', 'text_measures',
-           'model_indicators', 'tables', 'pairs_like', 'SignedLogistic', 'SymmetricBoosting', 'estimator', 'chance',
-           'ablation', 'stacked', 'nested_choice', 'embed_texts', 'read_sentences', 'reading_map_features', 'map_texts',
-           'filter_styles', 'fit_styles', 'personalise', 'personal_models', 'personal_curve', 'study_table',
-           'paper_folds', 'paper_forest', 'in_sample_forest', 'Steps', 'steps_null', 'permutation_importance',
-           'worker_means', 'column_groups', 'partial_dependence', 'fold_accuracy', 'fewest_training_workers',
-           'right_of', 'empty_oof', 'ablation_plan', 'learnable', 'ranking', 'text_dwell', 'gains', 'ablation_figure',
-           'waterfall_figure', 'null_figure', 'personal_figure', 'importance_figure', 'dependence_figure',
-           'learning_figure']
+           'STUDY_BLOCKS', 'LABEL', 'HUE', 'distinct', 'signed_features', 'odd_features', 'within_worker',
+           'text_measures', 'model_indicators', 'tables', 'pairs_like', 'SignedLogistic', 'SymmetricBoosting',
+           'estimator', 'chance', 'ablation', 'stacked', 'nested_choice', 'embed_texts', 'read_sentences',
+           'reading_map_features', 'map_texts', 'filter_styles', 'fit_styles', 'personalise', 'personal_models',
+           'personal_curve', 'study_table', 'paper_folds', 'paper_forest', 'in_sample_forest', 'Steps', 'steps_null',
+           'permutation_importance', 'worker_means', 'column_groups', 'partial_dependence', 'fold_accuracy',
+           'fewest_training_workers', 'right_of', 'empty_oof', 'ablation_plan', 'learnable', 'ranking', 'text_dwell',
+           'gains', 'ablation_figure', 'waterfall_figure', 'null_figure', 'personal_figure', 'importance_figure',
+           'dependence_figure', 'learning_figure']
 
 # %% ../../nbs/08_reward.ipynb #c0db725b
 import inspect
@@ -75,7 +75,7 @@ def distinct(data: pl.DataFrame, columns: Sequence[str], centred: bool = False) 
     return [name for i, name in enumerate(columns) if varies[i] and not alike[i, :i][varies[:i]].any()]
 
 # %% ../../nbs/08_reward.ipynb #165aa0a2
-def _signed(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, dict]]:
+def signed_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, dict]]:
     """Features that change sign when the two responses are swapped, copies among them, and what each is."""
     known = registry.filter(pl.col("name").is_in(features.columns) & pl.col("modes").str.contains("pairwise"))
     columns, about = {}, {}
@@ -98,7 +98,7 @@ def odd_features(features: pl.DataFrame, registry: pl.DataFrame) -> tuple[pl.Dat
     Returns the frame (`query` and one column a feature: name of the left one) and a frame `name`, `modality`, `family`,
     `source` of its columns.
     """
-    odd, about = _signed(features, registry)
+    odd, about = signed_features(features, registry)
     kept = distinct(odd, odd.columns[1:])
     schema = {key: pl.String for key in ("name", "modality", "family", "source")}
     return odd.select("query", *kept), pl.DataFrame([about[name] for name in kept], schema=schema)
@@ -249,7 +249,7 @@ def pairs_like(
     InputError
         A column is no feature of today: an earlier version made the table.
     """
-    odd, _ = _signed(features, registry.filter(_OWN))
+    odd, _ = signed_features(features, registry.filter(_OWN))
     data = pairs.select("query")
     for part in (_difference(text_measures(pairs, 1), text_measures(pairs, 2)), odd):
         data = data.join(part, on="query", how="left", maintain_order="left")

@@ -1,5 +1,7 @@
 """Our own entries: they learn what is planted, prefer no side, and agree with the reward models."""
 
+from dataclasses import replace
+
 import invented
 import numpy as np
 import polars as pl
@@ -38,6 +40,22 @@ def test_sides_trade_places(made):
     entry.fit(READ.frames.take(np.arange(96)))
     test = READ.frames.take(np.arange(96, 140)).hidden()
     assert np.allclose(entry.predict(swapped(test)), 1 - entry.predict(test), atol=1e-5)
+
+
+@pytest.mark.parametrize("made", [models.All, models.Boosting, models.Hierarchical, models.Stack])
+def test_a_pair_alone_is_predicted_as_among_others(made):
+    """In a single row every column is a copy of any other, up to scale: none may be dropped for that."""
+    known = READ.frames.registry.with_columns(pl.col("name", "mirror").str.replace("_s_", "_more_"))
+    more = READ.frames.features.select(
+        pl.lit(1.0).alias(name) + pl.int_range(pl.len()) % (3 + i) for i, name in enumerate(known["name"])
+    )
+    features, registry = pl.concat([READ.frames.features, more], how="horizontal"), READ.frames.registry.vstack(known)
+    frames = replace(READ.frames, features=features, registry=registry)
+    entry = made()
+    entry.fit(frames.take(np.arange(96)))
+    together = entry.predict(frames.take(np.arange(96, 104)).hidden())
+    alone = [entry.predict(frames.take(np.array([row])).hidden())[0] for row in range(96, 104)]
+    assert np.allclose(together, alone, atol=1e-9)
 
 
 def test_text_is_the_reward_model_of_the_text():
