@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from ifllm.base.enough import NotEnough
 from ifllm.findings import (
     CANNOT,
     CLAIMS,
@@ -20,6 +21,7 @@ from ifllm.findings import (
     Above,
     Claim,
     Reaches,
+    Records,
     cell,
     impurity_figure,
     impurity_shares,
@@ -34,6 +36,7 @@ from ifllm.findings import (
     record_verdicts,
     records_figure,
     records_frame,
+    side_of,
     verdict,
 )
 
@@ -121,6 +124,26 @@ def test_the_verdict_is_recorded_with_how_each_bar_went():
     noted = Noted()
     record_verdicts(noted, {"gain": replace(CLAIM, own=None)}, {})
     assert noted == {"verdict.gain": CANNOT, "verdict.gain.own": "", "verdict.gain.honest": ""}
+
+
+def test_a_bar_whose_number_takes_more_data_is_said_to_and_judges_nothing():
+    why = {"value": None, "text": "Not computed: gains, since there are no pairs."}
+    records = Records({"gain.missing": why, "own": record(0.64, 0.6, 0.7)})
+    with pytest.raises(NotEnough, match="gain is not there .*there are no pairs"):
+        CLAIM.honest.holds(records)
+    noted = Noted()
+    record_verdicts(noted, {"gain": CLAIM}, records)
+    assert noted["verdict.gain"] == IN_PART and noted["verdict.gain.own"] == "passes"
+    assert "there are no pairs" in noted["verdict.gain.honest.missing"] and "verdict.gain.honest" not in noted
+
+
+def test_an_interval_without_ends_is_on_neither_side():
+    sides = [side_of(record(0.1, *ends)) for ends in ((0.05, 0.2), (-0.2, -0.1), (-0.1, 0.3), (None, None))]
+    assert (
+        sides == [1, -1, 0, 0]
+        and side_of(record(0.6, 0.55, 0.7), 0.5) == 1
+        and side_of(record(0.6, 0.5, 0.7), 0.5) == 0
+    )
 
 
 def test_a_figure_of_records_draws_just_them():

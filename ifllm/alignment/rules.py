@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 
+from ..base.enough import need
+
 # %% ../../nbs/alignment/rules.ipynb #810b878d
 def words_of(text: str) -> list[str]:
     """The words of a text; a number is a word."""
@@ -74,9 +76,11 @@ def rule_pairs(queries: pl.DataFrame, rule: str, words: int = 50) -> pl.DataFram
 # %% ../../nbs/alignment/rules.ipynb #3b3b7486
 def rule_relations(queries: pl.DataFrame) -> dict[str, float]:
     """Spearman correlations over the passages that the rules choose between: each rule with the number of words
-    (`RULE.words`), and the rules with each other (`RULE.RULE`); NaN where a rule is the same everywhere."""
+    (`RULE.words`), and the rules with each other (`RULE.RULE`); NaN where a rule is the same everywhere.
+    `NotEnough` below three passages."""
     made = pl.concat([rule_pairs(queries, rule) for rule in RULES])
     texts = sorted({*made["chosen"], *made["rejected"]})
+    need("passages that the rules choose between", len(texts), 3)
     measured = {rule: [measure(text) for text in texts] for rule, measure in RULES.items()}
     measured["words"] = [float(len(words_of(text))) for text in texts]
     frame = pl.DataFrame(measured, schema=dict.fromkeys(measured, pl.Float64))

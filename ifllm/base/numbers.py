@@ -6,6 +6,7 @@
 __all__ = ['format_number', 'interval_column']
 
 # %% ../../nbs/base/numbers.ipynb #981669e4
+import math
 import re
 from collections.abc import Mapping
 
@@ -28,15 +29,18 @@ def format_number(record: Mapping, spec: str = "") -> str:
     Returns
     -------
     str
-        With the sign for minus; "n/a" for a missing value, "< 0.001" for a p-value under that.
+        With the sign for minus; "n/a" for a missing value, "< 0.001" for a p-value under that; where an end of the
+        interval is infinite or none, `0.605 [not bounded]`.
     """
     value, low, high = record["value"], record.get("ci_low"), record.get("ci_high")
-    if value is None:
+    if value is None or value != value:
         return "n/a"
     if spec == "p":
         return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
     interval = spec.startswith("ci") and low is not None and high is not None
     spec = spec.removeprefix("ci") or ("" if isinstance(value, str) else "g")
+    if interval and not math.isfinite(high - low):
+        return format_number({"value": value}, spec) + " [not bounded]"
     while interval and low != high and format(low, spec) == format(high, spec) and "." in spec and ".9" not in spec:
         spec = _one_more_digit(spec)
     shown = f"{value:{spec}} [{low:{spec}}, {high:{spec}}]" if interval else format(value, spec)
@@ -45,9 +49,6 @@ def format_number(record: Mapping, spec: str = "") -> str:
 # %% ../../nbs/base/numbers.ipynb #1650b14a
 def interval_column(frame: pl.DataFrame, value: str = "value", spec: str = ".3f") -> pl.Series:
     """Write `value` with `ci_low` and `ci_high`, row by row, e.g. `0.605 [0.570, 0.640]`."""
-    shown = []
-    for row in frame.iter_rows(named=True):
-        bounded = None not in (row["ci_low"], row["ci_high"]) and abs(row["ci_high"] - row["ci_low"]) < float("inf")
-        text = format_number({**row, "value": row[value]}, f"ci{spec}" if bounded else spec)
-        shown.append(text if bounded else f"{text} [not bounded]")
+    ends = frame.select(pl.col("ci_low", "ci_high").fill_null(math.nan)).iter_rows(named=True)
+    shown = [format_number({"value": number, **two}, f"ci{spec}") for number, two in zip(frame[value], ends)]
     return pl.Series(value, shown, dtype=pl.String)

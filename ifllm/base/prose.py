@@ -55,6 +55,9 @@ def fill(text: str, lookup: Callable[[str], Mapping]) -> str:
     return _PART.sub(written, text)
 
 # %% ../../nbs/base/prose.ipynb #fa179174
+_ITEM = r"(?:\d+\.|[-*]) +"  # how an item of a list begins
+
+
 def lack(id: str, records: Mapping[str, Mapping]) -> Mapping | None:
     """The record that says why `id` could not be computed; None if there is none."""
     parts = id.split(".")
@@ -63,11 +66,23 @@ def lack(id: str, records: Mapping[str, Mapping]) -> Mapping | None:
 
 
 def _computed(text: str, records: Mapping[str, Mapping]) -> str:
-    """A text without the paragraphs that name what could not be computed."""
-    if not any(lack(id, records) for id in named(text)):
+    """A text without what names something that could not be computed: paragraphs go, while items of a list and cells of
+    a table say so, for other sentences count the items and the rest of the row stands."""
+    lacks = lambda part: any(lack(id, records) for id in named(part))
+    if not lacks(text):
         return text
-    blocks = re.split(r"\n[ \t]*\n", text)
-    return "\n\n".join(block for block in blocks if not any(lack(id, records) for id in named(block)))
+    kept = []
+    for block in re.split(r"\n[ \t]*\n", text):
+        if re.match(r"\|", block):
+            cells = re.split(r"(\||\n)", block)
+            kept.append("".join(" not computed " if lacks(cell) else cell for cell in cells))
+        elif re.match(_ITEM, block):
+            items = re.split(rf"(?m)^(?={_ITEM})", block)
+            said = lambda item: re.sub(rf"(?s)^({_ITEM}).*", r"\1*Not computed.*\n", item)
+            kept.append("".join(said(item) if lacks(item) else item for item in items))
+        elif not lacks(block):
+            kept.append(block)
+    return "\n\n".join(kept)
 
 # %% ../../nbs/base/prose.ipynb #daa3150d
 def _holds(name: str, records: Mapping[str, Mapping], simulated: bool) -> bool | None:

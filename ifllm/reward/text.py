@@ -1673,8 +1673,7 @@ def accuracy_figure(accuracy: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/09_text_reward.ipynb #d5120761
 def _with_interval(row: Mapping, name: str, low: str, high: str, spec: str) -> str:
-    ends = {"ci_low": row[low], "ci_high": row[high]} if np.isfinite([row[low], row[high]]).all() else {}
-    return format_number({"value": row[name], **ends}, f"ci{spec}")
+    return format_number({"value": row[name], "ci_low": row[low], "ci_high": row[high]}, f"ci{spec}")
 
 
 def gains_table(gains: pl.DataFrame) -> pl.DataFrame:

@@ -51,11 +51,15 @@ def test_a_cell_without_enough_data_leaves_its_line_and_later_readers_get_it_too
         markdown("Who took part", "unless:diversity.workers.missing"),
         markdown("Shown.", "when:diversity.reidentify.top1"),
         markdown("Not shown.", "unless:diversity.reidentify.top1"),
+        markdown("| told | there |\n|---|---|\n| {diversity.reidentify.top1:.0%} | {diversity.workers:d} |"),
+        markdown("1. Of all {diversity.reidentify.top1:.0%}\n   are told.\n2. See 1."),
     ]
     filled = fill_notebook({"cells": page}, records, simulated=True)["cells"]
     assert [cell["source"] for cell in filled] == [
         "## Identity\n\n[1](results.html#diversity.workers) took part.",
         "Who took part",
+        "| told | there |\n|---|---|\n| not computed | [1](results.html#diversity.workers) |",
+        "1. *Not computed.*\n2. See 1.",
     ]
 
 
