@@ -149,6 +149,8 @@ def facts(page: Path) -> dict[str, list[str]]:
         "nav, script, style, noscript, button, .anchorjs-link, .breadcrumb, .quarto-title-breadcrumbs, a[aria-hidden]"
     ):
         own.decompose()
+    for code in main.select("pre"):  # its colours cut words, by another highlighter at other places
+        code.string = code.get_text()
     words = lambda tag: " ".join(tag.get_text(" ", strip=True).split())
     return {
         "figures and tables": [words(label) for label in main.select(".ifllm-label")],
