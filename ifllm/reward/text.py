@@ -1650,6 +1650,7 @@ def reliability_figure(curves: pl.DataFrame) -> go.Figure:
         fig.add_trace(go.Scatter(x=[0.2, 0.8], y=[0.2, 0.8], **diagonal), *place)
         for (stage,), curve in part.partition_by("stage", as_dict=True, maintain_order=True).items():
             fig.add_trace(_curve(curve, stage, place == (1, 1)), *place)
+    fig.update_xaxes(tickvals=[0.25, 0.5, 0.75])  # none near an end: neighbours stand close on a narrow screen
     fig.update_xaxes(title_text="predicted P(left)", row=len(windows))
     fig.update_yaxes(title_text="share left", col=1)
     height = 220 * len(windows) + 150  # column titles above, the legend under the axes
