@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..base.files import InputError
 
-TESTED = ("1.7.34",)  # the versions that tests/engine/test_quarto.py has met
+TESTED = ("1.7.34", "1.9.38")  # the versions that tests/engine/test_quarto.py has met
 
 # %% ../../nbs/engine/quarto.ipynb #f32b03d8
 def find_quarto() -> str | None:
