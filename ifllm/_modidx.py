@@ -1310,6 +1310,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'ifllm.people.webqamgaze.span_aucs': ('webqamgaze.html#span_aucs', 'ifllm/people/webqamgaze.py'),
                                          'ifllm.people.webqamgaze.span_beats': ('webqamgaze.html#span_beats', 'ifllm/people/webqamgaze.py'),
                                          'ifllm.people.webqamgaze.span_null': ('webqamgaze.html#span_null', 'ifllm/people/webqamgaze.py'),
+                                         'ifllm.people.webqamgaze.spans_found': ( 'webqamgaze.html#spans_found',
+                                                                                  'ifllm/people/webqamgaze.py'),
                                          'ifllm.people.webqamgaze.tell_apart': ('webqamgaze.html#tell_apart', 'ifllm/people/webqamgaze.py'),
                                          'ifllm.people.webqamgaze.thirds': ('webqamgaze.html#thirds', 'ifllm/people/webqamgaze.py'),
                                          'ifllm.people.webqamgaze.trial_matrix': ( 'webqamgaze.html#trial_matrix',

@@ -112,6 +112,22 @@ def test_searching_is_found_and_reading_is_not(planted):
     assert np.mean(beats.filter(condition="is")["share"].to_numpy()) > 0.95
 
 
+def test_cleaned_samples_are_measured_as_recorded_ones_also_where_a_trial_loses_all(planted):
+    from ifllm.recording.clean import clean
+
+    searched = planted.recordings.trials.filter(condition="is")
+    recorded = planted.recordings.samples.join(searched, on=["participant", "item"], how="semi", maintain_order="left")
+    auc = lambda samples: wq.spans_found(planted, samples)["auc"].to_numpy()
+    off = recorded.with_columns(pl.col("y") + 80)  # a line lower
+    known = searched.select("participant", offset_x=0.0, offset_y=80.0).unique()
+    assert (auc(recorded) > 0.9).all() and (auc(off) < 0.8).all()
+    back, _ = clean(off, planted.recordings.layout, offset=known)
+    assert np.allclose(auc(back), auc(recorded))
+    assert (auc(recorded.filter(pl.col("item") != searched["item"][0])) > 0.9).all()
+    for _, asked in wq.STEPS.values():
+        assert (auc(clean(recorded, planted.recordings.layout, **asked)[0]) > 0.85).all()
+
+
 def test_aucs_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     for _ in range(20):
