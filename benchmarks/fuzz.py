@@ -12,6 +12,7 @@ finding. A finding is named by its reader and seed: `tests/recording/test_hostil
 import argparse
 import collections
 import contextlib
+import hashlib
 import io
 import json
 import random
@@ -24,16 +25,24 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "benchmark"))
+import invented
+
 from ifllm.alignment.judge import VerdictCache, read_ratings, read_verdict, recall
+from ifllm.alignment.preferences import write_preferences
 from ifllm.base.files import InputError
 from ifllm.base.study import Study, load_settings
+from ifllm.benchmark.scoring import bench_splits, prediction_frame, read_predictions, write_predictions
 from ifllm.engine.cluster import read_partitions
 from ifllm.engine.compare import read_records
 from ifllm.engine.jobs import remembered
 from ifllm.recording import data
 from ifllm.recording.locate import check_tables
+from ifllm.recording.pages import simulate_jspsych
+from ifllm.recording.readers import read_csv, read_jspsych, read_map
 from ifllm.recording.simulate import simulate
 from ifllm.site.config import init_study, load_study
 
@@ -99,7 +108,7 @@ def one(content: bytes, rng: random.Random) -> bytes:
 
 def whole(content: bytes, rng: random.Random) -> bytes:
     """A file with something done to all of it, or to a few of its lines."""
-    kind = rng.randrange(12)
+    kind = rng.randrange(14)
     if kind == 0:
         return content.decode("utf-8", "replace").encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-7"]))
     if kind == 1:
@@ -110,11 +119,33 @@ def whole(content: bytes, rng: random.Random) -> bytes:
         return b"[" * 100_000 + content
     if kind == 4:
         return content.replace(b"\n", b"\n" + b"x" * 1_000_000 + b"\n", 1)
+    if kind in (5, 6, 7) and content[:1] in (b"{", b"["):
+        return swapped(content, rng)
     lines = content.split(b"\n")
     for _ in range(rng.choice([1, 1, 2, 5])):
         at = rng.randrange(len(lines))
         lines[at] = one(lines[at], rng)
     return b"\n".join(lines) if rng.random() < 0.9 else one(content, rng)
+
+
+STRANGE = [None, True, -1, 10**400, 1e999, 2**63, "", "x", "\ud800", [], [None], [[]], {}, {"": None}, {"x": {}}]
+
+
+def swapped(content: bytes, rng: random.Random) -> bytes:
+    """JSON in which a value or two are of another kind."""
+    value = json.loads(content)
+    for _ in range(rng.choice([1, 1, 2])):
+        places, todo = [], [value]
+        while todo:
+            node = todo.pop()
+            for key in node if isinstance(node, dict) else range(len(node)):
+                places.append((node, key))
+                todo += [node[key]] if isinstance(node[key], (dict, list)) else []
+        if places:
+            depth = rng.choice([10, 100, len(places)])  # the first are the outermost
+            node, key = rng.choice(places[:depth])
+            node[key] = rng.choice(STRANGE)
+    return json.dumps(value).encode()
 
 
 class Found(Exception):
@@ -156,7 +187,7 @@ class Readers:
         }
         ratings = ["row", "comparison", *data_items(), "comment"]
         self.sheet = (
-            ",".join(ratings) + "\n" + ",".join(["1", "2", *["3"] * len(data_items()), "good"]) + "\n"
+            ",".join(ratings) + "\n" + ",".join(["1", "2", *["1"] * len(data_items()), "good"]) + "\n"
         ).encode()
         self.key = b"row,rater,llm,source,index,dpo_is\n1,r1,gpt2,fusion,0,a\n"
         self.records = json.dumps([{"id": "a.b", "value": 1.5, "ci_low": 1, "ci_high": 2, "notebook": "x"}]).encode()
@@ -165,11 +196,35 @@ class Readers:
         self.judge = json.dumps(
             {"judge": {"endpoint": "http://x/v1", "model": "m"}, "prompts": 3, "twins": False}
         ).encode()
+        simulate_jspsych(folder / "jspsych", workers=1, trials=2, seed=1, step_ms=400)
+        (jspsych,) = (folder / "jspsych").glob("*.json")
+        self.jspsych = json.dumps(json.loads(jspsych.read_bytes()), indent=0).encode()
+        box = ("item", "text", "left", "top", "right", "bottom")
+        names = {
+            "samples": {"participant": "who", "item": "item", "t_ms": "t", "x": "x", "y": "y"},
+            "layout": {name: name for name in box},
+            "screen": {"width_px": 800, "height_px": 600},
+        }
+        self.columns = json.dumps(names, indent=0).encode()
+        self.samples = b"who,item,t,x,y\n" + b"".join(b"p,1,%d,10,12.5\n" % t for t in range(0, 200, 20))
+        self.boxes = b"item,text,left,top,right,bottom\n1,one,0,0,20,20\n1,two,22,0,40,20\n"
+        self.bench = invented.bench(6, 4)
+        parts = [
+            prediction_frame(self.bench, "unseen_worker", repeat, fold, test, np.full(len(test), 0.25))
+            for repeat, fold, _, test in bench_splits(self.bench, "unseen_worker")
+        ]
+        write_predictions(folder / "predictions.csv", self.bench, pl.concat(parts))
+        self.predictions = (folder / "predictions.csv").read_bytes()
+        texts = {name: [f"{name} {query}" for query in range(4)] for name in ("prompt", "chosen", "rejected")}
+        about = {"query": range(4), "worker": "P001", "source": "explicit", "noise_rate": 0.1}
+        self.pairs = pl.DataFrame({**texts, **about, "fold": ["train", "train", "train", "test"]})
+        write_preferences(self.pairs, "explicit", folder / "pairs")
+        self.set = {file: file.read_bytes() for file in sorted((folder / "pairs").rglob("*")) if file.is_file()}
         self.sinfo = b"main*|up|1-00:00:00|4000|4|1|(null)\nbig|up|infinite|64000|16|2|gpu:4\n"
 
     def place(self, name: str, content: bytes) -> Path:
         file = self.folder / "given" / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
         return file
 
@@ -204,19 +259,25 @@ class Readers:
     def archive(self, rng: random.Random) -> None:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-            for name, kind, size in (
-                ("top/a.csv", tarfile.REGTYPE, 10),
+            hostile = [
                 ("../out", tarfile.REGTYPE, 3),
                 ("top/link", rng.choice([tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]), 0),
-                ("top/bomb", tarfile.REGTYPE, rng.choice([5, 30_000_000])),
-            ):
-                member = tarfile.TarInfo(name if rng.random() < 0.7 else "top/b.csv")
+                ("top/bomb", tarfile.REGTYPE, 30_000_000),
+                ("top/a.csv", tarfile.REGTYPE, 10),
+            ]
+            for name, kind, size in [
+                ("top/a.csv", tarfile.REGTYPE, 10),
+                *rng.sample(hostile, rng.choice([0, 0, 1, 2])),
+            ]:
+                member = tarfile.TarInfo(name)
                 member.type, member.size, member.linkname = kind, size, "/etc/passwd"
                 tar.addfile(member, io.BytesIO(bytes(size)))
         content = packed.getvalue()
         content = one(content, rng) if rng.random() < 0.6 else content
         file = self.place("archive.tar.gz", content)
-        data.unpack(file, self.folder / "unpacked", {"a.csv": ("0" * 64, 10)}, limit=10_000_000)
+        data.unpack(
+            file, self.folder / "unpacked", {"a.csv": (hashlib.sha256(bytes(10)).hexdigest(), 10)}, limit=10_000_000
+        )
 
     def settings_ini(self, rng: random.Random) -> None:
         load_settings(self.place("settings.ini", whole(self.settings, rng)), rng.choice(["demo", "quick", "DEFAULT"]))
@@ -242,6 +303,34 @@ class Readers:
     def judge_note(self, rng: random.Random) -> None:
         recall(self.place("judge.json", whole(self.judge, rng)).parent)
 
+    def jspsych_file(self, rng: random.Random) -> None:
+        read_jspsych(self.place("p.json", whole(self.jspsych, rng)), responses={"#a1": 1, "#a2": 2})
+
+    def column_map(self, rng: random.Random) -> None:
+        read_map(self.place("map.json", whole(self.columns, rng)))
+
+    def mapped_tables(self, rng: random.Random) -> None:
+        files = {"samples.csv": self.samples, "layout.csv": self.boxes, "map.json": self.columns}
+        changed = rng.choice(list(files))
+        *tables, names = (
+            self.place(name, whole(content, rng) if name == changed else content) for name, content in files.items()
+        )
+        read_csv(*tables, read_map(names))
+
+    def benchmark_predictions(self, rng: random.Random) -> None:
+        read_predictions(self.place("predictions.csv", whole(self.predictions, rng)), self.bench)
+
+    def preference_folder(self, rng: random.Random) -> None:
+        """A set in whose folder something changed is written again: replaced where it is as written, else refused."""
+        for file, content in self.set.items():
+            self.place(f"pairs/{file.relative_to(self.folder / 'pairs')}", content)
+        file = rng.choice(list(self.set))
+        changed = self.place(f"pairs/{file.relative_to(self.folder / 'pairs')}", whole(self.set[file], rng))
+        as_written = changed.read_bytes() == self.set[file]
+        write_preferences(self.pairs, "explicit", self.folder / "given" / "pairs")
+        if not as_written and changed.suffix != ".json":
+            raise Found("a file that was not written here was replaced")
+
     def results(self, rng: random.Random) -> None:
         read_records(self.place("results.json", whole(self.records, rng)).parent)
 
@@ -261,8 +350,8 @@ class Readers:
         read_partitions(whole(self.sinfo, rng).decode("utf-8", "replace"))
 
     def located(self, rng: random.Random) -> None:
-        samples = b"participant,item,t_ms,x,y,channel\np,1,0,10,10,gaze\n"
-        layout = b"item,response,word,line,char,left,top,right,bottom\n1,1,0,0,0,0,0,20,20\n"
+        samples = b"participant,item,t_ms,x,y,channel\np,one,0.5,10.5,10.5,gaze\n"
+        layout = b"item,response,word,line,char_start,char_end,left,top,right,bottom\none,1,0,0,0,3,0.5,0.5,20.5,20.5\n"
         frames = [samples, layout]
         at = rng.randrange(2)
         frames[at] = whole(frames[at], rng)
@@ -270,7 +359,9 @@ class Readers:
             frames = [pl.read_csv(io.BytesIO(frame), try_parse_dates=True) for frame in frames]
         except pl.exceptions.PolarsError:
             return  # the user's own reading
-        check_tables(*frames)
+        narrow = {"response": pl.Int8} | dict.fromkeys(("word", "line", "char_start", "char_end"), pl.Int32)
+        known = lambda frame: {name: kind for name, kind in narrow.items() if name in frame.columns}
+        check_tables(*(frame.cast(known(frame), strict=False) for frame in frames))
 
 
 def data_items() -> list[str]:
@@ -346,9 +437,11 @@ def main() -> int:
                 findings.setdefault(f"rows: {type(fault).__name__} {str(fault)[:200]}", f"seed {given.seed + number}")
             if time.monotonic() - start > SECONDS:
                 findings.setdefault("rows: slow", f"seed {given.seed + number}: {time.monotonic() - start:.0f} s")
-    print(f"{'reader':16}{'read':>10}{'refused':>10}{'wrong':>8}")
+    unread = [name for name, count in counts.items() if count["refused"] > 99 and not count["read"]]
+    findings |= {f"{name}: never read, so nothing was tried": "any seed" for name in unread}
+    print(f"{'reader':24}{'read':>10}{'refused':>10}{'wrong':>8}")
     for name, count in counts.items():
-        print(f"{name:16}{count['read']:>10}{count['refused']:>10}{count['wrong']:>8}")
+        print(f"{name:24}{count['read']:>10}{count['refused']:>10}{count['wrong']:>8}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:.0f} MB, of {MEMORY_MB} allowed")
     for what, seed in findings.items():

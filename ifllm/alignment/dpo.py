@@ -502,10 +502,11 @@ def whole_checkpoint(folder: Path) -> str | None:
 
 # %% ../../nbs/11_dpo.ipynb #b1225640
 def _train(trainer, folder: Path, label: str):
-    """Train, from the last whole checkpoint in `folder` if an interrupted run left one.
+    """Train, from the last whole checkpoint in `folder` if an interrupted run left one; the model, and its log.
 
     LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it,
-    through `folder`.
+    through `folder`. The log is that of the steps, without what TRL counts from the start of this process and what the
+    summary at the end tells of it: both differ after a resume.
     """
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -515,12 +516,14 @@ def _train(trainer, folder: Path, label: str):
     shared = _world()[0] > 1  # sharded states are the launcher's to check
     found = get_last_checkpoint(str(folder)) if shared and folder.is_dir() else whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=found)
+    steps = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    log = [{name: value for name, value in entry.items() if name != "num_tokens"} for entry in steps]
     if shared:
         trainer.save_model(str(folder / "whole"))
         trainer.accelerator.wait_for_everyone()
-        return AutoModelForCausalLM.from_pretrained(folder / "whole").to(trainer.accelerator.device)
+        return AutoModelForCausalLM.from_pretrained(folder / "whole").to(trainer.accelerator.device), log
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return (model.merge_and_unload() if hasattr(model, "merge_and_unload") else model), log
 
 # %% ../../nbs/11_dpo.ipynb #f5f73f67
 def _save(folder: Path, model, tokenizer, **texts) -> None:
@@ -571,8 +574,7 @@ def train_sft(model, tokenizer, rows: Sequence[Mapping[str, Any]], key: str, rec
         )
         data, adapters = _supervised(rows), _lora(recipe, key)
         trainer = SFTTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapters)
-        model = _train(trainer, folder, f"{key}, fine-tuning")
-    return model, trainer.state.log_history
+        return _train(trainer, folder, f"{key}, fine-tuning")
 
 # %% ../../nbs/11_dpo.ipynb #9068d66e
 def _dpo_config(recipe: Recipe, shared: Mapping[str, Any]) -> DPOConfig:
@@ -620,8 +622,7 @@ def train_dpo(model, tokenizer, rows: Sequence[Mapping[str, Any]], key: str, rec
             nll=recipe.nll,
             max_noise=recipe.max_noise,
         )
-        model = _train(trainer, folder, f"{key}, DPO")
-    return model, trainer.state.log_history
+        return _train(trainer, folder, f"{key}, DPO")
 
 # %% ../../nbs/11_dpo.ipynb #b3ec7016
 def answer_logprobs(

@@ -10,7 +10,6 @@ __all__ = ['SOURCES', 'DROPPED', 'FOLDS', 'DIALOGUE', 'TEMPLATES', 'RECEIPT', 'L
            'noise_bins', 'trap_figure']
 
 # %% ../../nbs/10_preferences.ipynb #7a4740b5
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import polars as pl
 
 from ..base.bootstrap import worker_mean
 from ..base.enough import need
-from ..base.files import InputError, atomic_path, file_sha256, write_json
+from ..base.files import InputError, atomic_path, file_sha256, read_json, write_json
 from ..base.plots import COLOURS, GREY, forest
 from ..people.collection import ORIGINS
 from ..recording.data import same_prompt
@@ -223,9 +222,9 @@ RECEIPT = "preferences.json"  # file -> SHA-256 of all else in the folder
 def _receipt(folder: Path) -> dict[str, str]:
     """Hashes of the files that `write_preferences` wrote to a folder; empty where the folder is not one of its own."""
     try:
-        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+        receipt = read_json(folder / RECEIPT)
         return receipt if receipt["README.md"] == file_sha256(folder / "README.md") else {}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, KeyError):
         return {}
 
 

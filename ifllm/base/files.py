@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'atomic_path', 'write_bytes', 'write_json', 'read_json', 'file_sha256', 'folder_above', 'as_new_files',
-           'alone']
+           'alone', 'sweep']
 
 # %% ../../nbs/base/files.ipynb #d26e1d18
 import contextlib
@@ -38,6 +38,27 @@ def _put(made: Path, path: Path, aside: Path) -> None:
             aside.rename(path)
         raise
 
+# %% ../../nbs/base/files.ipynb #e48bf635
+_WRITING = ".writing"  # ends the name of a folder in which something is written
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Generator[Path]:
+    """A new folder beside `path`, locked while it is there; `sweep` takes away what nobody holds any more."""
+    while True:
+        made = tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=_WRITING, dir=path.parent)
+        lock = os.open(made, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks: there nothing is swept
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(made):  # else it was swept before it was locked
+            break
+        os.close(lock)
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(lock)
+
 # %% ../../nbs/base/files.ipynb #11534021
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Generator[Path]:
@@ -64,13 +85,10 @@ def atomic_path(path: str | Path) -> Generator[Path]:
             f"{path.name or path}: this folder holds the one you work in and cannot be replaced; name a new one"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem = tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=path.parent)
-    tmp = Path(stem) / path.name
-    try:
+    with _folder_beside(path) as stem:
+        tmp = stem / path.name
         yield tmp
-        _put(tmp, path, Path(stem) / "old")
-    finally:
-        shutil.rmtree(stem, ignore_errors=True)
+        _put(tmp, path, stem / "old")
 
 # %% ../../nbs/base/files.ipynb #0a700ad9
 def write_bytes(path: str | Path, content: bytes) -> bool:
@@ -200,3 +218,15 @@ def alone(file: str | Path, what: str, patience_s: float = 0) -> Generator[int]:
         yield lock
     finally:
         os.close(lock)
+
+# %% ../../nbs/base/files.ipynb #2f2ac9f1
+def sweep(folder: str | Path) -> None:
+    """Take away, below `folder`, what processes were writing when they were killed."""
+    for place in list(Path(folder).rglob(f".*{_WRITING}")):
+        with contextlib.suppress(OSError):  # gone meanwhile, or a file system without locks
+            lock = os.open(place, os.O_RDONLY)
+            try:
+                if _taken(lock):
+                    shutil.rmtree(place, ignore_errors=True)
+            finally:
+                os.close(lock)

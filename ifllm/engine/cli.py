@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from ..base.files import InputError, alone, read_json, write_bytes
+from ..base.files import InputError, alone, read_json, sweep, write_bytes
 
 app = typer.Typer(
     name="ifllm",
@@ -94,6 +94,7 @@ def report(
 
     folder = find_run(run)
     with alone(folder / ".report.lock", "ifllm report", patience_s=300):
+        sweep(folder)
         made = render(folder, engine=engine, pdf=pdf)
     for problem in made.problems:
         print(f"ifllm: {problem}", file=sys.stderr)

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from ..alignment.models import find_llm
 from ..base.cache import content_key, imports, module_files
-from ..base.files import InputError, alone, atomic_path, folder_above, read_json, write_bytes, write_json
+from ..base.files import InputError, alone, atomic_path, folder_above, read_json, sweep, write_bytes, write_json
 from ..base.prose import fill_notebook
 from ..base.study import load_settings
 from ..base.terminal import tell
@@ -299,6 +299,8 @@ def _finish(executed: Path, run: Path, root: Path, job: Job) -> None:
     simulated = read_json(run / "source.json")["source"] == "simulated"
     notebook = fill_notebook(json.loads(text), _read_records(run, root, job), simulated)
     for place in [notebook, *notebook["cells"]]:
+        if "injected-parameters" in place["metadata"].get("tags", []):
+            place["id"] = "injected-parameters"  # papermill draws one
         place["metadata"].pop("papermill", None)
         place["metadata"].pop("execution", None)
     executed.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -709,6 +711,7 @@ def run_study(
     cluster = read_cluster(root / "workflow" / "slurm.ini") if executor[:2] == SLURM else None
     run = root / "runs" / _run_name(profile if name is None else name)
     with alone(run / ".lock", "ifllm run", patience_s=10) as lock:
+        sweep(run)
         jobs = _set_up(run, settings, data or settings["data"], archive)
         targets = _targets(jobs, until)
         if cluster:

@@ -39,7 +39,7 @@ import plotly.graph_objects as go
 import polars as pl
 from sklearn.metrics import cohen_kappa_score
 
-from ..base.files import InputError, alone, atomic_path, file_sha256, read_json, write_bytes
+from ..base.files import InputError, alone, atomic_path, file_sha256, read_json, sweep, write_bytes
 from ..base.plots import COLOURS
 from ..base.terminal import progress
 
@@ -408,6 +408,7 @@ def fetch(
     if not _kept(*wanted):
         with alone(target.with_name(".lock"), "ifllm fetch", patience_s=3600):  # two runs that begin share one download
             if not _kept(*wanted):
+                sweep(target.parent)
                 _obtain(*wanted[:3], url, quiet)
     return target / "dataset"
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,13 @@ def _loads(text: str):
 # %% ../../nbs/recording/readers.ipynb #3841ac63
 def _number(value) -> float | None:
     """A finite number, or None."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if number else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _points(values: list) -> tuple[list[tuple], dict[str, int]]:
@@ -143,6 +149,21 @@ def _points(values: list) -> tuple[list[tuple], dict[str, int]]:
 _FIELDS = {"gaze": ("webgazer_data", "webgazer_targets"), "mouse": ("mouse_tracking_data", "mouse_tracking_targets")}
 
 
+def _check_kinds(path: Path, trials: list[dict], words: str) -> None:
+    """Refuse a trial whose samples are no list, or whose targets or words are no object."""
+    kinds = {words: dict, "raw_gaze": list}
+    for data, targets in _FIELDS.values():
+        kinds |= {data: list, targets: dict}
+    for number, trial in enumerate(trials, 1):
+        for field, kind in kinds.items():
+            if trial.get(field) and not isinstance(trial[field], kind):
+                wanted = "a list" if kind is list else "an object"
+                raise InputError(
+                    f"{path.name}: trial {number}: {field} is {str(trial[field])[:40]!r}, not {wanted}; "
+                    "give what jsPsych.data.get().json() returned"
+                )
+
+
 def _targets(trial: dict, words: str, responses: Mapping[str, int]) -> tuple[list[tuple], list[str]]:
     """Boxes of a trial (response, text, left, top, right, bottom), and the selectors of those without a size."""
     found = {}
@@ -162,8 +183,10 @@ def _targets(trial: dict, words: str, responses: Mapping[str, int]) -> tuple[lis
 
 
 def _noted(trial: dict) -> dict:
-    """What a trial notes besides its recording: the fields with one value."""
-    return {key: value for key, value in trial.items() if not isinstance(value, (list, dict))}
+    """What a trial notes besides its recording: the fields with one value; whole numbers beyond 64 bits as text."""
+    wide = lambda value: isinstance(value, int) and abs(value) >= 2**63
+    kept = {key: value for key, value in trial.items() if not isinstance(value, (list, dict))}
+    return {key: str(value) if wide(value) else value for key, value in kept.items()}
 
 # %% ../../nbs/recording/readers.ipynb #68017278
 def _validated(trial: dict) -> list[tuple[float, float]]:
@@ -234,6 +257,7 @@ def read_jspsych(
     paths = _json_files(files)
     for path in paths:
         found = _trials(path)
+        _check_kinds(path, found, words)
         named = {str(trial[participant]) for trial in found if participant in trial}
         one = min(named) if len(named) == 1 else path.stem
         for number, trial in enumerate(found, 1):
@@ -323,6 +347,11 @@ def _screen(about: Mapping) -> Screen | None:
 _MISSING = ["", "NA", "NaN", "nan", "null", "None", "."]
 
 
+def _shortened(names: Iterable[str]) -> str:
+    """Names for a message, the first of them where they are many."""
+    return textwrap.shorten(", ".join(names), 300, placeholder=" ...")
+
+
 def _columns(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
     """Columns of a CSV as text, under our names, with the file's line.
 
@@ -334,7 +363,7 @@ def _columns(path: Path, names: Mapping[str, str]) -> pl.DataFrame:
         raise InputError(f"{path.name}: not a CSV table ({str(fault).splitlines()[0]})") from None
     for name, column in names.items():
         if column not in table.columns:
-            raise InputError(f"{path.name}: no column {column!r} for {name}; it has {', '.join(table.columns)}")
+            raise InputError(f"{path.name}: no column {column!r} for {name}; it has {_shortened(table.columns)}")
     value = lambda column: pl.when(~pl.col(column).is_in(_MISSING)).then(column)
     own = {name: pl.col(column) if name == "text" else value(column) for name, column in names.items()}
     ids = [plain_ids(name) for name in ("participant", "item", "response") if name in names]
@@ -438,7 +467,7 @@ def from_pymovements(gaze, layout: pl.DataFrame, participant: str, item: str) ->
     frame = gaze.samples
     for name in (participant, item, "time", "pixel"):
         if name not in frame.columns:
-            raise InputError(f"pymovements.Gaze: no column {name!r}; it has {', '.join(frame.columns)}")
+            raise InputError(f"pymovements.Gaze: no column {name!r}; it has {_shortened(frame.columns)}")
     place = lambda k: pl.col("pixel").list.get(k).cast(pl.Float64).fill_nan(None)
     time = pl.col("time").cast(pl.Float64)
     rows = frame.select(

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from sqlalchemy import select
@@ -85,6 +86,18 @@ def _in_code_points(event: dict, texts: dict[tuple[int, str], CodePoints]) -> di
     return {**event, "words": [[convert(start), convert(end), *rest] for start, end, *rest in event["words"]]}
 
 
+def _in_order(rows: list[tuple[str, int, Any]]) -> list[tuple[str, int, Any]]:
+    """Rows (page load, epoch in ms, what) in the order of time; a page's stay as it made them, though its clock was set
+    back."""
+    latest: dict[str, int] = {}
+    timed = []
+    for row in rows:
+        page, epoch_ms, _ = row
+        latest[page] = max(epoch_ms, latest.get(page, epoch_ms))
+        timed.append((latest[page], row))
+    return [row for _, row in sorted(timed, key=lambda pair: pair[0])]
+
+
 def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[list[Sample], list[str], list[dict]]:
     """All samples of a task in the order of time, with indexes in code points; the page load of each; and the events.
 
@@ -93,15 +106,16 @@ def task_samples(session: Session, assignment: str, turns: list[Turn]) -> tuple[
     texts = _converters(turns)
     rows, events = [], []
     for batch in session.scalars(
-        select(Batch).where(Batch.assignment == assignment).order_by(Batch.received_ms, Batch.page, Batch.number)
+        select(Batch).where(Batch.assignment == assignment).order_by(Batch.page, Batch.number)
     ):
         samples, happened = read_payload(batch.payload)
         for s in samples:
             convert = texts.get((s.turn, s.side))
-            rows.append((s._replace(index=convert(s.index)) if convert and s.index is not None else s, batch.page))
-        events += [{"page": batch.page, **_in_code_points(e, texts)} for e in happened]
-    rows.sort(key=lambda r: (r[0].epoch_ms, r[0].t_ms))
-    return [s for s, _ in rows], [page for _, page in rows], sorted(events, key=lambda e: e["epoch_ms"])
+            row = s._replace(index=convert(s.index)) if convert and s.index is not None else s
+            rows.append((batch.page, s.epoch_ms, row))
+        events += [(batch.page, e["epoch_ms"], {"page": batch.page, **_in_code_points(e, texts)}) for e in happened]
+    rows = _in_order(rows)
+    return [s for *_, s in rows], [page for page, *_ in rows], [e for *_, e in _in_order(events)]
 
 # %% ../../nbs/site/export.ipynb #e8eae5f1
 _PREFERENCE = {"pairwise": {"left": 1, "right": 2, "tie": 0}, "pointwise": {"current": 1, "previous": 0}}

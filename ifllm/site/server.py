@@ -37,6 +37,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from ..base.files import InputError, alone
@@ -1040,6 +1041,12 @@ def progress_data(site: TheSite) -> dict:
         }
 
 # %% ../../nbs/site/server.ipynb #e9148ac3
+async def _unavailable(request: Request, error: OperationalError) -> JSONResponse:
+    """The database cannot be reached or written, e.g. on a full disk: nothing was stored, and the page tries again."""
+    log.error("database: %s", str(error.orig)[:200])
+    return JSONResponse({"detail": "The server cannot store this now. Please wait; your page tries again."}, 503)
+
+
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """Say what is wrong without echoing what was sent."""
     return JSONResponse(
@@ -1118,7 +1125,7 @@ def create_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        exception_handlers={RequestValidationError: _invalid},
+        exception_handlers={RequestValidationError: _invalid, OperationalError: _unavailable},
     )
     app.state.site = site
     app.include_router(router)

@@ -197,12 +197,12 @@ def test_reference_may_be_computed_before(tmp_path, key):
     before = train_dpo(model, tokenizer, rows, key, SMALL, tmp_path / "b", 1)
     for left, right in zip(held[0].parameters(), before[0].parameters()):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
-    assert held[1][-2]["loss"] == pytest.approx(before[1][-2]["loss"], rel=1e-4)
+    assert held[1][-1]["loss"] == pytest.approx(before[1][-1]["loss"], rel=1e-4)
 
 
-def test_a_run_cut_off_resumes_to_the_same_weights(tmp_path):
+def test_a_run_cut_off_resumes_to_the_same_weights_and_log(tmp_path):
     recipe = dataclasses.replace(SMALL, save_steps=2)
-    whole = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)[0]
+    whole, log = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", SMALL, tmp_path / "whole", 1)
 
     class Stop(Exception):
         pass
@@ -223,9 +223,11 @@ def test_a_run_cut_off_resumes_to_the_same_weights(tmp_path):
     finally:
         RobustDPOTrainer._compute_loss = original
     assert list((tmp_path / "cut").glob("checkpoint-*"))
-    resumed = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)[0]
+    resumed, its_log = train_dpo(twin(n=12)[0], *twin(n=12)[1:], "qwen3_17b_twin", recipe, tmp_path / "cut", 1)
     for left, right in zip(whole.parameters(), resumed.parameters()):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+    assert [sorted(entry) for entry in its_log] == [sorted(entry) for entry in log]
+    assert its_log == [pytest.approx(entry, rel=1e-4, abs=1e-6) for entry in log]
 
 
 @pytest.mark.parametrize("key", ["gpt2_xl_twin", "qwen25_15b_twin"])

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ifllm.base.files import InputError, alone, as_new_files, atomic_path, read_json, write_bytes, write_json
+from ifllm.base.files import InputError, alone, as_new_files, atomic_path, read_json, sweep, write_bytes, write_json
 
 
 def test_a_new_folder_is_made_with_those_above_it(tmp_path):
@@ -139,3 +139,23 @@ def test_a_lock_is_its_holders_and_dies_with_it(tmp_path, capsys):
     assert (
         said.count("\n") == 1 and f"in use by `ifllm run`, process {other.pid}, since " in said and "; waiting" in said
     )
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_one_is_left_alone(tmp_path):
+    hold = (
+        "import sys, time; from ifllm.base.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as tmp:\n    tmp.write_text('half'); print('in it', flush=True); time.sleep(60)"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", hold, tmp_path / name], stdout=subprocess.PIPE) for name in ("a", "b")
+    ]
+    try:
+        assert [writer.stdout.readline() for writer in writers] == [b"in it\n"] * 2
+        writers[0].kill()
+        writers[0].wait()
+        (tmp_path / ".mine-abcdefgh").mkdir()
+        sweep(tmp_path)
+        assert sorted(name[:3] for name in os.listdir(tmp_path)) == [".b-", ".mi"]
+    finally:
+        writers[1].kill()
+        writers[1].wait()

@@ -2,9 +2,11 @@
 
 import json
 
+import polars as pl
 import pytest
 
 from ifllm.alignment.judge import VerdictCache, read_ratings, recall
+from ifllm.alignment.preferences import write_preferences
 from ifllm.base.files import InputError
 from ifllm.base.study import Study, load_settings
 from ifllm.engine.cluster import send
@@ -12,7 +14,7 @@ from ifllm.engine.compare import read_records
 from ifllm.engine.jobs import remembered
 from ifllm.engine.pages import read_notebook
 from ifllm.recording.data import quotes_doubled, read_table
-from ifllm.recording.readers import read_jspsych, read_map
+from ifllm.recording.readers import read_csv, read_jspsych, read_map
 from ifllm.site.config import load_study
 
 DEEP = b"[" * 100_000
@@ -82,6 +84,23 @@ def column_map(folder, content):
     return read_map(folder / "map.json")
 
 
+def mapped(folder, content):
+    (folder / "s.csv").write_bytes(content)
+    (folder / "l.csv").write_text("item,text,left,top,right,bottom\n1,one,0,0,20,20\n")
+    names = {"item": "item", "text": "text", "left": "left", "top": "top", "right": "right", "bottom": "bottom"}
+    return read_csv(folder / "s.csv", folder / "l.csv", {"samples": {"participant": "whom"}, "layout": names})
+
+
+def preference_folder(folder, content):
+    texts = {name: [f"{name} 1"] for name in ("prompt", "chosen", "rejected")}
+    pairs = pl.DataFrame(
+        {**texts, "query": 1, "worker": "P1", "source": "explicit", "noise_rate": 0.1, "fold": "train"}
+    )
+    write_preferences(pairs, "explicit", folder / "set")
+    (folder / "set" / "preferences.json").write_bytes(content)
+    return write_preferences(pairs, "explicit", folder / "set")
+
+
 HEADER = b"row,rater,llm,source,index,dpo_is\n"
 
 
@@ -124,7 +143,13 @@ def table(folder, content):
         (slurm_table, b'{"jobs": ', r"logs/slurm.json:1: not whole JSON"),
         (notebook, DEEP, r"a.ipynb: not JSON"),
         (jspsych, DEEP, r"p.json: not JSON"),
-        (jspsych, b'[{"webgazer_data": "' + DEEP + b'"}]', r"p.json: no trial with webgazer_data"),
+        (jspsych, b'[{"webgazer_data": "' + DEEP + b'"}]', r"p.json: trial 1: webgazer_data is '\[\[.*', not a list"),
+        (jspsych, b'[{"webgazer_data": 5}]', r"p.json: trial 1: webgazer_data is '5', not a list"),
+        (jspsych, b'[{"webgazer_targets": [1]}]', r"p.json: trial 1: webgazer_targets is '\[1\]', not an object"),
+        (jspsych, b'[{"webgazer_targets": {}}, {"words": "x"}]', r"p.json: trial 2: words is 'x', not an object"),
+        (jspsych, b'[{"raw_gaze": {"a": 1}}]', r"p.json: trial 1: raw_gaze is .*, not a list"),
+        (mapped, b"who," * 100_000 + b"\n1\n", r"s.csv: no column .*; it has who, .* \.\.\.$"),
+        (preference_folder, DEEP, r"holds README.md, which is not part of a preference set written here"),
         (column_map, DEEP, r"map.json: not JSON"),
         (column_map, b"[]", r"map.json:1: holds a list"),
         (rating_key, b"row,rater\n1,r1\n", r"key.csv:2: no llm"),
@@ -147,3 +172,11 @@ def test_what_a_run_remembers_may_be_torn(tmp_path):
     good = json.dumps({"key": "k", "reply": "r", "usage": {}}).encode()
     (tmp_path / "v.jsonl").write_bytes(DEEP + b"\n" + good + b"\n" + b'{"key": ')
     assert list(VerdictCache(tmp_path / "v.jsonl").replies) == ["k"]
+
+
+def test_a_number_beyond_64_bits_is_noted_as_text(tmp_path):
+    box = {"x": 0, "y": 0, "width": 9, "height": 9}
+    trial = {"webgazer_data": [{"t": 0, "x": 1, "y": 1}], "webgazer_targets": {"#a": box}}
+    for number in (10**400, -(2**63) - 1):
+        (tmp_path / "p.json").write_text(json.dumps([{**trial, "note": number}]))
+        assert read_jspsych(tmp_path / "p.json").trials["note"][0] == str(number)

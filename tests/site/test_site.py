@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -739,6 +740,45 @@ def test_250_samples_in_are_250_rows_out(tmp_path):
     )
     assert lines["abs_gaze.csv"] == lines["abs_mouse.csv"] == 125
     assert pl.read_parquet(tmp_path / "out" / "parquet" / "samples" / "*.parquet").height == 250
+
+
+def test_rows_stay_in_the_order_of_their_page_though_its_clock_is_set_back(tmp_path):
+    """A clock set back in mid-page once mixed the rows after it among those before; a second tab keeps its place."""
+    with site(tmp_path) as (app, client):
+        someone = Person(client, app)
+        task = someone.prepare()
+        path, start = f"/api/assignments/{task['id']}/batches", now_ms()
+        event = {"kind": "hidden", "turn": 1}
+        for number, clock in ((1, -60_000), (0, 0)):  # the later one arrives first
+            t = [1000.0 * number + 50 * i for i in range(1, 4)]
+            rows = [sample(at, epoch_ms=round(start + at + clock), x=at) for at in t]
+            events = [{**event, "t_ms": t[0], "epoch_ms": round(start + t[0] + clock)}]
+            someone.must(path, {**batch(number), "samples": rows, "events": events})
+        other = [sample(50.0, epoch_ms=start + 75, x=-1.0)]
+        someone.must(path, {**batch(0, page="9999abcd"), "samples": other})
+        export_study(load_study(tmp_path), tmp_path / "out")
+    samples = pl.read_parquet(tmp_path / "out" / "parquet" / "samples" / "*.parquet")
+    assert samples["x"].to_list() == [50, -1, 100, 150, 1050, 1100, 1150]
+    (file,) = (tmp_path / "out" / "user_behavior").rglob("abs_mouse.csv")
+    assert [float(line.split(",")[0]) for line in file.read_text().splitlines()] == samples["x"].to_list()
+    assert pl.read_parquet(tmp_path / "out" / "parquet" / "events.parquet")["t_ms"].to_list() == [50, 1050]
+
+
+def test_a_database_that_cannot_be_written_is_a_line_and_another_try(tmp_path, monkeypatch, caplog):
+    with site(tmp_path) as (app, client):
+        someone = Person(client, app)
+        task = someone.prepare()
+
+        def full(*_):
+            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("ifllm.site.storage._store_batches", full)
+            assert someone.send(f"/api/assignments/{task['id']}/batches", batch(0)).status_code == 503
+        assert [record.getMessage() for record in caplog.records if record.name == "ifllm.study"] == [
+            "database: database or disk is full"
+        ]
+        assert someone.must(f"/api/assignments/{task['id']}/batches", batch(0))["duplicate"] is False
 
 
 def wait_until(done, seconds: float = 20):
