@@ -848,7 +848,8 @@ def nested_logits(
 def need_choices(
     data: pl.DataFrame, folds: pl.DataFrame, split: str, seed: int = 0, usable: np.ndarray | None = None
 ) -> None:
-    """Raise `NotEnough` unless each training set of a split, inner ones too, holds choices of either side.
+    """Raise `NotEnough` unless each training set of a split, inner ones too, holds choices of either side; and so do
+    the rows that inner folds predict, on which stacks and calibrations are fitted.
 
     Parameters are those of `nested_logits`.
     """
@@ -862,6 +863,7 @@ def need_choices(
         except ValueError as fault:
             raise NotEnough(f"the training rows of a fold cannot be divided again ({fault})") from fault
         sets = [train, *(train[fit] for fit, _ in inside)]
+        sets += [train[np.unique(np.concatenate([held for _, held in inside]))]] if inside else []
         if not inside or min(len(np.unique(y[rows])) for rows in sets) < 2:
             raise NotEnough("the training rows of a fold hold no choice of the left answer, or none of the right one")
 
