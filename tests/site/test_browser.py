@@ -499,6 +499,10 @@ def test_mouse_only_through_a_killed_server(browser, tmp_path):
         points = []
         visit.ask("What is tea?")
         point_at(visit, "single", 12, points)
+        stalled = {"status": 408, "json": {"detail": "the rest of the request did not come"}}  # ends nothing
+        page.route("**/batches", lambda route: route.fulfill(**stalled), times=1)
+        with page.expect_response(lambda reply: reply.status == 408):
+            pass
         server.kill()
         lost_since = visit.rows()
         point_at(visit, "single", 30, points)

@@ -6,8 +6,8 @@ export class ApiError extends Error {
     this.status = status;
     this.retryAfter = retryAfter;
   }
-  // worth another try: the connection, the server's restart, or too many at once
-  get passing() { return this.status === 0 || this.status === 429 || this.status >= 500; }
+  // worth another try: the connection, an upload that stalled, the server's restart, or too many at once
+  get passing() { return [0, 408, 429].includes(this.status) || this.status >= 500; }
 }
 
 let csrf = "";
