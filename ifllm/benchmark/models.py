@@ -50,7 +50,9 @@ def pair_columns(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
 
 def _behaviour(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
     own = frames.registry.filter(
-        ~pl.col("family").is_in(PAGE) & pl.col("modality").is_in(sources) & (pl.col("source") == "ifllm")
+        ~pl.col("family").is_in(PAGE)
+        & pl.col("modality").is_in(set(sources) - {"text"})
+        & (pl.col("source") == "ifllm")
     )
     assert frames.features is not None  # asked for by `needs`
     known = own.filter(pl.col("modes").str.contains("pairwise"))

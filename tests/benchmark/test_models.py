@@ -58,6 +58,23 @@ def test_a_pair_alone_is_predicted_as_among_others(made):
     assert np.allclose(together, alone, atol=1e-9)
 
 
+def test_text_is_the_same_baseline_for_those_who_ask_for_features():
+    """Features of the texts are among those of the release; an entry's gain is over the same model with them or not."""
+    known = READ.frames.registry.with_columns(pl.col("name", "mirror").str.replace("gaze_s", "text_bold"))
+    more = READ.frames.features.drop("query").rename(lambda name: name.replace("gaze_s", "text_bold"))
+    registry = READ.frames.registry.vstack(known.with_columns(modality=pl.lit("text")))
+    features = pl.concat([READ.frames.features, more], how="horizontal")
+    predicted = []
+    for frames in (
+        replace(READ.frames, features=features, registry=registry),
+        replace(READ.frames, features=None, registry=registry),
+    ):
+        entry = models.Text()
+        entry.fit(frames.take(np.arange(96)))
+        predicted.append(entry.predict(frames.take(np.arange(96, 140)).hidden()))
+    assert np.array_equal(*predicted)
+
+
 def test_text_is_the_reward_model_of_the_text():
     queries = TEXT.frames.queries
     left, side = text_measures(queries, 1), text_measures(queries, 2)
