@@ -1660,10 +1660,11 @@ def reliability_figure(curves: pl.DataFrame) -> go.Figure:
 
 # %% ../../nbs/09_text_reward.ipynb #bd9ea4b2
 def accuracy_figure(accuracy: pl.DataFrame) -> go.Figure:
-    """Accuracy of each model under each split, from the rows of `score_all` with that metric."""
+    """Accuracy of each model under each split, from the rows of `score_all` with that metric; a window other than
+    reading is named."""
     return forest(
         [
-            f"{model} ({window}), {split.replace('_', ' ')}"
+            f"{model.replace('_', ' ')}{'' if window == 'reading' else f' ({window})'}, {split.replace('_', ' ')}"
             for model, window, split in accuracy["model", "window", "split"].iter_rows()
         ],
         accuracy["value"],

@@ -1025,8 +1025,8 @@ def test_accuracy_figure_draws_each_row():
     )
     trace = tr.accuracy_figure(rows).data[0]
     assert list(trace.x) == [0.6, 0.55] and list(trace.y) == [
-        "text_head (reading), random",
-        "fusion_late (full), unseen worker",
+        "text head, random",
+        "fusion late (full), unseen worker",
     ]
     assert len(set(trace.marker.color)) == 2 and np.allclose(trace.error_x.array, [0.1, 0.05])
 
