@@ -1642,9 +1642,10 @@ def reliability_figure(curves: pl.DataFrame) -> go.Figure:
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        vertical_spacing=0.08,
-        column_titles=[split.replace("_and_", "<br>and ").replace("_", " ") for split in splits],
-        row_titles=windows,
+        vertical_spacing=0.18,
+        subplot_titles=[
+            f"{split.replace('_and_', '<br>and ').replace('_', ' ')}<br>({w})" for w in windows for split in splits
+        ],
     )
     diagonal = dict(mode="lines", line=dict(dash="dash", width=1, color=GREY), showlegend=False, hoverinfo="skip")
     for (window, split), part in curves.partition_by(["window", "split"], as_dict=True, maintain_order=True).items():
@@ -1655,8 +1656,8 @@ def reliability_figure(curves: pl.DataFrame) -> go.Figure:
     fig.update_xaxes(tickvals=[0.25, 0.5, 0.75])  # none near an end: neighbours stand close on a narrow screen
     fig.update_xaxes(title_text="predicted P(left)", row=len(windows))
     fig.update_yaxes(title_text="share left", col=1)
-    height = 220 * len(windows) + 150  # column titles above, the legend under the axes
-    return fig.update_layout(height=height, margin=dict(t=64, b=104), legend=dict(yref="container", y=0.0))
+    height = 260 * len(windows) + 130  # titles above, the legend under the axes
+    return fig.update_layout(height=height, margin=dict(t=80, b=104), legend=dict(yref="container", y=0.0))
 
 # %% ../../nbs/09_text_reward.ipynb #bd9ea4b2
 def accuracy_figure(accuracy: pl.DataFrame) -> go.Figure:

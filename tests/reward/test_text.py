@@ -1009,7 +1009,7 @@ def test_reliability_figure_draws_the_curves():
     assert np.allclose(np.add(drawn["after calibration"].y, drawn["after calibration"].error_y.array), part["ci_high"])
     assert drawn["before calibration"].error_y.array is None
     titles = [note.text for note in fig.layout.annotations]
-    assert titles == ["unseen worker", "reading"] and fig.layout.legend.y == 0 and fig.layout.margin.t >= 60
+    assert titles == ["unseen worker<br>(reading)"] and fig.layout.legend.y == 0 and fig.layout.margin.t >= 60
 
 
 def test_accuracy_figure_draws_each_row():
