@@ -591,19 +591,24 @@ def _run_name(name: str) -> str:
 
 # %% ../../nbs/engine/run.ipynb #0edceb19
 def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
-    """Have jobs redone whose files are not what the engine wrote, say so, and return their names."""
+    """Have jobs redone whose files are not what the engine wrote, or that no note says the end of; say so, and return
+    their names."""
     changed = []
     for job in jobs:
-        made = run / "logs" / "outputs" / f"{job.name}.json"
+        seen, made = (run / "logs" / kind / f"{job.name}.json" for kind in ("inputs", "outputs"))
         there = [file for file in job.outputs if (run / file).exists()]
-        if not made.exists() or not there:
+        if not there:
             continue
         known, now = remembered(made), hashes(run, there)
-        if others := [file for file in there if now[file] != known.get(file)]:
-            print(
-                f"ifllm: {job.name} is made again: {', '.join(others)} changed since the run wrote it", file=sys.stderr
+        others = [file for file in there if now[file] != known.get(file)] if made.exists() else []
+        if others or not (seen.exists() and made.exists()):  # notes may be gone too: killed, or taken away
+            why = (
+                f"{', '.join(others)} changed since the run wrote it"
+                if others
+                else "its last run has no note of its end"
             )
-            (run / "logs" / "inputs" / f"{job.name}.json").unlink(missing_ok=True)
+            print(f"ifllm: {job.name} is made again: {why}", file=sys.stderr)
+            seen.unlink(missing_ok=True)
             (run / job.outputs[0]).unlink(missing_ok=True)
             changed.append(job.name)
     return changed

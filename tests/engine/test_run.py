@@ -355,6 +355,16 @@ def test_the_engine_mends_what_someone_else_wrote(tiny_project, file, capsys):
     assert events(run) == []
 
 
+@pytest.mark.parametrize("note", ["inputs", "outputs"])
+def test_a_notebook_without_a_note_of_its_end_is_made_again(tiny_project, note, capsys):
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    before = own_files(run)
+    (run / "logs" / note / "02_sum.json").unlink()
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert "02_sum is made again: its last run has no note of its end" in capsys.readouterr().err
+    assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and own_files(run) == before
+
+
 def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
     edit(
         tiny_project / "nbs" / "01_data.ipynb",
