@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from .frames import Frames
 from ..reward.evaluation import fit_nested, inner_folds, log_loss, predict
 from ifllm.reward.features import (
+    OWN,
     PAGE,
     RIDGE,
     SHRUNK,
@@ -49,17 +50,8 @@ def pair_columns(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
 
 
 def _behaviour(frames: Frames, sources: Sequence[str]) -> pl.DataFrame:
-    own = frames.registry.filter(
-        ~pl.col("family").is_in(PAGE)
-        & pl.col("modality").is_in(set(sources) - {"text"})
-        & (pl.col("source") == "ifllm")
-    )
     assert frames.features is not None  # asked for by `needs`
-    known = own.filter(pl.col("modes").str.contains("pairwise"))
-    columns = [name for name in known["name"] if name in frames.features.columns]
-    partners = [name for name in known["mirror"].drop_nulls() if name in frames.features.columns]
-    given = frames.features.select("query", *dict.fromkeys([*columns, *partners]))
-    odd, _ = signed_features(given.with_columns(pl.col(c).cast(pl.Float64) for c in given.columns[1:]), known)
+    odd, _ = signed_features(frames.features, frames.registry.filter(OWN, pl.col("modality").is_in(sources)))
     return odd.drop("query")
 
 # %% ../../nbs/benchmark/models.ipynb #340507cd

@@ -599,14 +599,13 @@ def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
         there = [file for file in job.outputs if (run / file).exists()]
         if not there:
             continue
-        known, now = remembered(made), hashes(run, there)
-        others = [file for file in there if now[file] != known.get(file)] if made.exists() else []
-        if others or not (seen.exists() and made.exists()):  # notes may be gone too: killed, or taken away
-            why = (
-                f"{', '.join(others)} changed since the run wrote it"
-                if others
-                else "its last run has no note of its end"
-            )
+        if seen.exists() and made.exists():
+            known, now = remembered(made), hashes(run, there)
+            others = [file for file in there if now[file] != known.get(file)]
+            why = f"{', '.join(others)} changed since the run wrote it" if others else None
+        else:  # killed, or taken away
+            why = "its last run has no note of its end"
+        if why:
             print(f"ifllm: {job.name} is made again: {why}", file=sys.stderr)
             seen.unlink(missing_ok=True)
             (run / job.outputs[0]).unlink(missing_ok=True)
