@@ -95,7 +95,7 @@ SHAPES = {
 
 def laid_out(study, folder) -> None:
     """The artefacts of a study that chapters on people and on rewards read, in a run folder."""
-    (folder / "settings.json").write_text(json.dumps({"seed": 1}))
+    (folder / "settings.json").write_text(json.dumps({"seed": 1, "n_bootstrap": SETTINGS["n_bootstrap"]}))
     (folder / "source.json").write_text(json.dumps({"source": "simulated"}))
     run = Study.open(folder, "01_data")
     for name in ("queries", "tasks", "workers", "features", "ledger", "windows"):
@@ -134,15 +134,19 @@ def test_chapters_run_to_the_end_and_say_what_is_missing(shape, whole, tmp_path)
 
 
 UNTAUGHT = {
-    "one worker": lambda study: few_workers(study, 1),
-    "pairs without preference": lambda study: preferring(cut(study, pl.col("mode") == "pairwise"), None),
+    "one worker": (lambda study: few_workers(study, 1), ["reward.pairwise"]),
+    "pairs without preference": (
+        lambda study: preferring(cut(study, pl.col("mode") == "pairwise"), None),
+        [f"reward.pairwise.{figure}.mouse_gaze" for figure in ("accuracy", "auc", "gain")],
+    ),
 }
 
 
 @pytest.mark.parametrize("shape", UNTAUGHT)
 def test_rewards_and_claims_run_to_the_end_where_nothing_can_be_learnt(shape, whole, tmp_path, monkeypatch):
     """Results of chapters that are not executed here are those of the release."""
-    laid_out(UNTAUGHT[shape](whole), tmp_path)
+    make, missing = UNTAUGHT[shape]
+    laid_out(make(whole), tmp_path)
     monkeypatch.setitem(FOREST, "n_estimators", 5)
     (tmp_path / "results").mkdir(exist_ok=True)
     reference = json.loads((ROOT / "reference" / "results.json").read_text())
@@ -151,6 +155,15 @@ def test_rewards_and_claims_run_to_the_end_where_nothing_can_be_learnt(shape, wh
         own = [blank | record for record in reference if record["notebook"] == name]
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(own))
     records, shown = executed(tmp_path, ["05_diversity", "07_evaluation", "08_reward", *CLAIMS])
-    says(records, ["reward.pairwise", "reward.waterfall", "verdict.accuracy.own", "claim.accuracy.added"])
+    says(records, [*missing, "reward.waterfall", "verdict.accuracy.own", "claim.accuracy.added"])
+    says(records, ["claim.pointwise.shuffled"])  # the control of a forest that was not fitted
     assert records["verdict.accuracy"]["value"] == "cannot be run here"
     assert not {"nan", "inf", "−inf"} & set(shown.lower().split())
+
+
+@pytest.mark.parametrize("shape", ["only pointwise", "one worker"])
+def test_howtos_say_what_they_could_not_try(shape, whole, tmp_path):
+    laid_out(SHAPES[shape][0](whole), tmp_path)
+    records, shown = executed(tmp_path, ["howto/add_a_feature", "howto/enter_the_benchmark"])
+    says(records, ["howto.last_side", "howto.trees", "howto.benchmark"])
+    assert "On unseen workers" not in shown, "no sentence without its number"
