@@ -19,6 +19,7 @@ _HOME = {
     "extract_features": "recording.features",
     "fetch": "recording.data",
     "load": "recording.data",
+    "locate": "recording.locate",
     "match_samples": "recording.trajectories",
     "registry_frame": "recording.features",
     "windows": "recording.trajectories",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # what a type checker sees
     from .recording.data import load as load
     from .recording.features import extract_features as extract_features
     from .recording.features import registry_frame as registry_frame
+    from .recording.locate import locate as locate
     from .recording.trajectories import add_phases as add_phases
     from .recording.trajectories import match_samples as match_samples
     from .recording.trajectories import windows as windows

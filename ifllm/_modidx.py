@@ -1389,6 +1389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ifllm.recording.data._reason': ('data.html#_reason', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data._receive': ('data.html#_receive', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data._refuse_times': ('data.html#_refuse_times', 'ifllm/recording/data.py'),
+                                      'ifllm.recording.data._samples_of': ('data.html#_samples_of', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data._scale': ('data.html#_scale', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data._stamp': ('data.html#_stamp', 'ifllm/recording/data.py'),
                                       'ifllm.recording.data._stop': ('data.html#_stop', 'ifllm/recording/data.py'),

@@ -28,7 +28,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
 from itertools import chain
@@ -690,11 +690,11 @@ def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[s
     frame = polars_frame(frame, name, required)
     fields = model.to_schema().columns
     declared = {column: fields[column] for column in frame.columns if column in fields and column != "worker"}
-    frame = frame.with_columns(_cast(frame[column], field.dtype.type, name) for column, field in declared.items())
-    for column, field in declared.items():
+    frame = frame.with_columns(_cast(frame[column], declared[column].dtype.type, name) for column in declared)
+    for column in declared:
         relative = column == "epoch_ms" and frame[column].count() > 0 and frame[column].is_between(0, T_LIMIT).all()
         if not relative:
-            _check_values(frame[column], field, name)
+            _check_values(frame[column], declared[column], name)
     return frame
 
 # %% ../../nbs/01_data.ipynb #78a6f14d
@@ -1459,9 +1459,16 @@ class QualityRule:
 _RULE = QualityRule()  # the study's own
 
 # %% ../../nbs/01_data.ipynb #f372b162
+def _samples_of(model: type[pa.DataFrameModel], frames: Iterable[tuple[str, pl.DataFrame]]) -> pl.DataFrame:
+    """The samples of all workers in one frame, `worker` in front; without rows where there are none."""
+    none = model.empty().with_columns(worker=pl.lit(None, pl.String)).clear()
+    every = [none, *(frame.with_columns(worker=pl.lit(worker)) for worker, frame in frames)]
+    return pl.concat([frame.select("worker", pl.exclude("worker")) for frame in every])
+
+
 @dataclass(frozen=True)
 class Release:
-    """All frames of a dataset folder, typed; the samples are None when they went to sinks."""
+    """All frames of a dataset folder, typed; the samples have no rows when they went to sinks."""
 
     queries: pl.DataFrame
     tasks: pl.DataFrame
@@ -1469,8 +1476,8 @@ class Release:
     ledger: pl.DataFrame  # one row a file: rows_total = rows_parsed + rows_quarantined
     reasons: pl.DataFrame  # file, kind, outcome "parsed" | "quarantined" | "noted", reason, rows
     quarantine: pl.DataFrame  # the lines that were not parsed: file, row, reason, line
-    samples_rel: pl.DataFrame | None = None
-    samples_abs: pl.DataFrame | None = None
+    samples_rel: pl.DataFrame = field(default_factory=lambda: _samples_of(SamplesRel, ()))
+    samples_abs: pl.DataFrame = field(default_factory=lambda: _samples_of(SamplesAbs, ()))
 
 
 def _ahead(function, items, threads: int = min(4, pl.thread_pool_size())):
@@ -1694,7 +1701,7 @@ class _Memory:
         self.frames = []
 
     def write(self, worker: str, frame: pl.DataFrame) -> None:
-        self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all()))
+        self.frames.append((worker, frame))
 
 
 def load(raw: str | Path, **options) -> Release:
@@ -1709,8 +1716,8 @@ def load(raw: str | Path, **options) -> Release:
     release = parse_release(raw, rel, abs_, **options)
     return replace(
         release,
-        samples_rel=pl.concat(rel.frames) if rel.frames else None,
-        samples_abs=pl.concat(abs_.frames) if abs_.frames else None,
+        samples_rel=_samples_of(SamplesRel, rel.frames),
+        samples_abs=_samples_of(SamplesAbs, abs_.frames),
     )
 
 # %% ../../nbs/01_data.ipynb #0c52e0e1

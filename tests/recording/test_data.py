@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from ifllm.base.files import InputError
 from ifllm.recording import data
+from ifllm.recording.trajectories import match_samples
 
 EPOCH = 1_760_000_000_000
 HEADERS = {name: ",".join(columns) for name, columns in data.TABLES.items()}
@@ -302,6 +303,12 @@ def test_the_ledger_has_a_line_for_each_rule_and_adds_up(tmp_path, content, kind
     assert release.quarantine.height == own["rows_quarantined"]
 
 
+def test_a_study_without_behaviour_has_samples_of_no_rows(tmp_path):
+    with_rows, without = load(make(tmp_path / "some", ada__8__rel_gaze=LINE)), load(make(tmp_path / "none"))
+    assert without.samples_rel.schema == with_rows.samples_rel.schema and without.samples_rel.is_empty()
+    assert match_samples(without.samples_rel, without.queries).is_empty()
+
+
 def test_quarantine_says_where_and_keeps_the_line(tmp_path):
     release = load(make(tmp_path / "raw", ada__8__rel_gaze=LINE + "broken\n" + LINE))
     assert release.quarantine.rows() == [("P001/8/rel_gaze.csv", 2, "field_count", "broken")]
@@ -500,7 +507,7 @@ def test_neither_batches_nor_a_missing_file_change_who_gets_which_rows(tmp_path,
         "write",
         lambda self, worker, frame: (
             written.append(worker),
-            self.frames.append(frame.select(pl.lit(worker).alias("worker"), pl.all())),
+            self.frames.append((worker, frame)),
         ),
     )
     cut = load(folder)

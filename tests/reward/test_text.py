@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -813,20 +812,6 @@ def test_a_torn_model_is_told_in_a_line(saved, tmp_path, torn):
     with pytest.raises(InputError, match="cannot be read") as fault:
         tr.RewardModel.load(tmp_path / "model")
     assert "\n" not in str(fault.value)
-
-
-def test_a_checker_sees_types(root):
-    """`ifllm.RewardModel` and its kin are imported for type checkers, and `score` tells one text from many."""
-    import ast
-
-    import ifllm
-
-    tree = ast.parse((root / "ifllm" / "__init__.py").read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING"]
-    named = {alias.asname: node.module for node in block.body for alias in node.names}
-    assert named == ifllm._HOME and (root / "ifllm" / "py.typed").exists()
-    returns = [typing.get_type_hints(one)["return"] for one in typing.get_overloads(tr.RewardModel.score)]
-    assert returns == [float, np.ndarray]
 
 
 def test_auto_model_knows_the_class(saved):
