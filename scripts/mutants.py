@@ -26,6 +26,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,20 +46,25 @@ NAME = pairs(
 UNWRAP = "filter sort over unique drop_nulls fill_null abs clip shift rank copy strip lower".split()
 digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
 
-PLUGIN = '''"""Which functions of the module each test enters, and how long it takes."""
+PLUGIN = '''"""Which functions of the module each test enters, itself or by its fixtures, and how long it takes."""
 import json, os, sys, pytest
-SEEN, now = {"entered": {}, "seconds": {}}, set()
-def profile(frame, event, arg):
-    if event == "call" and frame.f_code.co_filename == os.environ["MUTANT"]:
+SEEN, MADE, now = {"entered": {}, "seconds": {}}, {}, set()
+def trace(frame, event, arg):  # None: lines are of no interest
+    if frame.f_code.co_filename == os.environ["MUTANT"]:
         now.add(frame.f_code.co_qualname.split(".<")[0])
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item):  # a shared fixture belongs to every test of its file
-    now.clear(); sys.setprofile(profile)
+def pytest_fixture_setup(fixturedef):  # a shared fixture is made once and belongs to every test that asks for it
+    before = set(now); now.clear()
     result = yield
-    SEEN["entered"].setdefault(item.nodeid.split("::")[0], set()).update(now)
+    MADE.setdefault(fixturedef.argname, set()).update(now); now.update(before)
     return result
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    now.clear(); sys.settrace(trace)
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item):
-    sys.setprofile(None); SEEN["entered"][item.nodeid] = set(now)
+    sys.settrace(None)
+    SEEN["entered"][item.nodeid] = now.union(*(MADE.get(name, ()) for name in item.fixturenames))
 def pytest_runtest_logreport(report):
     SEEN["seconds"][report.nodeid] = SEEN["seconds"].get(report.nodeid, 0) + report.duration
 def pytest_sessionfinish(session):
@@ -109,13 +115,11 @@ def _put(node: ast.AST, field: str, at: int, item: ast.AST) -> None:
     value.__setitem__(at, item) if isinstance(value, list) else setattr(node, field, item)
 
 
-def mutants(source: str, skip: str, only: str) -> list[dict]:
-    """The mutants of a module: id, function ("" outside any), line, what changes, and the mutated text."""
-    tree, made = ast.parse(source), []
-    short = lambda node: " ".join(ast.unparse(node).split())[:80]
+def places(tree: ast.AST, skip: str, only: str) -> Iterator[tuple]:
+    """Where a module may change: parent, field, index, node, what stands in its place, function, innermost scope."""
     outside = ("annotation", "returns", "decorator_list", "exc", "format_spec")
 
-    def visit(node: ast.AST, function: str, scope: ast.AST) -> None:
+    def visit(node: ast.AST, function: str, scope: ast.AST) -> Iterator[tuple]:
         for field, value in ast.iter_fields(node):
             children = value if isinstance(value, list) else [value]
             for at, child in enumerate(children):
@@ -129,14 +133,25 @@ def mutants(source: str, skip: str, only: str) -> list[dict]:
                 if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
                     inside, own = f"{function}.{child.name}".lstrip("."), child
                 for new in variants(child) if re.search(only, inside) else []:
-                    _put(node, field, at, ast.copy_location(new, child))
-                    text, key = ast.unparse(tree), digest(inside + ast.unparse(own))
-                    _put(node, field, at, child)
-                    what = f"{short(child)}  ->  {short(new)}"
-                    made.append({"id": key, "function": inside, "line": child.lineno, "what": what, "text": text})
-                visit(child, inside, own)
+                    yield node, field, at, child, ast.copy_location(new, child), inside, own
+                yield from visit(child, inside, own)
 
-    visit(tree, "", tree)
+    return visit(tree, "", tree)
+
+
+def mutants(source: str, skip: str, only: str, sample: int, seed: int) -> list[dict]:
+    """Mutants of a module, all or a sample: id, function ("" outside any), line, what changes, the mutated text."""
+    tree, made = ast.parse(source), []
+    short = lambda node: " ".join(ast.unparse(node).split())[:80]
+    found = list(places(tree, skip, only))
+    if 0 < sample < len(found):
+        found = random.Random(seed).sample(found, sample)
+    for node, field, at, child, new, inside, own in found:
+        _put(node, field, at, new)
+        text, key = ast.unparse(tree), digest(inside + ast.unparse(own))
+        _put(node, field, at, child)
+        what = f"{short(child)}  ->  {short(new)}"
+        made.append({"id": key, "function": inside, "line": child.lineno, "what": what, "text": text})
     return made
 
 
@@ -240,7 +255,7 @@ def meets(record: dict, function: str, slowest: float) -> list[str]:
     """The tests that enter a function, fastest first; all of them for what stands outside functions."""
     enters = lambda names: not function or any(name == function or name.startswith(f"{function}.") for name in names)
     seconds, entered = record["seconds"], record["entered"]
-    found = [test for test in seconds if enters(entered[test]) or enters(entered[test.split("::")[0]])]
+    found = [test for test in seconds if enters(entered[test])]
     return sorted((test for test in found if seconds[test] <= slowest), key=seconds.get)
 
 
@@ -269,9 +284,7 @@ def examine(module: str, options: argparse.Namespace) -> None:
         testing = digest("".join(file.read_text() for file in files if file.is_file()))
         seen = {row["id"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
         text = source.read_text()
-        wanted = mutants(text, options.skip, options.function)
-        if 0 < options.sample < len(wanted):
-            wanted = random.Random(options.seed).sample(wanted, options.sample)
+        wanted = mutants(text, options.skip, options.function, options.sample, options.seed)
         known = lambda row: row and (row["state"] != "survived" or row["tests"] == testing)
         todo = [mutant for mutant in wanted if not known(seen.get(mutant["id"]))]
         if not todo:

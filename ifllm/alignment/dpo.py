@@ -943,7 +943,6 @@ def run_job(
     """
     try:
         train, test, texts = job_pairs(preferences, prompts, source, recipe, seed)
-        find_llm(key)
         name = job_key("dpo", key, source, asdict(recipe), train, test, texts, prompts, seed)
         with cached_folder(cache, name) as (folder, done):
             if done:

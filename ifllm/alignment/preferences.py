@@ -246,7 +246,7 @@ def _write_fold(rows: pl.DataFrame, fold: str, folder: Path) -> str | None:
     part = rows.filter(pl.col("fold") == fold).drop("fold")
     if part.is_empty():
         return None
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
     file = folder / "data" / f"{fold}.parquet"
     part.write_parquet(file)
     named = file.with_name(f"{fold}-{file_sha256(file)[:16]}.parquet")

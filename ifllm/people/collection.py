@@ -105,7 +105,7 @@ def strict_pairs(queries: pl.DataFrame) -> pl.DataFrame:
 def _conversations(tasks: pl.DataFrame, queries: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     asked = queries.select("worker", "task", "excluded").unique(["worker", "task"])
     chosen = pl.concat([tasks.select("worker", "task"), asked.select("worker", "task")]).unique()
-    seen = asked.join(recorded.unique(), on=["worker", "task"], how="semi")
+    seen = asked.join(recorded, on=["worker", "task"], how="semi")
     return _stages(
         "conversation",
         ("topic chosen at login", chosen.height, ""),
@@ -126,7 +126,7 @@ def _pairs(queries: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
         ("kept worker", kept.height, "excluded"),
         ("both answers are answers", answers.height, "error message"),
         ("a side preferred", rated.height, "no preference"),
-        ("recorded", rated.join(recorded.unique(), on=["worker", "task"], how="semi").height, "no trajectories"),
+        ("recorded", rated.join(recorded, on=["worker", "task"], how="semi").height, "no trajectories"),
     )
 
 # %% ../../nbs/04_collection.ipynb #86087f2b
@@ -294,7 +294,7 @@ def bradley_terry(pairs: pl.DataFrame, *, n_bootstrap: int = 200, seed: int = 0,
         `term` (a model, or "left side"), `log_odds`, `ci_low`, `ci_high` (null with fewer than two workers).
     """
     need("pairs with a preferred side", pairs.height)
-    pairs = pairs.with_columns(pl.col("model_1", "model_2").replace(MODEL_NAMES)).sort("worker")
+    pairs = pairs.with_columns(pl.col("model_1", "model_2").replace(MODEL_NAMES))
     design, models = _preferred_less_other(pairs)
     worker = np.unique(pairs["worker"], return_inverse=True)[1]
     kinds, kind = np.unique(

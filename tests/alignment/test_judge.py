@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ifllm.alignment.judge import (
@@ -264,12 +265,63 @@ def test_cost_is_told_and_limited_before_anything_is_sent(serve, tmp_path):
     assert not server.seen
 
 
-@pytest.mark.parametrize("status", [401, 404])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_a_refusal_is_one_line_at_once(serve, tmp_path, status):
     server = serve(faults=[status] * 50)
     with pytest.raises(InputError, match=f"refused with {status}.*IFLLM_JUDGE_KEY"):
         run(server, some_answers(5), tmp_path, concurrency=1)
     assert len(server.seen) < 10
+
+
+def test_a_busy_server_is_asked_again_after_longer_and_longer_waits_and_not_after_the_last():
+    busy, waits = httpx.MockTransport(lambda _: httpx.Response(503)), []
+    judge = Judge("http://here/v1", "m", tries=4, backoff_s=8.0)
+    with pytest.raises(InputError, match="no reply after 4 tries .last: status 503"):
+        ask(judge, httpx.Client(transport=busy), messages_for("q", "a", "b"), waits.append)
+    assert len(waits) == 3 and all(4 * 2**k <= wait <= 12 * 2**k for k, wait in enumerate(waits))
+    told, waits = httpx.MockTransport(lambda _: httpx.Response(429, headers={"retry-after": "70.5"})), []
+    with pytest.raises(InputError, match="status 429"):
+        ask(judge, httpx.Client(transport=told), messages_for("q", "a", "b"), waits.append)
+    assert waits == [70.5] * 3  # what the server asks for, where it is longer
+
+
+def test_verdicts_are_the_replies_turned_to_the_side_of_dpo(tmp_path):
+    """One reply for each order, written by hand into a folder still to be made; the third question is not asked."""
+    answers = some_answers(5, ("a",), ("explicit",))
+    judge, cache = Judge("http://here/v1", "m"), VerdictCache(tmp_path / "a" / "b" / "cache.jsonl")
+    requests = requests_for(answers)
+    told = {
+        (0, "dpo_first"): '{"score_a": 9, "score_b": 2, "winner": "A"}',
+        (0, "sft_first"): '{"score_a": 4, "score_b": 7, "winner": "B"}',
+        (1, "dpo_first"): '{"score_a": 3, "score_b": 3, "winner": "tie"}',
+        (1, "sft_first"): "I cannot say.",
+        (3, "dpo_first"): '{"score_a": 6, "score_b": 5, "winner": "A"}',
+        (3, "sft_first"): '{"score_a": 6, "score_b": 5, "winner": "A"}',
+        (4, "dpo_first"): '{"score_a": 5, "score_b": 5, "winner": "tie"}',
+        (4, "sft_first"): '{"score_a": 5, "score_b": 5, "winner": "tie"}',
+    }
+    for row in requests.iter_rows(named=True):
+        if reply := told.get((row["index"], row["order"])):
+            cache.add(judge.cache_key(messages_for(row["prompt"], row["answer_a"], row["answer_b"])), reply, {})
+    verdicts = verdicts_frame(judge, requests, VerdictCache(cache.path))
+    columns = ("index", "order", "asked", "readable", "a_wins", "dpo_wins", "dpo_score", "sft_score")
+    assert verdicts.select(columns).rows() == [
+        (0, "dpo_first", True, True, 1.0, 1.0, 9.0, 2.0),
+        (0, "sft_first", True, True, 0.0, 1.0, 7.0, 4.0),
+        (1, "dpo_first", True, True, 0.5, 0.5, 3.0, 3.0),
+        (1, "sft_first", True, False, None, None, None, None),
+        (2, "dpo_first", False, False, None, None, None, None),
+        (2, "sft_first", False, False, None, None, None, None),
+        (3, "dpo_first", True, True, 1.0, 1.0, 6.0, 5.0),
+        (3, "sft_first", True, True, 1.0, 0.0, 5.0, 6.0),
+        (4, "dpo_first", True, True, 0.5, 0.5, 5.0, 5.0),
+        (4, "sft_first", True, True, 0.5, 0.5, 5.0, 5.0),
+    ]
+    told = position_bias(verdicts)
+    assert told["a_wins"] == pytest.approx(4.5 / 7) and told["consistent"] == pytest.approx(2 / 3)
+    assert told["unreadable"] == pytest.approx(1 / 8) and told["unasked"] == pytest.approx(2 / 10)
+    found = outcomes(answers, verdicts).select("index", "dpo_wins", "dpo_score", "sft_score").rows()
+    assert found == [(0, 1.0, 8.0, 3.0), (3, 0.5, 5.5, 5.5), (4, 0.5, 5.0, 5.0)]
 
 
 def test_equal_answers_are_a_tie_and_are_not_sent(serve, tmp_path):
@@ -406,22 +458,35 @@ def test_length_of_chinese_answers_is_controlled():
 
 
 def test_win_rates_are_a_mean_over_models_worked_by_hand():
-    """Model a wins 1, 1, 0, 0.5 of four questions, model b 1 of one: mean (0.625 + 1) / 2, pooled 3.5 / 5."""
+    """Model a wins 1, 1, 0, 0.5 of four questions, b 1 of one, c 1 of two: mean (.625 + 1 + .5) / 3, pooled 4.5 / 7."""
     rows = [("a", 0, 1.0, 2), ("a", 1, 1.0, -4), ("a", 2, 0.0, 6), ("a", 3, 0.5, 0), ("b", 0, 1.0, 10)]
+    rows += [("c", 1, 1.0, -40), ("c", 2, 0.0, -50)]
     results = pl.DataFrame(
         [
             dict(llm=m, source="s", index=i, dpo_wins=w, dpo_score=6 + w, sft_score=6.0, extra_words=float(x))
             for m, i, w, x in rows
         ]
     )
-    rates = {r["llm"]: r for r in win_rates(results, 500, 1).iter_rows(named=True)}
-    assert (rates["a"]["win_rate"], rates["b"]["win_rate"]) == (0.625, 1.0)
-    assert rates["all"]["win_rate"] == pytest.approx(0.8125) and rates["all"]["score_gain"] == pytest.approx(0.8125)
-    assert rates["all"]["extra_words"] == pytest.approx((1 + 10) / 2)
-    assert (rates["all"]["n"], rates["all"]["questions"]) == (5, 4)
-    assert rates["all"]["lc_win_rate"] == pytest.approx((rates["a"]["lc_win_rate"] + rates["b"]["lc_win_rate"]) / 2)
-    error = 1.96 * np.sqrt(np.var([1, 1, 0, 0.5], ddof=1) / 4)
-    assert rates["a"]["naive_high"] - rates["a"]["naive_low"] == pytest.approx(2 * error)
+    rates = {r["llm"]: r for r in win_rates(results, 20, 1).iter_rows(named=True)}
+    assert [rates[m]["win_rate"] for m in "abc"] == [0.625, 1.0, 0.5]
+    mean = (0.625 + 1 + 0.5) / 3
+    assert rates["all"]["win_rate"] == pytest.approx(mean) and rates["all"]["score_gain"] == pytest.approx(mean)
+    assert rates["all"]["extra_words"] == pytest.approx((1 + 10 - 45) / 3)
+    assert (rates["all"]["n"], rates["all"]["questions"]) == (7, 4)
+    assert rates["all"]["lc_win_rate"] == pytest.approx(np.mean([rates[m]["lc_win_rate"] for m in "abc"]))
+    for model, wins in (("a", [1, 1, 0, 0.5]), ("c", [1, 0])):
+        error = 1.96 * np.sqrt(np.var(wins, ddof=1) / len(wins))
+        assert rates[model]["naive_high"] - rates[model]["naive_low"] == pytest.approx(2 * error)
+    assert np.isnan(rates["b"]["naive_low"])  # one pair has no spread
+
+
+def test_rates_of_one_seed_are_the_same_twice_in_the_order_of_the_sources(monkeypatch):
+    monkeypatch.setattr("ifllm.alignment.judge.length_controlled", lambda wins, extra, weight=None: 0.5)
+    rng, sources = np.random.default_rng(6), list("hgfedcba")
+    results = pl.concat([made_outcomes(rng, 12, 2, source=source) for source in sources])
+    rates = win_rates(results, 50, 3)
+    assert rates.equals(win_rates(results, 50, 3)) and not rates.equals(win_rates(results, 50, 4))
+    assert rates.filter(llm="all")["source"].to_list() == sources
 
 
 def test_question_bootstrap_is_a_plain_loop():
@@ -535,6 +600,18 @@ def test_source_tests_are_uniform_under_the_null():
     assert np.mean(np.array(p) < 0.05) < 0.2 and 0.3 < np.mean(p) < 0.7
 
 
+def test_the_test_between_sources_is_scipys_sign_flip_test():
+    """Differences of few sizes, so that many flips are as large as what was seen, and count."""
+    rng = np.random.default_rng(8)
+    made = [made_outcomes(rng, 9, 2, effect, 0.5, source) for source, effect in (("text", 0.0), ("fusion", 1.5))]
+    found = source_tests(pl.concat(made), 20_000).row(0, named=True)
+    d = made[0].group_by("index").agg(pl.col("dpo_wins").mean()).sort("index")["dpo_wins"].to_numpy()
+    d = d - made[1].group_by("index").agg(pl.col("dpo_wins").mean()).sort("index")["dpo_wins"].to_numpy()
+    exact = stats.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert found["difference"] == pytest.approx(d.mean()) and found["questions"] == 9
+    assert found["p_value"] == pytest.approx(exact.pvalue, abs=0.01) and exact.pvalue < 0.5
+
+
 def held(rng, accuracy, source, n=120, llms=3):
     return [
         dict(
@@ -602,6 +679,10 @@ def test_ratings_there_and_back(tmp_path):
         and of["fusion", "comparison"]["n"] == 80
         and of["fusion", "comparison"]["questions"] == 40
     )
+    for row in of.values():  # the interval is Wald's, of the error that the p value tells
+        error = abs(row["effect"]) / stats.norm.isf(row["p_value"] / 2)
+        ends = stats.norm.interval(0.95, row["effect"], error)
+        assert (row["low"], row["high"]) == pytest.approx(ends, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,8 @@ def test_traps_are_described_as_they_are():
     wrong = left.select((pl.col("side") != pl.col("explicit")).mean()).item()
     assert summary["side"].to_list() == [1, 2] and np.isclose(summary["error"][0], wrong)
     assert summary["trap_at_maximum"][0] == 1.0 and summary["at_maximum"][0] < 1
+    doubtful = (right["noise_rate"] > 0.44999).mean()
+    assert 0 < doubtful < 1 and summary["trap_at_maximum"][1] == pytest.approx(doubtful) == summary["at_maximum"][1]
     assert (summary["noise_rate_low"] <= summary["noise_rate"]).all()
     assert (summary["noise_rate"] <= summary["noise_rate_high"]).all()
 
@@ -126,27 +128,32 @@ def test_traps_are_described_as_they_are():
 # -- what is in, what is out
 
 
-@given(st.lists(st.sampled_from(["fine", "tie", "missing", "error", "empty", "identical"]), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(["fine", "unmarked", "tie", "missing", "error", "empty", "identical"]), min_size=1, max_size=30
+    )
+)
 @settings(max_examples=30, deadline=None)
 def test_every_pair_is_kept_or_counted(kinds):
     queries = make_queries(len(kinds)).with_columns(kind=pl.Series(kinds))
     kind = lambda name: pl.col("kind") == name
     queries = queries.with_columns(
         preference=pl.when(kind("tie")).then(0).when(kind("missing")).then(None).otherwise("preference"),
+        error_1=pl.when(~kind("unmarked")).then(False),
         error_2=kind("error"),
         response_1=pl.when(kind("empty")).then(pl.lit(" \n")).otherwise("response_1"),
         response_2=pl.when(kind("identical")).then(pl.col("response_1") + " ").otherwise("response_2"),
     )
-    pairs, counts = pf.usable_pairs(queries)
+    pairs, counts = pf.usable_pairs(queries[::-1])
     assert counts["pairs"].sum() == len(kinds)
     assert counts["pairs"].to_list() == [
         kinds.count("tie") + kinds.count("missing"),
         kinds.count("error"),
         kinds.count("empty"),
         kinds.count("identical"),
-        kinds.count("fine"),
+        kinds.count("fine") + kinds.count("unmarked"),
     ]
-    assert pairs["query"].to_list() == queries.filter(kind("fine"))["query"].to_list()
+    assert pairs["query"].to_list() == queries.filter(kind("fine") | kind("unmarked"))["query"].to_list()
 
 
 def test_excluded_workers_and_pointwise_queries_are_no_pairs():
@@ -156,6 +163,18 @@ def test_excluded_workers_and_pointwise_queries_are_no_pairs():
     )
     pairs, counts = pf.usable_pairs(queries)
     assert pairs["query"].to_list() == [3, 4] and counts["pairs"].sum() == 2
+
+
+def test_labels_come_in_any_order_and_with_those_of_queries_that_are_no_pairs(sets):
+    queries = make_queries()
+    confidence = make_confidence(queries).sample(fraction=1, shuffle=True, seed=3)
+    made = pf.preference_sets(pf.usable_pairs(queries)[0], confidence)
+    assert made.equals(sets)
+    rank = [pf.SOURCES.index(source) for source in made["source"]]
+    assert sorted(zip(rank, made["query"])) == list(zip(rank, made["query"]))
+    tied = queries.with_columns(preference=pl.when(pl.col("query") == 6).then(0).otherwise("preference"))
+    fewer = pf.preference_sets(pf.usable_pairs(tied)[0], confidence)
+    assert fewer.equals(sets.filter(pl.col("query") != 6))
 
 
 def test_a_source_without_all_labels_is_refused():
@@ -287,7 +306,8 @@ def test_a_fold_without_rows_is_no_split(sets, tmp_path, load, fold):
     folder = pf.write_preferences(sets.filter(pl.col("fold") == fold), "text", tmp_path / "set")
     loaded = load(folder)
     assert list(loaded) == [fold] and len(loaded[fold]) == len(sets.filter(source="text", fold=fold))
-    assert f'pairs["{fold}"]' in (folder / "README.md").read_text()
+    card, none = (folder / "README.md").read_text(), {"train": "0 to test on", "test": " 0 pairs to train on"}[fold]
+    assert f'pairs["{fold}"]' in card and none in card
 
 
 def test_a_replaced_set_is_not_read_from_the_old_cache(sets, tmp_path, load):
@@ -550,6 +570,10 @@ def test_small_studies_say_what_they_lack(sets):
     for ask in (pf.source_summary, pf.agreement_matrix):
         with pytest.raises(NotEnough, match="there are no labelled pairs"):
             ask(sets.clear())
+    queries = make_queries()
+    labels = pf.trap_labels(pf.usable_pairs(queries)[0], make_confidence(queries))
+    with pytest.raises(NotEnough, match="there are no labelled pairs"):
+        pf.trap_summary(labels.clear())
     one = pf.source_summary(sets.filter(pl.col("worker") == "P001"), 20)
     assert one["agreement"].is_between(0, 1).all() and one["agreement_low"].is_nan().all()
 
@@ -572,7 +596,10 @@ def test_figures_draw_what_the_frames_say(sets):
     assert [len(trace.x) for trace in violins.data] == [24] * 5 and violins.layout.shapes[0].x0 == 0.4
     assert sorted(violins.data[0].x) == sorted(sets.filter(source="text")["noise_rate"])
     bins = pf.noise_bins(sets)
-    assert bins["pairs"].sum() == 5 * 24 and (bins["noise_rate"] <= 0.5).all()
+    of_text = bins.filter(source="text")
+    counts, ends = np.histogram(sets.filter(source="text")["noise_rate"], bins=np.linspace(0, 0.52, 27))
+    assert of_text["pairs"].to_list() == counts[counts > 0].tolist() and bins["pairs"].sum() == 5 * 24
+    assert of_text["noise_rate"].to_list() == pytest.approx(ends[:-1][counts > 0])
 
 
 def test_the_trap_figure_draws_each_label_twice():

@@ -47,6 +47,7 @@ from ifllm.alignment.world import (
     prefer,
     read_and_choose,
     run_world,
+    run_worlds,
     small_model,
     source_of_accuracy,
     spell,
@@ -274,6 +275,15 @@ def test_the_loss_is_the_trainers(monkeypatch):
     assert called
 
 
+def test_worlds_come_in_order_of_their_seeds_each_with_its_arms_in_theirs(monkeypatch):
+    import ifllm.alignment.world as world
+
+    monkeypatch.setattr(world, "run_world", lambda seed, *_: pl.DataFrame({"seed": [seed] * 3, "arm": [9, 1, 5]}))
+    monkeypatch.setattr(world, "in_processes", lambda calls, jobs: [call(*args) for call, args, _ in calls])
+    found = run_worlds([7, 0, 3], [0.8])
+    assert found["seed"].to_list() == [0] * 3 + [3] * 3 + [7] * 3 and found["arm"].to_list() == [9, 1, 5] * 3
+
+
 def ladder(steps: dict[str, float], seeds: int = 4) -> pl.DataFrame:
     """Made-up worlds: each arm's gain rises by `steps[loss]` for ten points, with noise that a world's arms share."""
     rows = []
@@ -297,6 +307,19 @@ def test_losses_are_compared_within_worlds():
     assert compared["scalar"]["over_plain"][0] == pytest.approx(10 * 0.1 * mean, abs=0.001)
     assert compared["per_pair_nll"]["over_plain"][0] == pytest.approx(10 * 0.2 * mean, abs=0.001)
     assert compared["plain"]["over_plain"] is None and np.ptp(compared["plain"]["step"]) < 0.01
+
+
+def test_a_summary_is_the_mean_of_each_arm_in_order_of_appearance():
+    worlds = ladder({"weighted": 0.1, "plain": 0.2, "per pair": 0.4}, seeds=3)
+    found = summarise(worlds)
+    names = ["loss", "alpha", "nominal"]
+    arms = list(dict.fromkeys(worlds.select(names).iter_rows()))
+    assert list(found.select(names).iter_rows()) == arms and set(found["seeds"]) == {3}
+    for row in found.iter_rows(named=True):
+        own = [r["gain"] for r in worlds.iter_rows(named=True) if all(r[name] == row[name] for name in names)]
+        assert row["mean"] == pytest.approx(np.mean(own))
+        ends = stats.t.interval(0.95, 2, np.mean(own), np.std(own, ddof=1) / np.sqrt(3))
+        assert (row["low"], row["high"]) == pytest.approx(ends)
 
 
 def test_mean_interval_is_students():
@@ -413,6 +436,16 @@ def test_choices_and_traces_have_the_rates_that_the_links_give():
         assert last.mean() == pytest.approx(0.5 * lean(2 * 1.5 * pull["again"] * margin), abs=0.03), margin
         assert hand.mean() == pytest.approx(2 * lean(0.5 * pull["hand"] * margin), abs=0.06), margin
         assert set(last) <= {-1, 0, 1} and (last == 0).mean() == pytest.approx(0.5, abs=0.01)
+    # readers who differ: a gain is normal about 1 with a standard deviation of .5, and no less than 0
+    differ = simulate.Links(heterogeneity=1.0, gaze=3.0, mouse=3.0)
+    readers = np.random.default_rng(5).standard_normal(200_000)
+    gains = np.maximum(0, 1 + 0.5 * readers)
+    _, (again, _, hand) = (
+        part.T for part in read_and_choose(np.random.default_rng(4), np.tile([0.0, 1.5], (n, 1)), differ)
+    )
+    for looks, name in ((again, "again"), (hand, "hand")):
+        expected = 2 * 0.85 * np.tanh(3.0 * gains * pull[name] * 1.5 / 2).mean()
+        assert looks.mean() == pytest.approx(expected, abs=0.04), name
     readers, _ = read_and_choose(np.random.default_rng(2), worth[:31], alike)
     assert readers.shape == (31,)  # the last reader sees one pair
 

@@ -69,6 +69,9 @@ def test_a_mean_and_its_interval_are_those_of_a_bootstrap_written_out():
     assert found["mean"] == pytest.approx(np.mean(frame["x"].to_list())) and found["n"] == frame.height
     assert found["workers"] == 25
     width = np.ptp(np.quantile(means, [tail, 1 - tail]))
+    sums, n = np.array([(sum(own), len(own)) for own in rows.values()]).T  # workers in order of their names
+    draws = worker_counts(25, 4000)[1:]
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(interval((draws @ sums) / (draws @ n), 25))
     assert found["ci_low"] == pytest.approx(np.quantile(means, tail), abs=0.05 * width)
     assert found["ci_high"] == pytest.approx(np.quantile(means, 1 - tail), abs=0.05 * width)
 
@@ -218,6 +221,7 @@ def test_one_small_cell_alone_takes_the_next_with_it():
     assert few_revealed(28, [20, 7], 5) == [1]
     assert suppress({"a": 20, "b": 7, "c": 1}) == {"a": 20, "other": 8}
     assert suppress({"a": 20, "b": 4}) == {"other": 24} and suppress({"a": 20, "b": 5}) == {"a": 20, "b": 5}
+    assert list(suppress({"b": 7, "c": 9, "a": 7})) == ["c", "a", "b"]  # largest first, equal ones by name
     assert suppress({"a": 4}) == {} and suppress({}) == {} and suppress({"a": 2, "b": 3}) == {"other": 5}
 
 
@@ -477,6 +481,13 @@ def test_doubled_rows_do_not_count_as_time():
     assert extents(pl.LazyFrame(rows)).height == 0
 
 
+def test_a_conversation_belongs_to_the_month_in_which_it_began():
+    last_ms_of_august = 1_756_684_800_000 - 1
+    times = [last_ms_of_august + 5000, last_ms_of_august, last_ms_of_august + 90]
+    rows = pl.DataFrame({"worker": "P001", "task": 1, "modality": "gaze", "x": 1.0, "y": 1.0, "epoch_ms": times})
+    assert gaps(rows.lazy())["month"].to_list() == ["2025-08"]
+
+
 def test_gaps_and_extents_are_those_of_loops_over_rows():
     rng = np.random.default_rng(8)
     rows = [
@@ -532,7 +543,15 @@ def test_the_recording_is_drawn_as_measured():
 
 @pytest.mark.parametrize(
     "queries, bracket",
-    [(5, "n<1K"), (1691, "1K<n<10K"), (20_000, "10K<n<100K"), (100_000, "100K<n<1M"), (10**7, "n>1M")],
+    [
+        (5, "n<1K"),
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (1691, "1K<n<10K"),
+        (20_000, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (10**7, "n>1M"),
+    ],
 )
 def test_the_data_card_reads_as_a_hub_card(queries, bracket):
     import yaml

@@ -1,5 +1,7 @@
 """The diversity chapter: curves, clusters, agreement, identity; planted effects are found, absent ones are not."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,8 +9,9 @@ import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal, stats
+from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 from statsmodels.stats.multitest import multipletests
 
 from ifllm.base.bootstrap import interval, worker_counts
@@ -221,6 +224,12 @@ def test_each_group_has_its_own_mean_and_is_drawn_with_it():
     each, curves = readings(data), position_histograms(data, 5)
     curves[0] = np.nan
     drawn = group_curves(curves, each, "page", np.arange(5), n_bootstrap=20, seed=1)
+    pages = [(modality, page) for modality in ("gaze", "mouse") for page in ("pairwise, left", "pairwise, right")]
+    assert drawn.select("modality", "group").unique(maintain_order=True).rows() == pages
+    torn = curves.copy()
+    torn[((each["modality"] == "mouse") & (each["page"] == "pairwise, left")).to_numpy(), 2] = np.nan
+    kept = group_curves(torn, each, "page", np.arange(5), n_bootstrap=2)
+    assert kept.select("modality", "group").unique(maintain_order=True).rows() == [*pages[:2], pages[3]]
     for modality in ("gaze", "mouse"):
         for page in ("pairwise, left", "pairwise, right"):
             use = ((each["modality"] == modality) & (each["page"] == page)).to_numpy() & np.isfinite(curves[:, 0])
@@ -429,6 +438,31 @@ def test_planted_clusters_are_found_and_a_cloud_has_none():
         cluster_evidence(curves[:19], np.arange(19), ks=[5])
 
 
+def test_evidence_is_the_mean_over_gaussian_clouds_of_the_spreads_of_the_data():
+    """The clouds and the samples of workers are drawn again, in the order in which they are documented."""
+    curves, who = blobs(k=2, each=30, dimensions=3)[0], np.arange(60) % 6
+    row = cluster_evidence(curves, who, ks=[2], n_draws=3, seed=4).row(0, named=True)
+    rng = np.random.default_rng(4)
+    centred = curves - curves.mean(axis=0)
+    spreads = np.linalg.svd(centred, compute_uv=False) / np.sqrt(len(curves))  # of the principal components
+    clouds = [rng.normal(size=curves.shape) * spreads for _ in range(3)]
+    drawn = [rng.choice(6, 6) for _ in range(3)]
+    samples = [np.concatenate([np.flatnonzero(who == own) for own in draw]) for draw in drawn]
+    fit = lambda x: KMeans(2, n_init=5, random_state=0).fit(x)
+    whole, null = fit(curves), [fit(cloud) for cloud in clouds]
+    stable = lambda x, model: np.mean([adjusted_rand_score(model.labels_, fit(x[s]).predict(x)) for s in samples])
+    inertia = [np.log(model.inertia_) for model in null]
+    expected = {
+        "silhouette": silhouette_score(curves, whole.labels_),
+        "silhouette_null": np.mean([silhouette_score(x, model.labels_) for x, model in zip(clouds, null)]),
+        "stability": stable(curves, whole),
+        "gap": np.mean(inertia) - np.log(whole.inertia_),
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0.02)
+    assert row["stability_null"] == pytest.approx(stable(clouds[0], null[0]), abs=0.2)
+    assert row["p_null"] == 1 / 4 and max(inertia) - min(inertia) > 0.05  # clouds that tell a mean from a median
+
+
 def test_other_workers_are_whole_workers():
     # each worker is a cluster of their own: whoever is not drawn is not learnt, so clusterings disagree
     curves, who = blobs(k=6, each=10)
@@ -481,6 +515,14 @@ def test_a_mouse_that_follows_or_leads_is_found_to_do_so(lag):
     found = gaze_mouse_agreement(traces(gaze, mouse), step_ms=100).row(0, named=True)
     assert found["lag_ms"] == lag * 100 and found["r_lag"] >= found["r_detrended"] - 1e-9
     assert found["seconds"] == pytest.approx(39.9)
+
+
+def test_lags_are_tried_up_to_half_of_a_short_reading():
+    noise = np.random.default_rng(3).random(60)
+    found = gaze_mouse_agreement(traces(noise[17:59], noise[:42]), step_ms=100).row(0, named=True)
+    assert found["lag_ms"] == 1700 and found["r_lag"] > 0.8
+    longest = gaze_mouse_agreement(traces(noise[:42], noise[:42]), step_ms=100, max_lag_ms=10**6)
+    assert longest["lag_ms"].item() == 0
 
 
 def test_agreement_is_that_of_scipy():
@@ -584,6 +626,10 @@ def test_style_is_the_direction_in_which_workers_differ():
     assert abs(stats.spearmanr(style[:, 0], trait).statistic) == pytest.approx(1)
     with pytest.raises(NotEnough, match="no workers with 4 questions"):
         reading_style(features, ["up", "down"], least=4)
+    eight = features.filter(pl.col("worker") < "P008")
+    assert len(reading_style(eight, ["up", "down"])[0]) == 8
+    with pytest.raises(NotEnough, match="at least 8 workers with 3 questions; there are 7"):
+        reading_style(eight.filter(pl.col("worker") > "P000"), ["up", "down"])
 
 
 # -- identity
@@ -725,6 +771,13 @@ def test_reading_maps_are_those_of_a_loop():
                 assert row[f"{modality}_{side}_last"] == last
                 for part in range(4):
                     assert row[f"{modality}_{side}_{part}"] == pytest.approx(bins.count(part) / max(total, 1))
+
+
+def test_the_names_of_coarser_traces_say_what_was_done():
+    for name, (every_ms, blur) in COARSER.items():
+        per_s, blurred = re.search(r"(\d+) per (\d*) ?s", name), re.search(r"blur (\d+)%", name)
+        assert every_ms == (1000 * int(per_s[2] or 1) / int(per_s[1]) if per_s else 0), name
+        assert blur == pytest.approx(int(blurred[1]) / 100 if blurred else 0), name
 
 
 def planted(seed=3) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -105,13 +105,44 @@ def test_one_class_can_be_chosen_on():
     assert np.isfinite(search.best_score_)
 
 
-def test_choice_on_inner_folds_is_scikit_learns(data):
+@pytest.mark.parametrize(
+    "model, grid, scoring",
+    [(LOGISTIC, {"C": [1e-4, 1e-2, 1.0]}, "neg_log_loss"), (Ridge(), {"alpha": [1.0, 1e3]}, "neg_mean_squared_error")],
+)
+def test_choice_on_inner_folds_is_scikit_learns(data, model, grid, scoring):
     x = data.select(pl.col("^x.*$")).to_numpy()
-    grid = {"C": [1e-4, 1e-2, 1.0]}
-    ours = ev.fit_nested(LOGISTIC, x, data, "unseen_worker", grid)
+    ours = ev.fit_nested(model, x, data, "unseen_worker", grid)
     folds = ev.inner_folds(data, "unseen_worker")
-    theirs = GridSearchCV(LOGISTIC, grid, scoring="neg_log_loss", cv=folds).fit(x, data["y"].to_numpy())
+    theirs = GridSearchCV(model, grid, scoring=scoring, cv=folds).fit(x, data["y"].to_numpy())
     assert np.allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"])
+
+
+def test_a_toy_study_has_the_effect_that_it_says():
+    """The effect, over workers' spread of it, by least squares on the true log odds."""
+    data = ev.toy(n_workers=300, effect=1.7, spread=0.4, seed=6)
+    own = {}
+    for worker, x, p in data.select("worker", "x0", "truth").iter_rows():
+        own.setdefault(worker, []).append((x, np.log(p / (1 - p))))
+    slopes = [np.linalg.lstsq(np.array(rows)[:, :1], np.array(rows)[:, 1], rcond=None)[0][0] for rows in own.values()]
+    assert np.mean(slopes) == pytest.approx(1.7, abs=0.08) and np.std(slopes) == pytest.approx(0.4, abs=0.05)
+    assert data["y"].mean() == pytest.approx(data["truth"].mean(), abs=0.02)
+
+
+def test_groups_are_dealt_where_the_squared_load_grows_least():
+    """A dealing by hand, on groups of two kinds and of sizes that leave no ties; folds have no names of their own."""
+    sizes = {"a": (14, 1), "b": (2, 12), "c": (9, 3), "d": (5, 5), "e": (1, 6), "f": (4, 0)}
+    groups, kinds = zip(*((g, k) for g, (n, m) in sizes.items() for k in [0] * n + [1] * m))
+    found = ev.group_folds(np.array(groups), 3, np.random.default_rng(1), np.array(kinds))
+    total = [sum(n) for n in zip(*sizes.values())]
+    share = {g: [n / t for n, t in zip(pair, total)] for g, pair in sizes.items()}
+    load, members = [[0.0, 0.0] for _ in range(3)], [set(), set(), set()]
+    for g in sorted(share, key=lambda g: -sum(share[g])):
+        grows = [sum((full + s) ** 2 - full**2 for full, s in zip(own, share[g])) for own in load]
+        at = int(np.argmin(grows))
+        load[at] = [full + s for full, s in zip(load[at], share[g])]
+        members[at].add(g)
+    dealt = {frozenset(g for g, f in zip(groups, found) if f == fold) for fold in range(3)}
+    assert dealt == set(map(frozenset, members))
 
 
 # -- what is predicted
@@ -292,6 +323,28 @@ def test_sign_flips_keep_their_level_with_few_workers_and_the_bootstrap_does_not
     assert (flips["false_gain"] <= 0.075).all() and (flips["coverage"] >= 0.925).all()
     assert flips["bounded"].to_list() == [0, 1, 1, 1] and flips["found"][3] > 0.5
     assert draws["false_gain"][0] > flips["false_gain"][0]
+
+
+def test_few_workers_counts_as_a_loop_over_studies():
+    """Studies of so few workers that many an interval ends at 0: it holds 0, and nothing was found."""
+    found = ev.few_workers((3, 6), n_studies=60, n_draws=41, gain=0.1, seed=7)
+    rng, rows = np.random.default_rng(7), []
+    for n in (3, 6):
+        studies = {gain: ev.simulate_differences(n, 60, gain, rng) for gain in (0.0, 0.1)}
+        for method, counts in (("sign flips", ev.subset_counts(n, 41, 7)), ("bootstrap", ev.worker_counts(n, 41, 7))):
+            ends = {0.0: [], 0.1: []}
+            for gain, (size, difference) in studies.items():
+                for study in range(60):
+                    draws = np.array([c @ difference[:, study] / (c @ size[:, study]) for c in counts[1:]])
+                    own = ev.flip_test(draws)[:2] if method == "sign flips" else ev.interval(draws, n)
+                    ends[gain].append(own)
+            false = np.mean([not low <= 0 <= high for low, high in ends[0.0]])
+            covers = np.mean([low <= 0.1 <= high for low, high in ends[0.1]])
+            above = np.mean([low > 0 for low, _ in ends[0.1]])
+            bounded = np.mean([np.isfinite(low) and np.isfinite(high) for low, high in ends[0.1]])
+            rows.append((n, method, false, covers, above, bounded))
+    assert found.rows() == rows
+    assert any(0.0 in pair for pair in ends[0.0])
 
 
 def test_simulated_differences_have_the_planted_mean():
@@ -514,7 +567,7 @@ def test_scores_of_all_are_those_of_each(oof):
 
 
 def test_coverage_counts_intervals_by_hand():
-    rows = [("auc", 0.5, 0.4, 0.6), ("auc", 0.5, 0.5, 0.6), ("auc", 0.5, -0.1, 0.5), ("auc", 0.5, 0.51, 0.6)]
+    rows = [("auc", 0.5, 0.4, 0.6), ("auc", 0.5, 0.5, 0.6), ("auc", 0.5, 0.0, 0.5), ("auc", 0.5, 0.51, 0.6)]
     frame = pl.DataFrame(rows, schema=["figure", "truth", "ci_low", "ci_high"], orient="row")
     assert ev.coverage(frame).rows() == [("auc", 0.5, 0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5), 0.75, 4)]
 

