@@ -1,10 +1,16 @@
 """Laws of preference training: the loss, the trainer around it, tokens, the registry, and jobs that share and
 survive."""
 
+import contextlib
+import copy
 import dataclasses
 import threading
+from types import SimpleNamespace
 
+import httpx
+import huggingface_hub
 import polars as pl
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -189,6 +195,84 @@ def test_noise_is_clamped():
     )
 
 
+def by_hand(model, steps, loss_of):
+    """The study's optimiser in a plain loop: RMSprop, gradients clipped at 10, two steps of warm-up, then constant."""
+    policy = copy.deepcopy(model).train()
+    optimiser, norms = torch.optim.RMSprop(policy.parameters(), 1e-3), []
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 1e-3 * min(1, step / 2)
+        optimiser.zero_grad()
+        loss_of(policy).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0).item())
+        optimiser.step()
+    return policy, norms
+
+
+def assert_same_weights(found, expected, before):
+    moved = max((a - b).abs().max() for a, b in zip(expected.parameters(), before.parameters()))
+    for a, b in zip(found.parameters(), expected.parameters()):
+        assert (a - b).abs().max() < 0.03 * moved
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("alpha, beta", [(0.0, 0.02), (1.0, 1.0)])
+def test_preference_training_is_the_studys_optimiser_in_a_plain_loop(tmp_path, alpha, beta):
+    """All pairs in each batch, so that their order is of no account; with the NLL term the gradients are clipped."""
+    model, tokenizer, rows = twin(n=4)
+    rows = [row | {"noise_rate": rate} for row, rate in zip(rows, (0.0, 0.1, 0.3, 0.4))]
+    recipe = dataclasses.replace(
+        SMALL, alpha=alpha, beta=beta, batch_size=4, epochs=4, warmup_steps=2, learning_rate=1e-3
+    )
+    found, log = train_dpo(copy.deepcopy(model), tokenizer, rows, "qwen3_17b_twin", recipe, tmp_path, 1)
+    batch = NoisyPairCollator(pad_token_id=tokenizer.pad_token_id)(rows)
+    loss = lambda policy: closed_form(policy, model, batch, batch["noise_rate"], beta, alpha, "sum")
+    expected, norms = by_hand(model, 4, loss)
+    assert min(norms) > 10 if alpha else 1 < min(norms) < max(norms) < 10, norms
+    assert log[-1]["step"] == 4
+    assert_same_weights(found, expected, model)
+
+
+def test_fine_tuning_is_maximum_likelihood_of_the_answers_tokens_in_a_plain_loop(tmp_path):
+    model, tokenizer, rows = twin(n=4)
+    rows = [{"prompt_ids": row["prompt_ids"], "answer_ids": row["chosen_ids"]} for row in rows]
+    recipe = dataclasses.replace(SMALL, sft_batch_size=4, sft_epochs=4, warmup_steps=2, sft_learning_rate=1e-3)
+    found, _ = dpo.train_sft(copy.deepcopy(model), tokenizer, rows, "qwen3_17b_twin", recipe, tmp_path, 1)
+
+    def loss(policy):
+        total, tokens = 0.0, 0
+        for row in rows:
+            ids = torch.tensor([row["prompt_ids"] + row["answer_ids"]])
+            logp = torch.log_softmax(policy(input_ids=ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+            total, tokens = total - logp[len(row["prompt_ids"]) - 1 :].sum(), tokens + len(row["answer_ids"])
+        return total / tokens
+
+    assert_same_weights(found, by_hand(model, 4, loss)[0], model)
+
+
+@pytest.mark.parametrize("rows, batch, epochs, steps", [(9, 2, 3, 15), (8, 2, 1, 4), (1, 8, 0.1, 1), (10, 4, 0.5, 1)])
+def test_steps_are_those_of_a_last_batch_that_need_not_be_full(rows, batch, epochs, steps):
+    assert dpo._steps(rows, batch, epochs) == steps
+
+
+def test_processes_that_share_a_model_each_get_a_whole_copy_and_go_on_from_one_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model, asked = twin()[0], {}
+    trainer = SimpleNamespace(
+        remove_callback=lambda _: None,
+        add_callback=lambda _: None,
+        train=lambda resume_from_checkpoint: asked.update(resume=resume_from_checkpoint),
+        state=SimpleNamespace(log_history=[{"loss": 2.0, "step": 1, "num_tokens": 9}, {"train_runtime": 3.0}]),
+        save_model=lambda folder: model.save_pretrained(folder),
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: asked.update(waited=True), device="cpu"),
+    )
+    (tmp_path / "checkpoint-3").mkdir()  # sharded: not for one process to read
+    copied, log = dpo._train(trainer, tmp_path, "a twin")
+    assert asked == {"resume": str(tmp_path / "checkpoint-3"), "waited": True} and log == [{"loss": 2.0, "step": 1}]
+    assert copied is not model
+    for a, b in zip(copied.parameters(), model.parameters()):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("key", ["gpt2_xl_twin", "pythia_28b_twin", "olmo2_1b_twin"])
 def test_reference_may_be_computed_before(tmp_path, key):
     model, tokenizer, rows = twin(key)
@@ -328,6 +412,8 @@ def test_answers_stop_at_the_next_turn(monkeypatch, policy_and_reference):
         lambda self, input_ids, **_: torch.cat([input_ids, torch.tensor([written] * len(input_ids))], 1),
     )
     assert sample_answers(model, tokenizer, ["a?", "b?"], SMALL, 0) == ["Yes.", "Yes."]
+    written[:] = [*tokenizer(" Yes.")["input_ids"], tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert sample_answers(model, tokenizer, ["a?"], SMALL, 0) == ["Yes."]  # what ends an answer is no part of it
 
 
 @pytest.mark.parametrize("template, cue", [("plain", "\n\nAssistant:"), ("chat", "<|end|><|assistant|>")])
@@ -421,6 +507,10 @@ def test_six_sources_share_one_fine_tuned_model(tmp_path, monkeypatch):
         .with_columns(source=pl.lit("fusion"))
     )
     both = pl.concat([pairs, swapped])
+    texts = sft_texts(both, "explicit", SMALL)
+    assert texts.rows() == sorted(set(texts.rows())) and len(texts) == 12  # of two answers to six prompts
+    with pytest.raises(InputError, match="no training pairs of source 'text'; the run has explicit, fusion$"):
+        dpo.job_pairs(both, QUESTIONS, "text", SMALL, 0)
     trained = []
     original = dpo.train_sft
     monkeypatch.setattr(dpo, "train_sft", lambda *args: trained.append(1) or original(*args))
@@ -458,10 +548,11 @@ def test_jobs_at_once_train_once(tmp_path):
 
 
 def test_a_failed_job_leaves_no_finished_mark(tmp_path):
+    cache = tmp_path / "yet" / "to be made"
     with pytest.raises(RuntimeError):
-        with dpo.cached_folder(tmp_path, "x"):
+        with dpo.cached_folder(cache, "x"):
             raise RuntimeError
-    with dpo.cached_folder(tmp_path, "x") as (_, done):
+    with dpo.cached_folder(cache, "x") as (_, done):
         assert not done
 
 
@@ -519,6 +610,7 @@ def test_a_torn_checkpoint_is_recognised_and_done_again(tmp_path):
         parts = twin(n=12)
         train_dpo(parts[0], *parts[1:], "qwen3_17b_twin", recipe, folder, 1)
         (found,) = folder.glob("checkpoint-*")
+        assert dpo.whole_checkpoint(folder) == str(found)
         (found / torn).write_bytes((found / torn).read_bytes()[:50])
         parts = twin(n=12)
         again = train_dpo(parts[0], *parts[1:], "qwen3_17b_twin", recipe, folder, 1)[0]
@@ -557,6 +649,39 @@ def test_missing_model_is_one_line_and_an_outcome(tmp_path, monkeypatch):
     outcome = run_job(example_pairs(), QUESTIONS, "gpt2_xl", "explicit", SMALL, tmp_path, 0)
     assert "\n" not in outcome.failure and "gpt2-xl" in outcome.failure and "--twin" in outcome.failure
     assert outcome.log["note"][0] == outcome.failure and outcome.heldout.is_empty() and outcome.answers.is_empty()
+    assert outcome.log.select("llm", "source", "stage").rows() == [("gpt2_xl", "explicit", "failed")]
+
+
+@pytest.mark.parametrize(
+    "offline, status, told",
+    [
+        (True, 200, "not in the local cache and HF_HUB_OFFLINE is set; download it"),
+        (False, None, "not in the local cache and the hub cannot be reached .no network.; download it"),
+        (False, 401, "the hub refuses openai-community/gpt2-xl .401.; accept its licence"),
+        (False, 403, "the hub refuses openai-community/gpt2-xl .403.; accept its licence"),
+        (False, 400, "the hub answers 400 for openai-community/gpt2-xl; correct"),
+        (False, 404, "the hub answers 404 for openai-community/gpt2-xl; correct"),
+        (False, 200, None),
+        (False, 307, None),  # renamed models answer from elsewhere
+    ],
+)
+def test_why_a_model_is_not_to_be_had_is_told(monkeypatch, offline, status, told):
+    def answer(request):
+        if status is None:
+            raise httpx.ConnectError("no network")
+        if request.url.path == "/moved":
+            return httpx.Response(200)
+        return httpx.Response(status, headers={"location": "https://huggingface.co/moved"} if status == 307 else {})
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(httpx, "head", httpx.Client(transport=httpx.MockTransport(answer)).head)
+    llm = dataclasses.replace(REGISTRY["gpt2_xl"], hub_id="openai-community/gpt2-xl")
+    if told is None:
+        dpo.check_available(llm)
+    else:
+        with pytest.raises(InputError, match=told):
+            dpo.check_available(llm)
 
 
 def test_out_of_memory_is_one_line_and_an_outcome(tmp_path, monkeypatch):
@@ -573,6 +698,18 @@ def test_a_model_that_cannot_fit_is_refused_before_loading(monkeypatch):
     monkeypatch.setattr(dpo, "available_gib", lambda: (2.0, "a small card"))
     with pytest.raises(InputError, match="needs about .* GiB .* 2 GiB free"):
         dpo.check_fits("qwen3_4b", Recipe())
+    monkeypatch.setattr(dpo, "memory_gib", lambda *_: 30.0)
+    for world, free, fits in ((1, 20.1, True), (1, 19.9, False), (2, 10.1, True), (2, 9.9, False)):
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        monkeypatch.setattr(dpo, "available_gib", lambda free=free: (free, "a card"))
+        with contextlib.nullcontext() if fits else pytest.raises(InputError, match="needs about 30 GiB"):
+            dpo.check_fits("qwen3_4b", Recipe())  # an estimate of 1.5 times what is free surely does not fit
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of the card")
+def test_free_memory_is_in_gib():
+    free, device = dpo.available_gib()
+    assert device == "CPU" and free == pytest.approx(psutil.virtual_memory().available / 1024**3, rel=0.2)
 
 
 @pytest.mark.parametrize("name, wrong", [("model", "gpt5"), ("source", "tea_leaves")])

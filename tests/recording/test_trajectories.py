@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from ifllm.recording.data import NOTICE, load, pseudonyms
 from ifllm.recording.trajectories import (
     LIKERT,
     PREFERENCE,
+    _drift,
     add_phases,
     answers,
     by_month,
@@ -46,7 +48,9 @@ from ifllm.recording.trajectories import (
     shares_by,
     snippet_fits,
     stretches,
+    time_key,
     to_pymovements,
+    window_lengths,
     windows,
 )
 
@@ -395,6 +399,24 @@ def test_no_queries_and_no_samples():
     assert match_samples(samples.clear(), make_queries([(A, None)])).height == 0
 
 
+def test_where_no_answers_time_is_known_a_doubtful_sample_is_of_the_earliest():
+    unknown = make_queries([(A, None), (B, None)]).with_columns(asked_ms=pl.lit(None, pl.Int64))
+    found = match_samples(make_samples([("gaze", "single", 12, "Alava was", 18)]), unknown)
+    assert found.select("how", "query").rows() == [("ambiguous", 100)]
+
+
+def test_group_and_time_are_one_number_up_to_the_year_2109():
+    ms = lambda year: int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    groups, times = np.array([0, 0, 1, 2**21 - 1]), np.array([ms(1970), ms(2109), ms(1970), ms(2109)])
+    keys = time_key(groups, times)
+    assert (np.diff(keys) > 0).all() and keys[0] == 0  # by group, then by time, without an overflow
+    assert ((keys[-1] - keys[1]) % keys[2]) == 0
+    with pytest.raises(InputError, match="beyond the year 2109"):
+        time_key(groups, np.array([ms(2110)]))
+    with pytest.raises(InputError, match="2097153 recordings or answers at once"):
+        time_key(np.array([2**21]), times)
+
+
 def test_truth_is_recovered(study):
     folder, release, matched, _ = study
     names = pseudonyms(
@@ -690,6 +712,46 @@ def test_an_eye_that_rests_for_five_seconds(method, step, jitter):
     assert events.height == 1 and events["duration_ms"].sum() == pytest.approx(5000, abs=1.5 * max(step, 50))
 
 
+def test_planted_gaze_is_what_it_says():
+    """Without error, seen every 2 ms: rests of 200 to 1200 ms and jumps of 30 ms, 150 to 500 px, in a straight line."""
+    gaze, truth = plant_gaze(500, jitter=0, loss=0, error_px=0, seed=2)
+    onset, end = truth["onset"].to_numpy(), truth["end"].to_numpy()
+    assert ((end - onset).round(6) >= 200).all() and ((end - onset).round(6) <= 1200).all() and len(truth) > 80
+    assert onset[1:] - end[:-1] == pytest.approx(30) and (end - onset).mean() == pytest.approx(500, abs=60)
+    t, xy = gaze["epoch_ms"].to_numpy(), gaze.select("x", "y").to_numpy()
+    places = []
+    for a, b in zip(onset, end):
+        own = xy[(t >= a) & (t <= b)]
+        assert np.ptp(own, axis=0).max() == pytest.approx(0)
+        places.append(own[0])
+    jump = np.hypot(*np.diff(places, axis=0).T)
+    assert (jump > 149).all() and (jump < 501).all()
+    for a, b, here, there, far in zip(end, onset[1:], places, places[1:], jump):
+        way = xy[(t > a) & (t < b)]
+        assert np.hypot(*(way - here).T) + np.hypot(*(way - there).T) == pytest.approx(far)
+        assert len(way) > 10 and (np.diff(np.hypot(*(way - here).T)) > 0).all()
+
+
+def test_a_trackers_error_drifts_as_long_as_it_says():
+    """Variance 1, and a correlation of 1/e after 336 ms: that of a process of Ornstein and Uhlenbeck."""
+    error = _drift(np.random.default_rng(1).standard_normal((100_000, 2)), 84.0)
+    assert error.std(axis=0) == pytest.approx([1, 1], abs=0.02)
+    for lag in (4, 8):
+        for own in error.T:
+            assert np.corrcoef(own[lag:], own[:-lag])[0, 1] == pytest.approx(np.exp(-lag * 84 / 336), abs=0.02)
+    starts = [_drift(np.random.default_rng(seed).standard_normal((1, 1)), 84.0)[0, 0] for seed in range(2000)]
+    assert np.std(starts) == pytest.approx(1, abs=0.05)  # from the first moment
+
+
+def test_a_saccade_is_as_long_as_the_way_between_two_fixations():
+    times = np.arange(12_000, 18_000, 50)
+    place = (times >= 15_000)[:, None] * np.array([[600.0, -250.0]]) + [100.0, 500.0]
+    events = fixations(*resting(times, place))
+    assert events["name"].to_list() == ["fixation_ivt", "fixation_ivt", "saccade_ivt"]
+    assert events["amplitude_px"].to_list() == [None, None, 650.0]  # 5, 12, 13
+    assert events.select("x", "y").rows() == [(100, 500), (700, 250), (700, 250)]  # a saccade's is where it ends
+
+
 @pytest.mark.parametrize("method", ["idt", "ivt"])
 def test_moments_without_position_take_no_neighbours_with_them(method):
     times = np.arange(12_000, 17_001, 75)
@@ -769,7 +831,10 @@ def test_pymovements_sees_a_loss_as_missing():
     ],
 )
 def test_planted_fixations_are_found(rate, method, least):
-    told = [hits(detect(gaze, method), truth) for gaze, truth in (plant_gaze(rate, seed=s) for s in range(5))]
+    planted = [plant_gaze(rate, seed=s) for s in range(5)]
+    found = [detect(gaze, method) for gaze, _ in planted]
+    assert all(one["onset"].is_sorted() for one in found)
+    told = [hits(one, truth) for one, (_, truth) in zip(found, planted)]
     recall, precision, bias = (np.mean([t[k] for t in told]) for k in ("recall", "precision", "bias_ms"))
     assert recall > least and precision > 0.85 and abs(bias) < max(60, 500 / rate)
 
@@ -900,6 +965,36 @@ def test_fixations_are_found_where_the_eyes_rest(method):
     ].to_list() == [2, 0]
 
 
+def test_reading_is_measured_by_hand_on_either_answer_and_by_one_method():
+    answered = ("One is here. Two is there.", "Three was there. Four was here.")
+    rows = [  # name, response, sentence, onset, duration
+        ("fixation_ivt", 1, 0, 1000, 300),
+        ("fixation_idt", 1, 0, 1000, 350),
+        ("saccade_ivt", None, None, 1300, 100),
+        ("fixation_ivt", 1, 1, 1400, 400),
+        ("fixation_ivt", 2, 0, 2000, 500),
+        ("fixation_ivt", None, None, 2600, 300),  # beside the text
+        ("fixation_ivt", 1, 0, 3000, 200),
+    ]
+    names = ["name", "response", "sentence", "onset_ms", "duration_ms"]
+    kinds = {"response": pl.Int8, "sentence": pl.Int64}
+    events = pl.DataFrame(rows, schema=names, schema_overrides=kinds, orient="row").with_columns(
+        query=pl.lit(100, pl.Int64)
+    )
+    queries = make_queries([answered], mode="pairwise")
+    found = reading_measures(events, queries).sort("response", "sentence")
+    columns = ("response", "sentence", "dwell_ms", "first_pass_ms", "reread_ms", "fixations", "skipped")
+    assert found.select(columns).rows() == [
+        (1, 0, 500, 300, 200, 2, 0),
+        (1, 1, 400, 400, 0, 1, 0),
+        (2, 0, 500, 500, 0, 1, 0),
+        (2, 1, 0, 0, 0, 0, 1),
+    ]
+    assert found["regressions_in"].to_list() == [1, 0, 0, 0] and found["regressions_out"].to_list() == [0, 1, 0, 0]
+    (row,) = reading_measures(events, queries, "idt").filter(pl.col("dwell_ms") > 0).rows(named=True)
+    assert (row["response"], row["sentence"], row["dwell_ms"]) == (1, 0, 350)
+
+
 def test_nothing_recorded_gives_no_events():
     queries = make_queries([(A, None)])
     matched = match_samples(make_samples([("mouse", "single", 12, snippet(A, 60), 60)]), queries)
@@ -956,6 +1051,12 @@ def test_ties_are_counted_once_each():
     assert counts["samples"].sum() == samples.height and counts["flagged"].sum() == samples.height
     gaze = shares_by(counts.filter(pl.col("modality") == "gaze"), "modality", of="why")
     assert gaze["share"].to_list() == [0.25] * 4 and gaze["why"].n_unique() == 4
+    assert sorted(counts.filter(modality="gaze").select("how", "why").iter_rows()) == [
+        ("by_time", "off the element"),
+        ("by_time", "on text that is no answer of the log"),
+        ("by_time", "on the element, no text under the point"),
+        ("exact", "on an answer's text"),
+    ]
     people = by_person(counts)
     assert dict(people.select("modality", "share").iter_rows()) == {"gaze": 0.25, "mouse": 1.0}
     fits = snippet_fits(samples, queries)
@@ -995,6 +1096,8 @@ def test_onset_errors_are_drawn_where_they_are():
 def test_planted_figure_draws_the_table():
     found = planted_hits((13, 30), ("ivt",), 2, seed=3)
     assert found.height == 3 * 2 * 3 and (found["low"] <= found["value"]).all()
+    shares = found.filter(pl.col("measure") != "bias_ms").select("low", "value", "high")
+    assert ((shares.to_numpy() >= 0) & (shares.to_numpy() <= 1)).all() and shares["high"].max() == 1
     drawn = sorted(y for trace in planted_figure(found).data for y in trace.y)
     assert drawn == pytest.approx(sorted(found["value"].to_list()))
     good, webcam = (
@@ -1124,6 +1227,44 @@ def test_what_a_press_tells_case_by_case(mode, rows, right):
         queries.with_columns(preference=pl.lit(0, pl.Int8), likert_1=pl.lit(3, pl.Int8)),
     ):
         assert press_rule(path_of(*rows, mode=mode), cuts, silent).is_empty()
+
+
+@pytest.mark.parametrize(
+    ("likert", "share", "right"),
+    [(4, FOURTH, True), (4, FIFTH, False), (5, FIFTH, True), (5, FOURTH, False), (3, FOURTH, None)],
+)
+def test_ratings_of_four_and_five_have_a_button_to_be_told_by(likert, share, right):
+    queries = make_queries([(A, None)]).with_columns(
+        excluded=False, preference=pl.lit(None, pl.Int8), likert_1=pl.lit(likert, pl.Int8)
+    )
+    cuts = pl.DataFrame({"query": [100], "window": ["rating"], "start_ms": [1000], "end_ms": [2000]})
+    found = press_rule(path_of((1500, 1600, share, 500, False), mode="pointwise"), cuts, queries)
+    assert found["right"].to_list() == ([] if right is None else [right])
+
+
+def test_lengths_of_windows_are_those_of_kept_workers_within_the_axis():
+    queries = pl.DataFrame({"query": [1, 2], "mode": "pairwise", "excluded": [False, True]})
+    ends = [5, 2500, 7_000_000, 9]
+    cuts = pl.DataFrame({"query": [1, 1, 1, 2], "window": list("abcd"), "start_ms": 0, "end_ms": ends})
+    assert window_lengths(cuts, queries)["seconds"].to_list() == [0.1, 2.5, 1000]
+
+
+@pytest.mark.parametrize(
+    ("side", "edge", "width"),
+    [
+        ("right", 760.0, 1500.0),  # of the right panel alone: it begins ten px past the middle
+        ("left", 20.0, 1500.0),  # of the left one alone: its text reaches to the middle
+        ("single", 20.0, 730 / 0.9735),  # the study's layout of one answer
+    ],
+)
+def test_a_windows_width_from_one_panel_alone(side, edge, width):
+    mode, text = ("pointwise", (A, None)) if side == "single" else ("pairwise", (A, B))
+    own = A if side != "right" else B
+    samples = make_samples([("gaze", side, 12 + k / 10, snippet(own, 60), 60) for k in range(5)])
+    samples = samples.with_columns(x=pl.Series([5.0, 730.0, 730.0, 730.0, 730.0]))
+    page = make_page([("gaze", 12 + k / 10, x + edge, 9.0) for k, x in enumerate(samples["x"])])
+    found = page_width(match_samples(samples, make_queries([text], mode=mode)), page)
+    assert found["width"].to_list() == [pytest.approx(width, rel=1e-3)]
 
 
 def test_the_windows_width_from_either_layout(study):
