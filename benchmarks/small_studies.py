@@ -7,7 +7,7 @@ none}, tasks of a worker {one, many}, choices {as they are, none strict, all lef
 takes the fewest studies that a greedy search finds in which every pair of levels of two factors occurs: row by row,
 of 400 random studies (seeded) the one with the most pairs not seen yet. Each study is cut from one simulated study, in
 the release's layout, and goes through the chapters as `ifllm run` executes them, with the smallest settings, in this
-process. Study 0 has the shape of the site's own export with its default design: 19 workers of one pairwise task.
+process. Study 0 has 19 workers of one pairwise task, as the site's export had whose run first ended in an error.
 
 What came out is kept in `runs/small/outcomes.json`, so a run that ends after `--seconds` goes on where it stopped.
 A chapter is *ok* where no cell fails, its prose can be filled, and nothing shown is a number that is none. An interval
@@ -222,6 +222,8 @@ def findings(out: dict, workers: int) -> list[str]:
             found.append(f"shows {hit[0]!r}: ...{text[max(0, hit.start() - 60) : hit.end() + 20]!r}")
     for record in out["records"]:
         low, high, value = record["ci_low"], record["ci_high"], record["value"]
+        if value is None and record["data"] == "path":
+            found.append(f"{record['id']}: a record without a value, and no line says why")
         if low is None or record["data"] != "path":
             continue
         if workers == 1:

@@ -58,8 +58,11 @@ class Above:
         return records[self.line]["value"] if isinstance(self.line, str) else self.line
 
     def holds(self, records: Mapping[str, Mapping]) -> bool | None:
-        """Whether the number is over the bar; None where nobody measured it, `NotEnough` where it takes more data."""
+        """Whether the number is over the bar; None where it was not measured or is none, `NotEnough` where it takes
+        more data."""
         if self.id not in records and not lack(self.id, records):
+            return None
+        if records[self.id]["value"] is None:
             return None
         return side_of(records[self.id], self.value(records)) > 0
 
@@ -78,11 +81,12 @@ class Reaches:
         return round(self.line - self.tolerance, 9)
 
     def holds(self, records: Mapping[str, Mapping]) -> bool | None:
-        """Whether the number is over the bar; None where nobody measured it, `NotEnough` where it takes more data."""
+        """Whether the number is over the bar; None where it was not measured or is none, `NotEnough` where it takes
+        more data."""
         if self.id not in records and not lack(self.id, records):
             return None
         value = records[self.id]["value"]
-        return value is not None and value >= self.value(records)
+        return None if value is None else value >= self.value(records)
 
 # %% ../nbs/13_findings.ipynb #95f1979e
 @dataclass(frozen=True)

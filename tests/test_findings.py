@@ -71,11 +71,10 @@ def test_an_interval_that_holds_the_line_does_not_support_a_claim():
         above.holds({"a": record(0.05, 0.01, 0.09)})
         and above.holds({"a": record(0.5, -0.01, 1.01)}) is above.holds({"a": record(0.5)}) is False
     )
-    assert (
-        reaches.holds({"a": record(0.635)})
-        and reaches.holds({"a": record(0.62)}) is reaches.holds({"a": record(None)}) is False
-    )
+    assert reaches.holds({"a": record(0.635)}) and reaches.holds({"a": record(0.62)}) is False
     assert above.holds({}) is reaches.holds({}) is None
+    none = {"a": record(None)}  # such as the correlation of a constant
+    assert above.holds(none) is reaches.holds(none) is None, "nothing was measured, so nothing failed"
 
 
 def test_a_line_may_be_the_recorded_chance():

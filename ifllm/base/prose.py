@@ -65,10 +65,15 @@ def lack(id: str, records: Mapping[str, Mapping]) -> Mapping | None:
     return None if id in records else next((records[name] for name in names if name in records), None)
 
 
+def _absent(id: str, records: Mapping[str, Mapping]) -> bool:
+    """Whether `id` could not be computed, or was recorded as a number that is none."""
+    return bool(lack(id, records)) or (id in records and records[id]["value"] is None)
+
+
 def _computed(text: str, records: Mapping[str, Mapping]) -> str:
     """A text without what names something that could not be computed: paragraphs go, while items of a list and cells of
     a table say so, for other sentences count the items and the rest of the row stands."""
-    lacks = lambda part: any(lack(id, records) for id in named(part))
+    lacks = lambda part: any(_absent(id, records) for id in named(part))
     if not lacks(text):
         return text
     kept = []
@@ -91,7 +96,7 @@ def _holds(name: str, records: Mapping[str, Mapping], simulated: bool) -> bool |
         return simulated
     if name.endswith(".missing"):
         return name in records
-    return None if lack(name, records) else bool(records[name]["value"])
+    return None if _absent(name, records) else bool(records[name]["value"])
 
 
 def _kept(cell: dict, records: Mapping[str, Mapping], simulated: bool) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ..base.enough import need
 from ..base.files import InputError, write_json
 from ..base.study import Study, derive_seed
 from ..base.terminal import progress
@@ -125,10 +126,13 @@ def run_entry(
     ------
     InputError
         The entry failed, or its predictions cannot be used.
+    NotEnough
+        The training rows of a fold have one label only.
     """
     track, parts, spent, worst = bench.track, [], [], {}
     for split in splits or track.repeats:
         for repeat, fold, train, test in progress(list(bench_splits(bench, split)), split):
+            need("different labels among the training rows of a fold", len(np.unique(bench.frames.y[train])), 2)
             plain = asked(bench, test)
             probed = repeat == 0 and split == track.headline and not track.own
             more = probes(bench, test) if probed else {}

@@ -194,15 +194,19 @@ def fit_nested(
 ) -> Any:
     """Fit `model`, choosing within `grid` on inner folds by log loss (or squared error, for a regressor).
 
-    Gives the fitted model, or with a grid the `GridSearchCV`.
+    Gives the fitted model, or with a grid the `GridSearchCV`. A model that takes two classes raises `NotEnough` where
+    the rows that it is fitted on are of one.
     """
-    y = data["y"].to_numpy()
-    if grid is None:
-        return clone(model).fit(x, y)
-    search = GridSearchCV(
-        clone(model), grid, scoring=_goodness, cv=inner_folds(data, split, seed=seed), error_score="raise"
-    )
-    return search.fit(x, y)
+    y, inside, search = data["y"].to_numpy(), [], clone(model)
+    if grid is not None:
+        inside = inner_folds(data, split, seed=seed)
+        search = GridSearchCV(search, grid, scoring=_goodness, cv=inside, error_score="raise")
+    try:
+        return search.fit(x, y)
+    except ValueError:
+        parts = [np.arange(len(y)), *(fit for fit, _ in inside)]
+        need("different labels in each part that a model is fitted on", min(len(np.unique(y[i])) for i in parts), 2)
+        raise
 
 
 def _goodness(model, x, y):

@@ -789,7 +789,7 @@ def study_table(
     labelled: pl.DataFrame, features: pl.DataFrame, registry: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[str]]:
     """Labelled queries with the study's own features, missing ones 0 as there, in order of the log;
-    and the names of all candidates."""
+    and the names of all candidates. `NotEnough` where none of these varies: a forest on them says nothing."""
     mode = labelled["mode"][0]
     names = registry.filter(
         (pl.col("source") == "study") & pl.col("modes").str.contains(mode) & (pl.col("family") != "previous")
@@ -800,7 +800,9 @@ def study_table(
         .join(features.select("query", *names), on="query", how="left")
         .sort("query")
     )
-    return data.with_columns(pl.col(names).cast(pl.Float64).fill_nan(None).fill_null(0.0)), names
+    data = data.with_columns(pl.col(names).cast(pl.Float64).fill_nan(None).fill_null(0.0))
+    need("features of the study's forest that vary", sum(data[name].n_unique() > 1 for name in names))
+    return data, names
 
 # %% ../../nbs/08_reward.ipynb #6eb22119
 def paper_folds(data: pl.DataFrame, seeds: Sequence[int]) -> pl.DataFrame:

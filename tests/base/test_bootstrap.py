@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ifllm.base.bootstrap import by_worker, flip_test, interval, mean_draws, subset_counts, worker_counts
+from ifllm.base.bootstrap import by_worker, flip_test, interval, mean_draws, subset_counts, worker_counts, worker_mean
 
 
 def flips(values, level=0.95, n_draws=10_000):
@@ -85,3 +85,11 @@ def test_interval_has_hesterbergs_levels():
     tail = stats.norm.cdf(np.sqrt(8 / 7) * stats.t.ppf(0.025, 7))
     assert interval(draws, 8) == pytest.approx((stats.norm.ppf(tail), -stats.norm.ppf(tail)), abs=0.05)
     assert np.isnan(interval(draws, 1)).all()
+
+
+@pytest.mark.parametrize("n_workers", range(2, 8))
+def test_few_workers_who_are_all_alike_bound_nothing(n_workers):
+    worker = np.repeat(np.arange(n_workers), 3)
+    mean, *ends = worker_mean(worker, np.tile([0.0, 1.0, 1.0], n_workers), 200)
+    assert mean == pytest.approx(2 / 3)
+    assert np.isnan(ends).all() if n_workers < 6 else ends == pytest.approx([2 / 3, 2 / 3])

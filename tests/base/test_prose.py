@@ -15,6 +15,7 @@ RECORDS = {
     "a.word": {"id": "a.word", "value": "shows", "unit": "word"},
     "a.yes": {"id": "a.yes", "value": True},
     "a.zero": {"id": "a.zero", "value": 0},
+    "a.none": {"id": "a.none", "value": None},
 }
 
 
@@ -53,8 +54,8 @@ def test_what_is_a_name_and_what_is_not(text, filled):
 def test_a_wrong_name_or_format_is_told_with_its_cell(text, said):
     with pytest.raises(InputError, match=said.replace("{", r"\{").replace("}", r"\}")):
         shown(cell("fine"), cell(text))
-    with pytest.raises(InputError, match="cell 0: tag names 'a.none'"):
-        shown(cell("x", "when:a.none"))
+    with pytest.raises(InputError, match="cell 0: tag names 'a.nobody'"):
+        shown(cell("x", "when:a.nobody"))
 
 
 def test_tags_keep_and_leave_out():
@@ -66,6 +67,18 @@ def test_tags_keep_and_leave_out():
     either = cell("made up", "when:simulated"), cell("real", "unless:simulated")
     assert shown(*either) == ["real"] and shown(*either, simulated=True) == ["made up"]
     assert shown(cell("both", "when:a.yes", "unless:a.word")) == []
+
+
+def test_no_sentence_shows_a_number_that_is_none():
+    text = (
+        "# Title\n\nIt is {a.none:.2f}.\n\nZero is {a.zero:d}.\n\n| {a.none:d} | {a.zero:d} |\n\n- {a.none}\n- {a.word}"
+    )
+    (kept,) = shown(cell(text))
+    assert kept == (
+        "# Title\n\nZero is [0](results.html#a.zero).\n\n| not computed | [0](results.html#a.zero) |\n\n"
+        "- *Not computed.*\n- shows"
+    )
+    assert shown(cell("{a.none}"), cell("x", "when:a.none"), cell("x", "unless:a.none")) == []
 
 
 def test_code_and_the_given_notebook_are_left_alone():

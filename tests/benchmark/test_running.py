@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ifllm.base.enough import NotEnough
 from ifllm.base.files import InputError
 from ifllm.benchmark.frames import Answer, ask, ask_here, load_entry
 from ifllm.benchmark.running import answered, asked, entry_file, hand_over, law_of_labels, laws, run_entry, told
@@ -33,6 +34,13 @@ def test_an_honest_entry_keeps_all_laws():
     found = judged("Honest")
     assert set(found) == {"labels", "others", "future", "sides"}
     assert all(law["kept"] for law in found.values())
+
+
+def test_labels_of_one_kind_are_not_enough():
+    bench = invented.bench(4, 6)
+    bench = replace(bench, frames=replace(bench.frames, y=np.ones_like(bench.frames.y)))
+    with pytest.raises(NotEnough, match="at least 2 different labels among the training rows"):
+        run_entry(f"{CHEATS}:Honest", bench, ["unseen_worker"], asks=ask_here)
 
 
 def test_labels_kept_on_disk_are_found():

@@ -77,7 +77,7 @@ def preferring(study, preference):
 one_task_each = pl.col("task") == pl.col("task").min().over("worker")
 SHAPES = {
     "one worker": (lambda study: few_workers(study, 1), ["diversity.reidentify", "diversity.tradeoff"]),
-    "two workers": (lambda study: few_workers(study, 2), ["diversity.icc_median"]),
+    "two workers": (lambda study: few_workers(study, 2), ["diversity.icc_median", "diversity.gaze_mouse.icc"]),
     "only pairwise": (lambda study: cut(study, pl.col("mode") == "pairwise"), ["collection.abs_gaze_copies"]),
     "only pointwise": (
         lambda study: cut(study, pl.col("mode") == "pointwise"),
@@ -137,7 +137,7 @@ UNTAUGHT = {
     "one worker": (lambda study: few_workers(study, 1), ["reward.pairwise"]),
     "pairs without preference": (
         lambda study: preferring(cut(study, pl.col("mode") == "pairwise"), None),
-        [f"reward.pairwise.{figure}.mouse_gaze" for figure in ("accuracy", "auc", "gain")],
+        [f"reward.pairwise.{figure}.mouse_gaze.{w}" for figure in ("accuracy", "gain") for w in ("reading", "rating")],
     ),
 }
 

@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ifllm.base.enough import NotEnough
 from ifllm.base.files import InputError
 from ifllm.reward import evaluation as ev
 
@@ -103,6 +104,19 @@ def test_one_class_can_be_chosen_on():
         DummyClassifier(strategy="prior"), data.select("x0").to_numpy(), data, "random", {"strategy": ["prior"]}
     )
     assert np.isfinite(search.best_score_)
+
+
+@pytest.mark.parametrize("grid", [None, {"C": [0.1, 1.0]}])
+def test_a_fold_of_one_class_is_not_enough_for_a_model_that_takes_two(grid):
+    """One worker chose left once: whoever is fitted without this worker sees no choice of the left answer."""
+    data = ev.toy(n_workers=4).with_columns(y=(pl.int_range(pl.len()) == 0).cast(pl.Float64))
+    data = data if grid else data.with_columns(y=pl.lit(0.0))
+    x = data.select("x0").to_numpy()
+    with pytest.raises(NotEnough, match="at least 2 different labels in each part that a model is fitted on"):
+        ev.fit_nested(LOGISTIC, x, data, "unseen_worker", grid)
+    assert ev.fit_nested(DummyClassifier(), x, data, "unseen_worker", grid and {"strategy": ["prior"]})
+    with pytest.raises(ValueError, match="NaN"):
+        ev.fit_nested(LOGISTIC, x * np.nan, ev.toy(n_workers=4), "unseen_worker", grid)
 
 
 @pytest.mark.parametrize(

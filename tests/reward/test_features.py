@@ -948,6 +948,20 @@ def test_what_is_learnable_has_enough_of_the_rarer_label():
         rw.learnable(made, "reading", "pointwise")
 
 
+def test_a_forest_on_features_that_do_not_vary_is_not_enough():
+    """Nobody's gaze or mouse was recorded: the study's forest would predict one value for all."""
+    from ifllm.base.enough import NotEnough
+
+    registry = registry_frame()
+    rated = pl.DataFrame({"query": [1, 2], "worker": ["a", "b"], "task": [2, 4], "mode": "pointwise", "y": [1.0, 5.0]})
+    name = "response_A_gaze_reading_completion_ratio"
+    blank = pl.DataFrame({"query": [1, 2], name: [None, None]}, schema_overrides={name: pl.Float64})
+    with pytest.raises(NotEnough, match="no features of the study's forest that vary"):
+        rw.study_table(rated, blank, registry)
+    data, names = rw.study_table(rated, blank.with_columns(pl.Series(name, [None, 0.4])), registry)
+    assert names == [name] and data[name].to_list() == [0.0, 0.4]
+
+
 def test_the_plan_runs_every_split_before_rating_and_less_later():
     block = {"length": ["l"], "text": ["l"], "model": ["m"], "gaze": ["g"], "mouse": [], "cross": []}
     made = {window: {"pairwise": (None, block), "pointwise": (None, block)} for window in ("reading", "full", "rating")}
