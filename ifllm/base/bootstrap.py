@@ -34,10 +34,10 @@ def mean_draws(counts: np.ndarray, worker: np.ndarray, values: np.ndarray) -> np
 def interval(draws: np.ndarray, n_workers: int, level: float = 0.95) -> tuple[float, float]:
     """Expanded percentile interval of bootstrap draws over `n_workers` workers (Hesterberg 2015, section 5).
 
-    Its ends are not-a-number where the draws bound nothing: with one worker, or fewer than six who are all alike.
+    Its ends are not-a-number where the draws bound nothing: with one worker, or two or three who are alike.
     """
     draws = draws[np.isfinite(draws)]
-    if n_workers < 2 or len(draws) < 2 or (n_workers < 6 and np.ptp(draws) < 1e-12):
+    if n_workers < 2 or len(draws) < 2 or (n_workers < 4 and np.ptp(draws) < 1e-12):
         return float("nan"), float("nan")
     tail = stats.norm.cdf(np.sqrt(n_workers / (n_workers - 1)) * stats.t.ppf((1 - level) / 2, n_workers - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])

@@ -352,7 +352,7 @@ def test_few_workers_counts_as_a_loop_over_studies():
                     draws = np.array([c @ difference[:, study] / (c @ size[:, study]) for c in counts[1:]])
                     own = ev.flip_test(draws)[:2] if method == "sign flips" else ev.interval(draws, n)
                     ends[gain].append(own)
-            false = np.mean([not low <= 0 <= high for low, high in ends[0.0]])
+            false = np.mean([low > 0 or high < 0 for low, high in ends[0.0]])
             covers = np.mean([low <= 0.1 <= high for low, high in ends[0.1]])
             above = np.mean([low > 0 for low, _ in ends[0.1]])
             bounded = np.mean([np.isfinite(low) and np.isfinite(high) for low, high in ends[0.1]])
