@@ -450,6 +450,37 @@ class _Recording(_Records):
         `{reward.verdict}`."""
         self.record(id, text, unit="word")
 
+# %% ../../nbs/base/study.ipynb #4083e6cf
+class _RecordingRows(_Recording):
+    """How a notebook records the numbers of a whole frame."""
+
+    def record_rows(
+        self,
+        frame: pl.DataFrame,
+        id: str,
+        value: str = "value",
+        ends: tuple[str, str] | None = ("ci_low", "ci_high"),
+        n: str | int | None = "n",
+        **about: str,
+    ) -> None:
+        """Record one number of each row of a frame, as `record` does.
+
+        Parameters
+        ----------
+        frame : one row a number
+        id : names the row's columns in braces, "reward.{metric}.{model}" or "gain.{points:g}"; what ids may not hold
+            (as spaces) becomes "_"
+        value : column of the numbers
+        ends : columns of the ends of their intervals, where these apply
+        n : column of the numbers of cases, or their number where it is one for all
+        about : unit, protocol and data, for all rows
+        """
+        for row in frame.iter_rows(named=True):
+            name = re.sub(r"[^A-Za-z0-9_.+-]", "_", id.format_map(row))
+            cases = row[n] if isinstance(n, str) else n
+            ci = (row[ends[0]], row[ends[1]]) if ends else None
+            self.record(name, row[value], ci=ci, n=cases, **about)
+
 # %% ../../nbs/base/study.ipynb #af40bffd
 def results_frame(records: list[dict]) -> pl.DataFrame:
     """Records as a frame: their fields as columns, with words apart in `text`; `cell` is an execution count."""
@@ -626,7 +657,7 @@ def _announce(run: _Run, changed: dict, unset: dict) -> None:
         )
 
 # %% ../../nbs/base/study.ipynb #712e45b5
-class Study(_Reading, _Writing, _Recording, _LookingUp, _Figures, _Tables):
+class Study(_Reading, _Writing, _RecordingRows, _LookingUp, _Figures, _Tables):
     """One notebook's view of a run folder: read artefacts, write artefacts, record numbers, show figures.
 
     Make one with `Study.open(run, notebook)`. The engine finds out which artefacts a notebook reads and writes by

@@ -154,6 +154,32 @@ def test_a_trial_reads_the_run_and_writes_beside_it(run):
     assert json.loads((run / "trials" / "x-1" / "results" / "x.json").read_text())[0]["value"] == 2
 
 
+def test_rows_are_recorded_as_one_by_one(run):
+    frame = pl.DataFrame(
+        {
+            "model": ["text", "mouse + gaze"],
+            "gain": [0.02, 0.1],
+            "value": [0.6, None],
+            "ci_low": [0.5, None],
+            "ci_high": [0.7, None],
+            "n": [9, 3],
+        }
+    )
+    together, apart = Study.open(run, "01_a"), Study.open(run, "02_b")
+    together.record_rows(frame, "accuracy.{model}", unit="share", protocol="honest")
+    together.record_rows(frame, "gain.{gain:.2f}", "gain", ends=None, n=40)
+    apart.record("accuracy.text", 0.6, ci=(0.5, 0.7), n=9, unit="share", protocol="honest")
+    apart.record("accuracy.mouse_+_gaze", None, n=3, unit="share", protocol="honest")
+    apart.record("gain.0.02", 0.02, n=40)
+    apart.record("gain.0.10", 0.1, n=40)
+    own, other = (json.loads((run / "results" / f"{name}.json").read_text()) for name in ("01_a", "02_b"))
+    assert [row | {"notebook": None} for row in own] == [row | {"notebook": None} for row in other]
+    with pytest.raises(ValueError, match="recorded twice"):
+        together.record_rows(frame.with_columns(model=pl.lit("other")), "accuracy.{model}")
+    with pytest.raises(KeyError, match="split"):
+        together.record_rows(frame, "accuracy.{split}")
+
+
 # -- settings, results
 
 

@@ -981,3 +981,79 @@ def test_the_plan_runs_every_split_before_rating_and_less_later():
     assert of(model="mouse") == of(model="mouse_gaze") == 0 and of(target="pointwise_better") == 0  # nothing there
     assert {(r[0], r[3]) for r in plan if r[2] == "rating"} == {("pairwise", "unseen_worker")}
     assert of(window="rating") == 2  # gaze and all, where the leak shows
+
+
+# -- learning curves, the leak, and what they draw
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    data = toy(n_workers=12, n_turns=2, seed=3).rename({"x0": "length", "x1": "dwell"})
+    folds = make_folds(data, 4, splits=["unseen_worker"])
+    blocks = {"length": ["length"], "text": ["length"], "gaze": ["dwell"], "mouse": [], "cross": []}
+    sizes = rw.curve_sizes(rw.fewest_training_workers(data, folds), data.height)
+    return data, folds, sizes, rw.learning_scores(data, folds, blocks, sizes, 1, 5, dict(n_bootstrap=20, seed=1))
+
+
+def test_with_all_workers_a_learning_curve_ends_where_the_plain_model_stands(learnt):
+    data, folds, sizes, curve = learnt
+    assert sizes == {"worker": [4, 8, 9], "query": [50, 90]}
+    assert curve.group_by("model", "unit", maintain_order=True).agg("size").rows() == [
+        (model, unit, sizes[unit]) for model in ("all", "text") for unit in ("query", "worker")
+    ]
+    right = []
+    for _, part in folds.partition_by("fold", as_dict=True).items():
+        test = data.join(part, on="query", how="semi")
+        train = data.join(part, on="query", how="anti")
+        z, scale = (frame["length"].to_numpy()[:, None] for frame in (train, test)), train["length"]
+        unit = float(np.sqrt((scale**2).mean()))
+        x_train, x_test = (x / unit for x in z)
+        ridge = LogisticRegression(C=0.03, fit_intercept=False, tol=1e-10).fit(x_train, train["y"])
+        right += list((ridge.predict_proba(x_test)[:, 1] > 0.5) == test["y"].to_numpy())
+    whole = curve.filter(model="text", unit="worker", size=9)["value"].item()
+    assert whole == pytest.approx(np.mean(right))
+
+
+def test_the_learning_figure_draws_its_data(learnt):
+    curve = learnt[-1]
+    power = pl.DataFrame(
+        {
+            "workers": [20, 46, 20, 46],
+            "gain": [0.02, 0.02, 0.1, 0.1],
+            "power": [0.1, 0.3, 0.5, 0.8],
+            "power_low": [0.05, 0.2, 0.4, 0.7],
+            "power_high": [0.2, 0.4, 0.6, 0.9],
+        }
+    )
+    rows = rw.learning_data(curve, power)
+    drawn = {
+        (name, float(x), float(y))
+        for trace in rw.learning_figure(curve, power, 46).data
+        for name, x, y in zip([trace.name] * len(trace.x), trace.x, trace.y)
+    }
+    names = {
+        "text": rw.LABEL["text"],
+        "all": rw.LABEL["all"],
+        "gain 0.02": "gain 2 points",
+        "gain 0.1": "gain 10 points",
+    }
+    assert drawn == {(names[row["model"]], row["size"], row["value"]) for row in rows.iter_rows(named=True)}
+    assert rows.filter(unit="power", size=46)["ci_high"].to_list() == [0.4, 0.9]
+
+
+def test_the_leak_is_of_unseen_workers_and_of_the_press_rule():
+    press = pl.DataFrame(
+        {"id": ["onset.press_rule.right.pairwise.full"], "value": [0.9], "ci_low": [0.8], "ci_high": [1.0], "n": [40]}
+    )
+    scores = pl.DataFrame(
+        [
+            {"model": model, "metric": metric, "split": split, "window": "rating", "value": 0.6, "n": 50}
+            for model in ("mouse", "text")
+            for metric in ("accuracy", "auc")
+            for split in ("random", "unseen_worker")
+        ]
+    ).with_columns(ci_low=0.5, ci_high=0.7)
+    assert rw.leak_frame(press, scores).rows() == [
+        ("last press near a preference button", "full", 0.9, 0.8, 1.0, 40),
+        ("text-relative mouse", "rating", 0.6, 0.5, 0.7, 50),
+    ]
