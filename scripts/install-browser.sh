@@ -31,7 +31,7 @@ npm_here() {
   command -v npm >/dev/null 2>&1 && return 0
   command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && apt-get -qq install -y --no-install-recommends npm >/dev/null
 }
-if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/gaze/vendor/webgazer.js ]; then
+if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/gaze/vendor/tf-core.min.js ]; then
   if npm_here; then
     [ -f node_modules/axe-core/axe.min.js ] ||
       npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . axe-core@4.14.1 >/dev/null 2>&1 ||

@@ -86,7 +86,13 @@ def python_component(name: str, version: str) -> dict:
     return _package(where, name, version) | licences
 
 # %% ../../nbs/engine/supply.ipynb #a731e06d
-_NPM = {"webgazer": "GPL-3.0-or-later", "@vladmandic/human": "MIT"}  # as their package.json says
+_TF = ("tfjs-core", "tfjs-converter", "tfjs-backend-wasm")
+_NPM = {  # as their package.json says
+    "webgazer": "GPL-3.0-or-later",
+    "@vladmandic/human": "MIT",
+    "@tensorflow-models/face-landmarks-detection": "Apache-2.0",
+    **{f"@tensorflow/{name}": "Apache-2.0" for name in _TF},
+}
 
 
 def _file(name: str, kind: str, parent: str, sha256: str) -> dict:

@@ -52,6 +52,7 @@ from ifllm.site.security import (
     content_policy,
     secret_from_env,
     security_headers,
+    worker_policy,
 )
 from ifllm.site.storage import (
     Assignment,
@@ -80,6 +81,7 @@ TYPES = {
     ".json": "application/json",
     ".bin": "application/octet-stream",
     ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
 }
 # requests a second and burst, for each participant (links and the researcher's page: for each address)
 RATES: dict[str, tuple[float, float]] = {
@@ -325,12 +327,14 @@ async def asset(name: str, site: TheSite):
         raise HTTPException(404)
     reply = _page(site, name)
     reply.headers["cache-control"] = "no-cache"
+    if name == "face-worker.js":
+        reply.headers["content-security-policy"] = worker_policy()
     return reply
 
 # %% ../../nbs/site/server.ipynb #e2c16e75
 @router.get("/vendor/{name:path}", include_in_schema=False)
 async def vendor(name: str, site: TheSite):
-    """WebGazer and its face model as installed in the study folder: separate files under their own licences."""
+    """WebGazer and what finds a face, as installed in the study folder: separate files under their own licences."""
     path = site.vendor.get(name)
     if path is None:
         raise HTTPException(404)

@@ -611,8 +611,8 @@ def test_who_tries_it_sees_what_the_mouse_did(browser, tried_run, tmp_path):
     assert "Kept in mine." in made.text and (work / "mine" / "page.html").read_text().startswith("<!doctype html>")
 
 
-# The face model is not to be had offline. This stands in for it below WebGazer: eye patches whose pattern depends on
-# where window.gazeAt is, as real ones do.
+# This stands in for the face model below WebGazer: eye patches whose pattern depends on where window.gazeAt is, as real
+# ones do.
 EYES = """
 ;(() => {
   const patch = (gaze, phase) => {
@@ -625,14 +625,20 @@ EYES = """
     }
     return image;
   };
-  webgazer.getTracker().model = Promise.resolve();
-  webgazer.getTracker().getEyePatches = async () => {
-    const at = window.ifllmScript();
-    if (!at) return false;
-    const n = performance.now() / 100, eye = x => ({ patch: patch(at, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
-    await new Promise(done => setTimeout(done, 15));
-    return { left: eye(280), right: eye(340) };
-  };
+  const add = webgazer.addTrackerModule;
+  webgazer.addTrackerModule = name => add(name, class {
+    ready = Promise.resolve();
+    stop() {}
+    drawFaceOverlay() {}
+    getPositions() { return null; }
+    async getEyePatches() {
+      const at = window.ifllmScript();
+      if (!at) return false;
+      const n = performance.now() / 100, eye = x => ({ patch: patch(at, n + x), imagex: x, imagey: 200, width: 20, height: 12 });
+      await new Promise(done => setTimeout(done, 15));
+      return { left: eye(280), right: eye(340) };
+    }
+  });
   window.learnt = () => webgazer.getRegression().map(r => [r.getData().length, r.trailTimes.data.filter(Boolean).length]);
 })();
 """
@@ -660,7 +666,6 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, vendo
         visit = Visit(browser, server.url)
         page = visit.page
         page.route("**/vendor/webgazer.js", lambda route: route.fulfill(body=script, content_type="text/javascript"))
-        page.route("**/vendor/models/**", lambda route: route.abort())
         visit.open(server.links()[0])
         visit.enter()
         page.evaluate("window.gazeAt = {x: 10, y: 10}")
@@ -704,8 +709,7 @@ def test_webgazer_itself_calibrates_and_stays_as_it_was(browser, tmp_path, vendo
         page.get_by_role("heading", name="Thank you").wait_for()
         assert page.locator("video").count() == 0, "the camera is switched off at the end"
         hosts = {httpx.URL(url).host for url, _ in visit.requests if url.startswith("http")}
-        assert hosts == {"127.0.0.1"}, "the face model is asked of the study's own server"
-        assert any("/vendor/models/facemesh/model.json" in url for url, _ in visit.requests)
+        assert hosts == {"127.0.0.1"}, "WebGazer is kept from asking for a face model elsewhere"
         assert all(not body or len(body) < 60_000 for _, body in visit.requests)
         assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
     finally:
@@ -864,6 +868,7 @@ def test_a_real_face_a_photo_and_a_mouse_that_wanders(browser, tmp_path, vendor)
             if eyes == "still":
                 page.get_by_text("did not follow the blue dot").wait_for()
         page.get_by_role("heading", name="Task 1").wait_for()
+        assert [worker.url for worker in page.workers] == [f"{server.url}/assets/face-worker.js"], "beside the page"
         assert not dialogs, "no alert about https on this machine"
         visit.begin()
         page.evaluate("window.eyeTarget = { x: 300, y: 400 }")
@@ -886,6 +891,10 @@ def test_a_real_face_a_photo_and_a_mouse_that_wanders(browser, tmp_path, vendor)
         visit.press("Finish")
         page.get_by_role("heading", name="Thank you").wait_for()
         assert page.evaluate("window.live()") == 0 and page.evaluate("window.tracks.length") >= 1
+        for _ in range(50):
+            if page.workers:
+                stay(page, 0.1)
+        assert not page.workers, "nor does the worker go on"
         assert {httpx.URL(url).host for url, _ in visit.requests} == {"127.0.0.1"}
         assert not [t for t in visit.trouble if "Content Security" in t], visit.trouble
     finally:

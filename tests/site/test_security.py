@@ -350,6 +350,20 @@ def test_strict_policy_on_every_response(app_client):
             assert headers["cache-control"] == "no-store"
 
 
+def test_only_the_worker_that_finds_faces_may_compile_programs(app_client):
+    app, client = app_client
+    names = [file.name for file in Path(server.ASSETS).iterdir() if file.suffix in (".js", ".css", ".svg")]
+    policies = {name: client.get(f"/assets/{name}").headers["content-security-policy"] for name in names}
+    allowed = {name for name, policy in policies.items() if "eval" in policy}
+    assert allowed == {"face-worker.js"} and len(policies) > 10
+    worker = dict(part.strip().split(" ", 1) for part in policies["face-worker.js"].split(";"))
+    assert worker == {
+        "default-src": "'none'",
+        "script-src": "'self' 'wasm-unsafe-eval'",
+        "connect-src": "'self'",
+    }, "compiling WebAssembly, which is not evaluating text"
+
+
 # 10 provider errors were shown, and stored as answers
 def test_a_providers_error_is_kept_from_the_participant(app_client, monkeypatch):
     app, client = app_client

@@ -8,7 +8,7 @@ const WHY = {
   none: "No camera was found. Plug one in, then try again.",
   busy: "The camera is in use by another program. Close that program, then try again.",
   models: "The program that finds your eyes could not be loaded from this site. Try again; if it fails once more, please tell the researcher.",
-  webgl: "Your browser has WebGL switched off, without which your eyes cannot be found fast enough. Switch on hardware acceleration in its settings, or use another browser.",
+  wasm: "This browser cannot run the program that finds your eyes (WebAssembly). Please use a recent Chrome, Edge or Firefox.",
   no_face: "The camera works, but no face was seen. Sit in front of it with light on your face, then try again.",
   slow: "This computer is too slow to find your eyes. Close other programs, or use another computer.",
   other: "The camera could not be started. Close other programs that use it, then try again.",

@@ -3,6 +3,7 @@
 // The video stays in this browser: no source has an address to send it to.
 
 import { closeCameras, openCamera, Trouble } from "./camera.js";
+import { FaceTracker } from "./tracker.js";
 
 const NONE = { streams: [], async start() {}, listen() {}, tasks() {}, stop() {} };
 
@@ -22,18 +23,12 @@ const script = address => new Promise((done, failed) => {
   document.head.append(element);
 });
 
-// WebGazer asks tfhub.dev for its face model. The study's own server holds the same files; nothing else is asked.
+// WebGazer's own tracker asks a host on the internet for its model as soon as WebGazer is there. It waits for ever, and is not used.
 const original = window.fetch;
 window.fetch = (resource, options) => {
-  const found = /^https:\/\/tfhub\.dev\/.*\/(blazeface|facemesh|iris)\/.*\/([\w.-]+)(\?.*)?$/.exec(String(resource?.url ?? resource));
-  return original(found ? `/vendor/models/${found[1]}/${found[2]}` : resource, options);
+  const own = new URL(resource?.url ?? resource, location.href).hostname !== "tfhub.dev";
+  return own ? original(resource, options) : new Promise(() => {});
 };
-
-// Without WebGL the face model would run a hundred times slower.
-function webgl() {
-  const canvas = document.createElement("canvas");
-  return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
-}
 
 // The calibrated model outlives a reload: its samples are kept in this browser's own database, and deleted at the end.
 const store = mode => new Promise((done, failed) => {
@@ -62,13 +57,16 @@ class WebGazerSource {
 
   // The model first, the camera last: what fails before leaves the camera off.
   async start(onLost) {
-    if (!webgl()) throw new Trouble("webgl");
+    if (!window.WebAssembly || !window.Worker) throw new Trouble("wasm");
     this.script = await script("/vendor/webgazer.js");
     const w = this.webgazer = window.webgazer;
-    await within(w.getTracker().model, 120000, "models").catch(() => { throw new Trouble("models"); });
+    w.addTrackerModule("worker", FaceTracker);
+    w.setTracker("worker");
+    this.tracker = w.getTracker();
+    await within(this.tracker.ready, 120000, "models").catch(() => { throw new Trouble("models"); });
     w.saveDataAcrossSessions(false).setRegression("ridge").showPredictionPoints(false);
     if (this.learning === "both") w.addRegression("ridge");
-    this.watch(w.getTracker());
+    this.watch(this.tracker);
     const first = new Promise(done => { w.setGazeListener(data => { this.predicted(data); done(); }); });
     const stream = await openCamera(w.params.camConstraints, onLost);
     if (this.stopped) { // withdrawn or taken over while the browser still asked
@@ -160,6 +158,7 @@ class WebGazerSource {
   stop() {
     this.stopped = true;
     closeCameras();
+    this.tracker?.stop();
     const w = this.webgazer;
     if (w && document.getElementById(w.params.videoContainerId)) {
       w.removeMouseEventListeners();
