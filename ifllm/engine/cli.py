@@ -48,7 +48,7 @@ def _options(
 # %% ../../nbs/engine/cli.ipynb #258c1aba
 @app.command()
 def run(
-    profile: Annotated[str, typer.Option(help="section of settings.ini: demo, quick or paper")] = "quick",
+    profile: Annotated[str, typer.Option(help="section of settings.ini: demo, quick, smol or paper")] = "quick",
     data: Annotated[
         str | None, typer.Option(help="auto, release, simulated, or a folder in the release's layout")
     ] = None,

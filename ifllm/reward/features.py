@@ -11,13 +11,15 @@ __all__ = ['PAGE', 'MODALITIES', 'OWN', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'P
            'personal_models', 'personal_curve', 'study_table', 'paper_folds', 'paper_forest', 'in_sample_forest',
            'Steps', 'steps_null', 'permutation_importance', 'worker_means', 'column_groups', 'partial_dependence',
            'fold_accuracy', 'fewest_training_workers', 'right_of', 'empty_oof', 'ablation_plan', 'learnable', 'ranking',
-           'text_dwell', 'gains', 'ablation_figure', 'waterfall_figure', 'null_figure', 'personal_figure',
-           'importance_figure', 'dependence_figure', 'learning_figure']
+           'text_dwell', 'gains', 'leak_frame', 'candidates', 'with_own_scale', 'content_features',
+           'content_candidates', 'curve_sizes', 'learning_scores', 'ablation_figure', 'waterfall_figure', 'null_figure',
+           'personal_figure', 'importance_figure', 'dependence_figure', 'learning_figure', 'learning_data']
 
 # %% ../../nbs/08_reward.ipynb #c0db725b
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +51,7 @@ from ifllm.reward.evaluation import (
     in_processes,
     inner_folds,
     iter_splits,
+    learning_curve,
     log_loss,
     make_folds,
     metric_draws,
@@ -1171,6 +1174,102 @@ def gains(
         rows.append({"target": target, "model": model, "window": where, "split": split} | found)
     return pl.DataFrame(rows)
 
+# %% ../../nbs/08_reward.ipynb #1b4c472e
+def leak_frame(press: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """How often the press rule and models of behaviour are right, by `source` and `window`, on unseen workers.
+
+    `press` are records of the rule, whose ids end in the window; `scores` those of the ablation.
+    """
+    names = {"mouse": "text-relative mouse", "gaze": "text-relative gaze", "all": "all with text"}
+    of_press = press.with_columns(
+        source=pl.lit("last press near a preference button"), window=pl.col("id").str.split(".").list.last()
+    )
+    shown = pl.col("model").is_in([*names]), pl.col("metric") == "accuracy", pl.col("split") == "unseen_worker"
+    models = scores.filter(*shown).with_columns(source=pl.col("model").replace_strict(names))
+    columns = ["source", "window", "value", "ci_low", "ci_high", "n"]
+    return pl.concat(frame.select(columns).cast({"n": pl.Int64}) for frame in (of_press, models))
+
+# %% ../../nbs/08_reward.ipynb #018a988d
+def candidates(blocks: Mapping[str, list[str]]) -> dict[str, tuple[BaseEstimator, dict, list[str]]]:
+    """The antisymmetric models among which inner folds choose: name -> model, its grid, its columns.
+
+    `own_...` are the columns of `with_own_scale`.
+    """
+    T, behaviour = blocks["text"], blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    signed, trees = SignedLogistic(n_first=len(T)), {"n_estimators": [30, 80]}
+    return {
+        "length": (SignedLogistic(), RIDGE, blocks["length"]),
+        "text": (SignedLogistic(), RIDGE, T),
+        "text + behaviour": (signed, SHRUNK, T + behaviour),
+        "text + behaviour, within worker": (signed, SHRUNK, T + [f"own_{c}" for c in behaviour]),
+        "boosting on text": (SymmetricBoosting(), trees, T),
+        "boosting on text + behaviour": (SymmetricBoosting(), trees, T + behaviour),
+    }
+
+
+def with_own_scale(pairs: pl.DataFrame, blocks: Mapping[str, list[str]]) -> pl.DataFrame:
+    """`pairs` and, as `own_...`, its columns of behaviour on each worker's own scale."""
+    behaviour = blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    own = within_worker(pairs, behaviour).select("query", pl.col(behaviour).name.prefix("own_"))
+    return pairs.join(own, on="query", how="left", maintain_order="left")
+
+# %% ../../nbs/08_reward.ipynb #e97c1476
+def content_features(pairs: pl.DataFrame, dwell: pl.DataFrame, cache: Path) -> pl.DataFrame:
+    """`reading_map_features` of the pairs that were read; sentences are embedded once, and kept in `cache`."""
+    read_pairs = pairs.join(dwell, on="query", how="semi")
+    read = read_sentences(read_pairs, dwell)
+    texts = map_texts(read_pairs, read)
+    return reading_map_features(read_pairs, read, dict(zip(texts, embed_texts(texts, cache))))
+
+
+def content_candidates(text: list[str], content: list[str]) -> dict[str, tuple[BaseEstimator, dict, list[str]]]:
+    """Further candidates, see there: `content` are the columns of `content_features` but the query."""
+    topics = make_pipeline(TruncatedSVD(12, random_state=0), SignedLogistic())
+    return {
+        "text + reading map": (SignedLogistic(n_first=len(text)), SHRUNK, text + content[:2]),
+        "what was read": (topics, {"signedlogistic__C": [0.003, 0.03]}, content[2:]),
+    }
+
+# %% ../../nbs/08_reward.ipynb #bd4a1049
+def curve_sizes(n_workers: int, n_pairs: int) -> dict[str, list[int]]:
+    """Sizes of a learning curve, by unit: of the workers that every fold trains on, and of three quarters of the
+    queries."""
+    workers, queries = (4, 8, 12, 16, 20, 25, 30, 36, 45, 60), (50, 100, 200, 300, 400, 500)
+    most = int(n_pairs * 0.75)
+    return {
+        "worker": sorted({size for size in workers if size < n_workers} | {n_workers}),
+        "query": sorted({size for size in queries if size < n_pairs * 0.75} | {most}),
+    }
+
+
+def learning_scores(
+    pairs: pl.DataFrame,
+    folds: pl.DataFrame,
+    blocks: Mapping[str, list[str]],
+    sizes: Mapping[str, list[int]],
+    n_draws: int,
+    seed: int,
+    draws: Mapping,
+) -> pl.DataFrame:
+    """Accuracy on unseen workers of `text` and `all`, by `unit` and `size` of what was learnt from.
+
+    `sizes` are those of `curve_sizes`, `n_draws` the training subsets of each, `draws` go to `metric_scores`.
+    """
+    T, behaviour = blocks["text"], blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    models = {
+        "text": (SignedLogistic(C=0.03), T),
+        "all": (SignedLogistic(C=0.03, n_first=len(T), scale=0.1), T + behaviour),
+    }
+    rows = []
+    for (name, (model, columns)), (unit, steps) in product(models.items(), sizes.items()):
+        oof = learning_curve(
+            pairs, folds, "unseen_worker", model, columns, steps, unit=unit, n_draws=n_draws, seed=seed
+        )
+        for (size,), part in oof.partition_by("size", as_dict=True, maintain_order=True).items():
+            found = metric_scores(part, ["accuracy"], **draws).drop("metric").row(0, named=True)
+            rows.append({"model": name, "unit": unit, "size": size} | found)
+    return pl.DataFrame(rows).sort("model", "unit", "size")
+
 # %% ../../nbs/08_reward.ipynb #1fca6998
 LABEL = {
     "chance": "position only",
@@ -1366,3 +1465,12 @@ def learning_figure(learnt: pl.DataFrame, power: pl.DataFrame, n_workers: int) -
     fig.update_yaxes(title="accuracy on unseen workers", row=1, col=1)
     fig.update_yaxes(range=[0, 1.03], row=1, col=3)
     return fig.update_layout(height=460, legend=dict(y=-0.2, yanchor="top"))
+
+# %% ../../nbs/08_reward.ipynb #c3dd9240
+def learning_data(learnt: pl.DataFrame, power: pl.DataFrame) -> pl.DataFrame:
+    """What `learning_figure` draws in one frame: `model`, `unit`, `size`, `value` and its interval; of power, `model`
+    is the gain."""
+    columns = ["model", "unit", "size", "value", "ci_low", "ci_high"]
+    power = power.rename({"workers": "size", "power": "value", "power_low": "ci_low", "power_high": "ci_high"})
+    power = power.with_columns(model=pl.format("gain {}", "gain"), unit=pl.lit("power"))
+    return pl.concat(frame.select(columns).cast({"size": pl.Int64}) for frame in (learnt, power))
