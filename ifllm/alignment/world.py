@@ -482,7 +482,7 @@ def run_world(
         rows += [_row(world, arm, utility(world.test, own)) for arm, own in zip(some, said)]
     return pl.DataFrame(rows, schema_overrides={"nominal": pl.Float64})
 
-
+# %% ../../nbs/11b_world.ipynb #c6a52881
 def _row(world: World, arm: Arm, after: np.ndarray) -> dict:
     return dict(
         seed=world.seed,

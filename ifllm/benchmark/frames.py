@@ -116,7 +116,7 @@ def load_entry(where: str) -> type:
         raise InputError(f"{where}: needs {unknown[0]!r}, which is no list of frames; there are {', '.join(FRAMES)}")
     return made
 
-
+# %% ../../nbs/benchmark/frames.ipynb #7f19e672
 def _module(place: str) -> Any:
     try:
         if not place.endswith(".py"):

@@ -83,7 +83,7 @@ def leaks(entry: Mapping) -> bool:
     """Whether an entry broke a law that makes its figures worthless."""
     return any(not law["kept"] for name, law in entry.get("laws", {}).items() if name != "sides")
 
-
+# %% ../../nbs/15_benchmark.ipynb #4da3be9c
 def _headline(entry: Mapping, track: Track) -> dict:
     return entry["results"][track.headline][track.metrics[0]]
 

@@ -52,7 +52,7 @@ def asked(bench: Bench, test: np.ndarray) -> list[Frames]:
     before = [np.array([j for j in test if worker[j] == worker[i] and j <= i]) for i in test]
     return [hand_over(bench.track, bench.frames, rows).hidden([-1]) for rows in before]
 
-
+# %% ../../nbs/benchmark/running.ipynb #e9cb2e88
 def answered(bench: Bench, test: np.ndarray, predictions: Sequence[np.ndarray], where: str) -> np.ndarray:
     """Predictions of one fold from the answers to `asked`; an InputError where they cannot be used."""
     wide = (1 + int(bench.frames.y.max()),) if bench.track.kind == "identity" else ()

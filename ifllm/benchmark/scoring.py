@@ -153,7 +153,7 @@ def _value(text: str, track: Track, numbers: Mapping[str, int], place: str) -> f
         raise InputError(f"{place}: {text!r} is not {kind}; correct the line")
     return value
 
-
+# %% ../../nbs/benchmark/scoring.ipynb #0296fcec
 def _as_frame(file: Path, bench: Bench, given: Mapping, known: Mapping) -> pl.DataFrame:
     rounds = {key[:2] for key in given} | {(bench.track.headline, 0)}
     if missing := [key for key in known if key[:2] in rounds and key not in given]:

@@ -504,7 +504,7 @@ def power(
     if plot:
         _write_page(plot, power_figure(curve, target))
 
-
+# %% ../../nbs/engine/cli.ipynb #71168e5d
 def _write_page(file: Path, figure, **options) -> None:
     """Write a plot as one HTML file that works offline, whole or not at all, and say where it is."""
     write_bytes(file, figure.to_html(include_plotlyjs=True, **options).encode())
@@ -615,7 +615,7 @@ def _all_answers(study):
 
     return pl.concat([study.read("answers"), study.read("real_answers")])
 
-
+# %% ../../nbs/engine/cli.ipynb #21dbf438
 @app.command()
 def judge(
     endpoint: Annotated[

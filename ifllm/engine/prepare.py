@@ -397,7 +397,7 @@ def _part_label(part: str) -> str:
     name = lambda word: llm_label(word) if word.removesuffix("_twin") in REGISTRY else word.replace("_", " ")
     return ", ".join(name(word) for word in part.split("-"))
 
-
+# %% ../../nbs/engine/prepare.ipynb #86ef8c67
 def prepare(run: Path, browser: str | None = None) -> Prepared:
     """Make a folder of pages from a run, with all references resolved.
 

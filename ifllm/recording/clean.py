@@ -227,7 +227,7 @@ def clean(
     kinds = {"step": pl.String, "before": pl.Int64, "after": pl.Int64, "moved": pl.Int64, "moved_px": pl.Float64}
     return samples, pl.DataFrame(told, schema=kinds, orient="row")
 
-
+# %% ../../nbs/recording/clean.ipynb #30f794a9
 def _moved(before: pl.DataFrame, after: pl.DataFrame) -> tuple[int, float | None]:
     """How many samples stand elsewhere, and how far off (median, px), where a step kept each of them."""
     if before.height != after.height:

@@ -1103,7 +1103,7 @@ def field_separator(path: Path, columns: Iterable[str]) -> str:
     named = lambda mark: len({name.strip(' "\r\n') for name in header.split(mark)} & set(columns))
     return max(",;\t", key=named)
 
-
+# %% ../../nbs/01_data.ipynb #7d6db208
 def read_table(folder: Path, name: str) -> pl.DataFrame:
     """Read one of the three tables as it is: every column text, empty fields null; `line` is where a row starts.
 

@@ -1679,7 +1679,7 @@ def _ways(seen: pl.DataFrame, layouts: list) -> list[_Way]:
             ways.append(_Way(r, m, own["s"].to_numpy(), line[char], column[char], own["dt_ms"].to_numpy() / 1000))
     return ways
 
-
+# %% ../../nbs/06_features.ipynb #160625cc
 def _coloured(ways: list[_Way]) -> str:
     """The modality whose time is the colour: gaze, or the mouse where no gaze was recorded."""
     return "gaze" if any(way.modality == "gaze" and len(way.s) for way in ways) else "mouse"

@@ -163,7 +163,7 @@ def _check_kinds(path: Path, trials: list[dict], words: str) -> None:
                     "give what jsPsych.data.get().json() returned"
                 )
 
-
+# %% ../../nbs/recording/readers.ipynb #28774fab
 def _targets(trial: dict, words: str, responses: Mapping[str, int]) -> tuple[list[tuple], list[str]]:
     """Boxes of a trial (response, text, left, top, right, bottom), and the selectors of those without a size."""
     found = {}

@@ -1322,7 +1322,7 @@ def _refuse_foreign(there: Path, own: set[str]) -> None:
     if foreign:
         raise InputError(f"{there}: holds {foreign[0]}, which is no part of a saved reward model; name another folder")
 
-
+# %% ../../nbs/09_text_reward.ipynb #9942261d
 class _Kept(_Parts):
     """How a reward model is kept in a folder."""
 

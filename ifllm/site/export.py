@@ -85,7 +85,7 @@ def _in_code_points(event: dict, texts: dict[tuple[int, str], CodePoints]) -> di
         return event
     return {**event, "words": [[convert(start), convert(end), *rest] for start, end, *rest in event["words"]]}
 
-
+# %% ../../nbs/site/export.ipynb #23ac54b7
 def _in_order(rows: list[tuple[str, int, Any]]) -> list[tuple[str, int, Any]]:
     """Rows (page load, epoch in ms, what) in the order of time; a page's stay as it made them, though its clock was set
     back."""

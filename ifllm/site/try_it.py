@@ -172,7 +172,7 @@ def _reading(matched, page, cuts, queries, settings: Mapping) -> pl.DataFrame:
     }
     return reading_measures(fixations(matched, page, cuts, queries, method=method, **found_by), queries, method)
 
-
+# %% ../../nbs/site/try_it.ipynb #bb407c3c
 def read_visit(folder: str | Path, registry: pl.DataFrame, settings: Mapping) -> Visit:
     """From an export of `study_of_one` to features.
 
