@@ -47,7 +47,7 @@ UNWRAP = "filter sort over unique drop_nulls fill_null abs clip shift rank copy 
 digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
 
 PLUGIN = '''"""Which functions of the module each test enters, itself or by its fixtures, and how long it takes."""
-import json, os, sys, pytest
+import json, os, sys, threading, pytest
 SEEN, MADE, now = {"entered": {}, "seconds": {}}, {}, set()
 def trace(frame, event, arg):  # None: lines are of no interest
     if frame.f_code.co_filename == os.environ["MUTANT"]:
@@ -60,10 +60,10 @@ def pytest_fixture_setup(fixturedef):  # a shared fixture is made once and belon
     return result
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    now.clear(); sys.settrace(trace)
+    now.clear(); sys.settrace(trace); threading.settrace(trace)
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item):
-    sys.settrace(None)
+    sys.settrace(None); threading.settrace(None)
     SEEN["entered"][item.nodeid] = now.union(*(MADE.get(name, ()) for name in item.fixturenames))
 def pytest_runtest_logreport(report):
     SEEN["seconds"][report.nodeid] = SEEN["seconds"].get(report.nodeid, 0) + report.duration

@@ -1563,7 +1563,8 @@ def extract_features(
     matched : frame from `match_samples` and `add_phases`
     queries : frame of the `Queries` schema; only rows of these workers are used
     windows : frame from `ifllm.recording.trajectories.windows`
-    page : the same workers' rows of the `SamplesAbs` schema; without it the features of family "page" are null
+    page : the same workers' rows of the `SamplesAbs` schema; without it the features of family "page" are null, but for
+        `gaze_head_ok_share`
     reading : frame from `ifllm.recording.trajectories.reading_measures`; without it the features on fixations are null
     inactivity_ms : longest gap that counts as attention
 

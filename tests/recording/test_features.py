@@ -280,6 +280,19 @@ def test_a_query_without_samples_gives_nulls(study, workers, made):
     assert empty["text_characters_1"].null_count() == 0
 
 
+def test_what_needs_the_page_is_of_the_family_page(study, workers, made):
+    """Reward models leave that family out, since the page around the text holds the controls of rating."""
+    matched, cut, full = made[workers[0]]
+    _, page = of(study, workers[0])
+    reading = reading_measures(fixations(matched, page, cut, study.queries), study.queries)
+    without = extract_features(matched, study.queries, cut, None, reading)
+    held = lambda frame: {name for name in NAMES if frame[name].null_count() < frame.height}
+    assert held(full) - held(without) == {
+        f.name for f in registry() if f.family == "page" and f.name != "gaze_head_ok_share"
+    }  # the head is told by the samples
+    assert {f.family for f in registry() if f.modality == "cross" and f.source == "ifllm"} == {"cross"}
+
+
 def test_only_one_answer_looked_at(study, workers, made):
     worker = next(w for w in workers if (made[w][2]["mode"] == "pairwise").any())
     matched, cut, _ = made[worker]

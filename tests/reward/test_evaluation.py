@@ -144,7 +144,7 @@ def test_a_toy_study_has_the_effect_that_it_says():
 
 def test_groups_are_dealt_where_the_squared_load_grows_least():
     """A dealing by hand, on groups of two kinds and of sizes that leave no ties; folds have no names of their own."""
-    sizes = {"a": (14, 1), "b": (2, 12), "c": (9, 3), "d": (5, 5), "e": (1, 6), "f": (4, 0)}
+    sizes = {"a": (9, 14), "b": (11, 1), "c": (0, 12), "d": (6, 0), "e": (7, 5), "f": (6, 6)}
     groups, kinds = zip(*((g, k) for g, (n, m) in sizes.items() for k in [0] * n + [1] * m))
     found = ev.group_folds(np.array(groups), 3, np.random.default_rng(1), np.array(kinds))
     total = [sum(n) for n in zip(*sizes.values())]
