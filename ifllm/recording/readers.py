@@ -501,11 +501,18 @@ def to_gaze(samples: pl.DataFrame, screen: Screen, sampling_rate: float | None =
     pymovements.Gaze
         `time` (ms), `pixel` [x, y], and the trial columns `participant` and `item`; samples stand where they were
         recorded (`ifllm.recording.trajectories.to_pymovements` lays the study's own on an even grid).
+
+    Raises
+    ------
+    InputError
+        No rate was given, and no two samples of the eye tell one.
     """
     import pymovements
 
     eye = samples.filter(channel="gaze")
     step = eye.select(pl.col("t_ms").diff().over("participant", "item").median()).item()
+    if not sampling_rate and not step:
+        raise InputError(f"samples: {eye.height} of the eye, of which no two tell the rate; give sampling_rate")
     shown = pymovements.Screen(width_px=int(screen.width_px), height_px=int(screen.height_px), origin="upper left")
     return pymovements.Gaze(
         eye.select("participant", "item", pl.col("x", "y").fill_null(math.nan), time="t_ms"),

@@ -247,3 +247,7 @@ def test_pymovements_gives_back_what_it_was_given(tmp_path):
     assert back.samples.equals(frame)
     with pytest.raises(InputError, match="no column 'subject'"):
         from_pymovements(gaze, layout, "subject", "item")
+    for few in (frame.head(1), frame.clear(), frame.with_columns(t_ms=0.0)):
+        with pytest.raises(InputError, match="give sampling_rate"):
+            to_gaze(few, Screen(1280, 720))
+    assert to_gaze(frame.head(1), Screen(1280, 720), 25).experiment.sampling_rate == 25
