@@ -158,6 +158,7 @@ def test_rewards_and_claims_run_to_the_end_where_nothing_can_be_learnt(shape, wh
     says(records, [*missing, "reward.waterfall", "verdict.accuracy.own", "claim.accuracy.added"])
     says(records, ["claim.pointwise.shuffled"])  # the control of a forest that was not fitted
     assert records["verdict.accuracy"]["value"] == "cannot be run here"
+    assert "`ifllm power` says" in shown, "how much more it takes"
     assert not {"nan", "inf", "−inf"} & set(shown.lower().split())
 
 
