@@ -389,6 +389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.base.cache.kept_array': ('base/cache.html#kept_array', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.module_files': ('base/cache.html#module_files', 'ifllm/base/cache.py')},
             'ifllm.base.enough': { 'ifllm.base.enough.NotEnough': ('base/enough.html#notenough', 'ifllm/base/enough.py'),
+                                   'ifllm.base.enough.builds_on': ('base/enough.html#builds_on', 'ifllm/base/enough.py'),
                                    'ifllm.base.enough.enough': ('base/enough.html#enough', 'ifllm/base/enough.py'),
                                    'ifllm.base.enough.need': ('base/enough.html#need', 'ifllm/base/enough.py')},
             'ifllm.base.files': { 'ifllm.base.files.InputError': ('base/files.html#inputerror', 'ifllm/base/files.py'),

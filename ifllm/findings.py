@@ -19,7 +19,7 @@ import polars as pl
 from great_tables import GT
 from scipy import stats
 
-from .base.enough import NotEnough, enough
+from .base.enough import NotEnough, builds_on, enough
 from .base.numbers import format_number
 from .base.plots import COLOURS, GREY, SEQUENCE, forest
 from .base.prose import lack
@@ -32,7 +32,7 @@ class Records(dict):
 
     def __missing__(self, id: str):
         if why := lack(id, self):
-            raise NotEnough(f"{id} is not there ({why['text'].rstrip('.')})")
+            raise builds_on(why["text"])
         raise KeyError(id)
 
 

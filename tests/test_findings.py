@@ -128,7 +128,7 @@ def test_the_verdict_is_recorded_with_how_each_bar_went():
 def test_a_bar_whose_number_takes_more_data_is_said_to_and_judges_nothing():
     why = {"value": None, "text": "Not computed: gains, since there are no pairs."}
     records = Records({"gain.missing": why, "own": record(0.64, 0.6, 0.7)})
-    with pytest.raises(NotEnough, match="gain is not there .*there are no pairs"):
+    with pytest.raises(NotEnough, match="builds on .*there are no pairs"):
         CLAIM.honest.holds(records)
     noted = Noted()
     record_verdicts(noted, {"gain": CLAIM}, records)

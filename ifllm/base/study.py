@@ -24,7 +24,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .enough import NotEnough
+from .enough import builds_on
 from .files import InputError, read_json, write_bytes, write_json
 from .numbers import format_number
 from .prose import lack
@@ -531,7 +531,7 @@ class _LookingUp(_Run):
         known = self._known | self._records
         record = known.get(id)
         if why := lack(id, known):
-            raise NotEnough(f"{id} is not there ({why['value'].rstrip('.')})")
+            raise builds_on(why["value"])
         if record is None:
             raise KeyError(f"no result {id} here; record it, or name its notebook with study.results(...) first")
         return record

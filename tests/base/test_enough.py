@@ -40,7 +40,7 @@ def test_a_cell_without_enough_data_leaves_its_line_and_later_readers_get_it_too
     assert set(records) == {"diversity.reidentify.missing", "diversity.workers"}
     later = Study.open(tmp_path, "13a_claim_diversity")
     later.results("05_diversity")
-    with pytest.raises(NotEnough, match="who is recognised, since it takes at least 2 workers"):
+    with pytest.raises(NotEnough, match=r"it builds on who is recognised \(not computed: it takes at least 2 workers"):
         later.value("diversity.reidentify.top1")
     assert later.value("diversity.workers") == 1
     with pytest.raises(KeyError):
