@@ -400,9 +400,10 @@ def test_no_queries_and_no_samples():
 
 
 def test_where_no_answers_time_is_known_a_doubtful_sample_is_of_the_earliest():
-    unknown = make_queries([(A, None), (B, None)]).with_columns(asked_ms=pl.lit(None, pl.Int64))
-    found = match_samples(make_samples([("gaze", "single", 12, "Alava was", 18)]), unknown)
-    assert found.select("how", "query").rows() == [("ambiguous", 100)]
+    for asked in ([None, None], [None, 60_000]):  # or the later one's alone, which is still to come
+        queries = make_queries([(A, None), (B, None)]).with_columns(asked_ms=pl.Series(asked, dtype=pl.Int64))
+        found = match_samples(make_samples([("gaze", "single", 12, "Alava was", 18)]), queries)
+        assert found.select("how", "query").rows() == [("ambiguous", 100)]
 
 
 def test_group_and_time_are_one_number_up_to_the_year_2109():
@@ -1051,11 +1052,13 @@ def test_ties_are_counted_once_each():
     assert counts["samples"].sum() == samples.height and counts["flagged"].sum() == samples.height
     gaze = shares_by(counts.filter(pl.col("modality") == "gaze"), "modality", of="why")
     assert gaze["share"].to_list() == [0.25] * 4 and gaze["why"].n_unique() == 4
-    assert sorted(counts.filter(modality="gaze").select("how", "why").iter_rows()) == [
-        ("by_time", "off the element"),
-        ("by_time", "on text that is no answer of the log"),
-        ("by_time", "on the element, no text under the point"),
+    matched = match_samples(samples, queries).filter(modality="gaze")
+    told = [count_ties(matched[at : at + 1]).select("how", "why").row(0) for at in range(4)]
+    assert told == [
         ("exact", "on an answer's text"),
+        ("by_time", "off the element"),
+        ("by_time", "on the element, no text under the point"),
+        ("by_time", "on text that is no answer of the log"),
     ]
     people = by_person(counts)
     assert dict(people.select("modality", "share").iter_rows()) == {"gaze": 0.25, "mouse": 1.0}
