@@ -432,7 +432,9 @@ def trap_labels(pairs: pl.DataFrame, confidence: pl.DataFrame, maximum: float = 
 def mean_over_workers(
     frame: pl.DataFrame, values: Mapping[str, pl.Expr], n_bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of each of `values` over the rows, `NAME`, and its 95 % interval over workers, `NAME_low`, `NAME_high`."""
+    """Mean of each of `values` over the rows, `NAME`, and its 95 % interval over workers, `NAME_low`, `NAME_high`;
+    `NotEnough` where there is no row."""
+    need("labels of this kind", frame.height)
     worker, means = frame["worker"].to_numpy(), {}
     for name, expression in values.items():
         column = frame.select(expression.cast(pl.Float64)).to_series().to_numpy()

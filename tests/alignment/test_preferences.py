@@ -574,6 +574,8 @@ def test_small_studies_say_what_they_lack(sets):
     labels = pf.trap_labels(pf.usable_pairs(queries)[0], make_confidence(queries))
     with pytest.raises(NotEnough, match="there are no labelled pairs"):
         pf.trap_summary(labels.clear())
+    with pytest.raises(NotEnough, match="there are no labels of this kind"):
+        pf.mean_over_workers(labels.clear(), {"noise": pl.col("noise_rate")}, 20)
     one = pf.source_summary(sets.filter(pl.col("worker") == "P001"), 20)
     assert one["agreement"].is_between(0, 1).all() and one["agreement_low"].is_nan().all()
 
