@@ -34,7 +34,20 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   fi
 fi
 echo "setup: the package and what it needs"
-pip install --quiet -c "$lock" -e ".[encoder,study,dev]"
+# A locked version that can no longer be had is named, and the newest that fits takes its place; any other failure is the end.
+cp "$lock" .venv/constraints
+wanted=(-c .venv/constraints -e ".[encoder,study,dev]")
+until pip install --quiet "${wanted[@]}" 2> .venv/said; do
+  why=$(pip install --dry-run "${wanted[@]}" 2>&1) || true
+  gone=$(sed -n 's/.*The user requested (constraint) \([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' <<< "$why" | head -n 1)
+  if [ -z "$gone" ] || ! grep -qxF "$gone" .venv/constraints; then
+    cat .venv/said >&2
+    exit 1
+  fi
+  echo "setup: $gone, as locked, cannot be had; the newest version that fits takes its place, so this is no exact rerun" >&2
+  grep -vxF "$gone" .venv/constraints > .venv/constraints.new || true
+  mv .venv/constraints.new .venv/constraints
+done
 # notebooks are merged cell by cell, by the driver that .gitattributes names
 if git rev-parse --git-dir >/dev/null 2>&1; then
   git config merge.jupyternotebook.name "notebooks, cell by cell"

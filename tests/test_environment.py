@@ -47,3 +47,44 @@ def test_of_two_set_ups_one_waits_and_finds_all_done(root, tmp_path):
     assert [setup.returncode for setup in setups] == [0, 0]
     assert sorted(said) == ["", "setup: another set-up works on .venv; waiting for it\n"]
     assert len(set((tmp_path / "called").read_text().split())) == 1  # only one of them called pip
+
+
+# a pip of ours: it has every version but the first one that is locked
+PIP = """#!/bin/sh
+case "$*" in *"import torch"*) exit 0 ;; *"--upgrade"*) exit 0 ;; esac
+echo "$*" >> called
+kept=$(cat .venv/constraints)
+case "$kept" in *{gone}*) ;; *) {then} ;; esac
+case "$*" in
+  *--dry-run*) echo "    The user requested (constraint) {gone}"; exit 1 ;;
+  *) echo "ERROR: ResolutionImpossible" >&2; exit 1 ;;
+esac
+"""
+
+
+def set_up(root, folder, gone: str, then: str = "exit 0"):
+    (folder / "scripts").mkdir()
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements.lock", "scripts/setup.sh"):
+        (folder / name).write_bytes((root / name).read_bytes())
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(PIP.replace("{gone}", gone).replace("{then}", then))
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": sys.executable, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    return subprocess.run(["bash", "scripts/setup.sh"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_locked_version_that_is_gone_is_named_and_another_taken(root, tmp_path):
+    first = next(line for line in (root / "requirements.lock").read_text().splitlines() if not line.startswith("#"))
+    done = set_up(root, tmp_path, first)
+    assert done.returncode == 0 and (tmp_path / ".venv" / "ready").exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"setup: {first}, as locked, cannot be had") and "no exact rerun" in line
+    locked, kept = ((tmp_path / name).read_text().splitlines() for name in ("requirements.lock", ".venv/constraints"))
+    assert [line for line in locked if line != first] == kept, "all other versions stay as locked"
+
+
+def test_what_else_fails_in_set_up_ends_it(root, tmp_path):
+    done = set_up(root, tmp_path, "nothing-of-the-lock==1", then=":")
+    assert done.returncode == 1 and done.stderr == "ERROR: ResolutionImpossible\n"
+    assert not (tmp_path / ".venv" / "ready").exists()
