@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ifllm.base.enough import NotEnough
+from ifllm.base.prose import fill_notebook
 from ifllm.findings import (
     CANNOT,
     CLAIMS,
@@ -252,3 +253,13 @@ def test_a_row_of_the_table_links_to_its_page():
         'href="13a_claim_diversity.html"'
         in linked(pl.DataFrame({"claim": ["[title](13a_claim_diversity.html)"]})).as_raw_html()
     )
+
+
+def test_other_peoples_data_are_not_told_the_faults_of_the_published_recordings(root):
+    cells = json.loads((root / "nbs" / "13_findings.ipynb").read_text("utf-8"))["cells"]
+    start = next(i for i, cell in enumerate(cells) if "{#sec-audit}" in "".join(cell["source"]))
+    records = {"audit.measured": {"id": "audit.measured", "value": False}}
+    page = fill_notebook({"cells": [cell for cell in cells[start:] if cell["cell_type"] == "markdown"]}, records, False)
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
+    assert "|---|" not in text and "this run is on others" in text
+    assert "Gaze is trained on mouse moves" in "".join("".join(cell["source"]) for cell in cells)
