@@ -208,11 +208,15 @@ def test_whatever_ends_it_takes_the_recording_with_it(tmp_path, monkeypatch, num
         signal.raise_signal(number)
 
     monkeypatch.setattr(tried, "walk", walk)
+    given = signal.getsignal(number)
+    if number == signal.SIGINT:  # ignored where the tests run in the background
+        signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), tried._ends_tidily():
         tried._recorded(None, False, tmp_path / "kept", 0, print)
     assert seen and not list(box.iterdir()) and not (tmp_path / "kept").exists()
     assert signal.getsignal(number) == before
+    signal.signal(number, given)
 
 
 def test_who_withdraws_leaves_nothing(tmp_path, monkeypatch):

@@ -77,14 +77,17 @@ export class Recorder {
 
   tick() {
     if (!this.running) return;
+    if (!document.hidden) this.catchUp();
+    setTimeout(() => this.tick(), Math.max(1, (this.stamp + 1) * this.settings.grid_ms - this.clock()));
+  }
+
+  // a row for each stamp that is due
+  catchUp() {
     const { grid_ms: grid } = this.settings;
-    if (!document.hidden) {
-      const now = this.clock();
-      const last = Math.floor(now / grid);
-      this.stamp = Math.max(this.stamp, last - Math.floor(CATCH_UP_MS / grid));
-      while (this.stamp < last) this.row(++this.stamp * grid, now);
-    }
-    setTimeout(() => this.tick(), Math.max(1, (this.stamp + 1) * grid - this.clock()));
+    const now = this.clock();
+    const last = Math.floor(now / grid);
+    this.stamp = Math.max(this.stamp, last - Math.floor(CATCH_UP_MS / grid));
+    while (this.stamp < last) this.row(++this.stamp * grid, now);
   }
 
   row(t, now) {
@@ -220,6 +223,7 @@ export class Recorder {
   }
 
   hide() {
+    this.catchUp(); // a stamp that is made up for later would get the time of later
     this.hiddenSince = performance.now();
     this.event("hidden");
     this.flush();
