@@ -385,9 +385,10 @@ def test_whole_sessions_with_gaze_and_mouse(browser, tmp_path):
                     time.sleep(1.2)
                     visit.context.set_offline(False)
                 else:
-                    page.evaluate(
-                        "addEventListener('pagehide', () => { localStorage.rows = document.querySelector('#status').dataset.rows; })"
-                    )
+                    page.evaluate("""() => {
+                      const count = () => { localStorage.rows = document.querySelector('#status').dataset.rows; };
+                      for (const end of ['pagehide', 'visibilitychange']) addEventListener(end, count);
+                    }""")
                     page.reload()
                     page.wait_for_selector(".ratings:not([hidden])")
                     recorded.append(int(page.evaluate("localStorage.rows")))
