@@ -2187,6 +2187,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'ifllm.reward.features.ablation': ('reward.html#ablation', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.ablation_figure': ('reward.html#ablation_figure', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.ablation_plan': ('reward.html#ablation_plan', 'ifllm/reward/features.py'),
+                                       'ifllm.reward.features.behaviour_columns': ( 'reward.html#behaviour_columns',
+                                                                                    'ifllm/reward/features.py'),
                                        'ifllm.reward.features.candidates': ('reward.html#candidates', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.chance': ('reward.html#chance', 'ifllm/reward/features.py'),
                                        'ifllm.reward.features.column_groups': ('reward.html#column_groups', 'ifllm/reward/features.py'),

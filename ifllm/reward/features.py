@@ -11,7 +11,7 @@ __all__ = ['PAGE', 'MODALITIES', 'OWN', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'P
            'personal_models', 'personal_curve', 'study_table', 'paper_folds', 'paper_forest', 'in_sample_forest',
            'Steps', 'steps_null', 'permutation_importance', 'worker_means', 'column_groups', 'partial_dependence',
            'fold_accuracy', 'fewest_training_workers', 'right_of', 'empty_oof', 'ablation_plan', 'learnable', 'ranking',
-           'text_dwell', 'gains', 'leak_frame', 'candidates', 'with_own_scale', 'content_features',
+           'text_dwell', 'gains', 'leak_frame', 'behaviour_columns', 'candidates', 'with_own_scale', 'content_features',
            'content_candidates', 'curve_sizes', 'learning_scores', 'ablation_figure', 'waterfall_figure', 'null_figure',
            'personal_figure', 'importance_figure', 'dependence_figure', 'learning_figure', 'learning_data']
 
@@ -1190,12 +1190,17 @@ def leak_frame(press: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(frame.select(columns).cast({"n": pl.Int64}) for frame in (of_press, models))
 
 # %% ../../nbs/08_reward.ipynb #018a988d
+def behaviour_columns(blocks: Mapping[str, list[str]]) -> list[str]:
+    """The columns of gaze, mouse and both together."""
+    return [column for source in MODALITIES for column in blocks[source]]
+
+
 def candidates(blocks: Mapping[str, list[str]]) -> dict[str, tuple[BaseEstimator, dict, list[str]]]:
     """The antisymmetric models among which inner folds choose: name -> model, its grid, its columns.
 
     `own_...` are the columns of `with_own_scale`.
     """
-    T, behaviour = blocks["text"], blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    T, behaviour = blocks["text"], behaviour_columns(blocks)
     signed, trees = SignedLogistic(n_first=len(T)), {"n_estimators": [30, 80]}
     return {
         "length": (SignedLogistic(), RIDGE, blocks["length"]),
@@ -1209,7 +1214,7 @@ def candidates(blocks: Mapping[str, list[str]]) -> dict[str, tuple[BaseEstimator
 
 def with_own_scale(pairs: pl.DataFrame, blocks: Mapping[str, list[str]]) -> pl.DataFrame:
     """`pairs` and, as `own_...`, its columns of behaviour on each worker's own scale."""
-    behaviour = blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    behaviour = behaviour_columns(blocks)
     own = within_worker(pairs, behaviour).select("query", pl.col(behaviour).name.prefix("own_"))
     return pairs.join(own, on="query", how="left", maintain_order="left")
 
@@ -1238,7 +1243,7 @@ def curve_sizes(n_workers: int, n_pairs: int) -> dict[str, list[int]]:
     most = int(n_pairs * 0.75)
     return {
         "worker": sorted({size for size in workers if size < n_workers} | {n_workers}),
-        "query": sorted({size for size in queries if size < n_pairs * 0.75} | {most}),
+        "query": sorted({size for size in queries if size < most} | {most}),
     }
 
 
@@ -1255,7 +1260,7 @@ def learning_scores(
 
     `sizes` are those of `curve_sizes`, `n_draws` the training subsets of each, `draws` go to `metric_scores`.
     """
-    T, behaviour = blocks["text"], blocks["gaze"] + blocks["mouse"] + blocks["cross"]
+    T, behaviour = blocks["text"], behaviour_columns(blocks)
     models = {
         "text": (SignedLogistic(C=0.03), T),
         "all": (SignedLogistic(C=0.03, n_first=len(T), scale=0.1), T + behaviour),
