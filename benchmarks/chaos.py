@@ -10,7 +10,7 @@ delivered all. What was acknowledged is written to a log; `check` reads that log
 and nothing of the site. With --postgresql the site keeps its rows in a PostgreSQL server of this command's own, which
 is killed at half time, too. A mutant of the site shows that the check would notice: `early` acknowledges before the
 commit, `twice` forgets that a batch came before. Prints what was done and found; exit code 1 when a row is missing,
-there twice, never sent or out of order.
+there twice, never sent or out of order, or a traceback stands in the site's log.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -62,15 +63,15 @@ def free_port() -> int:
 class Server:
     """The site in a process of its own, as `ifllm study serve` runs it, killed and started again."""
 
-    def __init__(self, folder: Path, mutant: str):
-        self.folder, self.port, self.kills = folder, free_port(), 0
+    def __init__(self, folder: Path, mutant: str, log: Path):
+        self.log, self.port, self.kills = log, free_port(), 0
         self.words = [sys.executable, "-c", f"{MUTANTS[mutant]}from ifllm.engine.cli import main\nmain()"]
         self.words += ["study", "serve", str(folder), "--port", str(self.port)]
 
     async def start(self) -> None:
         environment = {**os.environ, "IFLLM_STUDY_SECRET": SECRET}
         while True:  # where its disk is full it ends again
-            with open(self.folder.parent / "server.log", "a") as log:
+            with open(self.log, "a") as log:
                 self.process = subprocess.Popen(self.words, env=environment, stderr=log)
             while self.process.poll() is None:
                 with contextlib.suppress(OSError):
@@ -344,7 +345,7 @@ def main() -> int:
             disk = home / "db"
             last.callback(lambda: subprocess.run(["umount", disk], check=True))
         folder = home / "db" / "study" if disk else home / "study"
-        server = Server(folder, given.mutant)
+        server = Server(folder, given.mutant, home / "server.log")  # not on the disk that fills
         proxy = Proxy(server.port)
         _, people = prepare(folder, given.participants, proxy.port)
         began = time.monotonic()
@@ -369,9 +370,19 @@ def main() -> int:
             *((f"rows {what}", found[what]) for what in ("missing", "twice", "never sent", "out of order")),
         ):
             print(f"{what:28} {value}")
-        said = (folder.parent / "server.log").read_text()
-        print(f"{'tracebacks of the site':28} {said.count('Traceback')}")
-    return int(any(found[what] for what in ("missing", "twice", "never sent", "out of order")))
+        found["tracebacks"] = show_log((home / "server.log").read_text())
+    return int(any(found[what] for what in ("missing", "twice", "never sent", "out of order", "tracebacks")))
+
+
+def show_log(said: str) -> int:
+    """Print what the site's own log holds, like lines once; how many tracebacks there are."""
+    lines = Counter(
+        re.sub(r"\d+", "0", line)[:160] for line in said.splitlines() if not line.startswith((" ", "Traceback"))
+    )
+    for line, times in lines.most_common(12):
+        print(f"{'the site said, times':28} {times:6} {line}")
+    print(f"{'tracebacks of the site':28} {said.count('Traceback')}")
+    return said.count("Traceback")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def timeless(path: Path) -> bytes:
 class Disturbed:
     """Commands that faults hit, what they make when nothing disturbs them, and what was counted."""
 
-    leave: tuple[str, ...] = ()  # beginnings of paths that are not compared
+    leave: tuple[str, ...] = (".lock",)  # beginnings of paths that are not compared: who holds a folder, since when
 
     def __init__(self, cwd: Path, made: Path, commands: list[list[str]], counts: defaultdict, **environment: str):
         self.cwd, self.made, self.commands, self.counts = cwd, made, commands, counts
@@ -232,7 +232,7 @@ def kill_below(folder: Path) -> None:
 class Study(Disturbed):
     """`ifllm run` and `ifllm report` of the small study."""
 
-    leave = ("logs/", "pages/", ".lock", ".report.lock", ".snakemake/", ".raw")
+    leave = (*Disturbed.leave, "logs/", "pages/", ".report.lock", ".snakemake/", ".raw")
 
     def events(self) -> list[dict]:
         log = self.made / "logs" / "events.jsonl"

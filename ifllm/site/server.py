@@ -37,7 +37,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from ..base.files import InputError, alone
@@ -67,6 +66,7 @@ from ifllm.site.storage import (
     Refused,
     SampleBatch,
     Turn,
+    Unavailable,
     now_ms,
     withdraw,
 )
@@ -707,6 +707,9 @@ async def _generate(site: Site, turn_id: int, generation: Generation) -> None:
         await asyncio.gather(*(one(i, name, messages) for i, (name, messages) in enumerate(context)))
         state = await asyncio.to_thread(_store_answers, site, turn_id, [name for name, _ in context], results)
         generation.add({"done": state}, over=True)
+    except Unavailable as error:
+        log.error("turn %s could not be answered: %s", turn_id, error)
+        generation.add({"done": "failed"}, over=True)
     except Exception:
         log.exception("turn %s could not be answered", turn_id)
         generation.add({"done": "failed"}, over=True)
@@ -1045,9 +1048,9 @@ def progress_data(site: TheSite) -> dict:
         }
 
 # %% ../../nbs/site/server.ipynb #e9148ac3
-async def _unavailable(request: Request, error: OperationalError) -> JSONResponse:
+async def _unavailable(request: Request, error: Unavailable) -> JSONResponse:
     """The database cannot be reached or written, e.g. on a full disk: nothing was stored, and the page tries again."""
-    log.error("database: %s", str(error.orig)[:200])
+    log.error("%s", error)
     return JSONResponse({"detail": "The server cannot store this now. Please wait; your page tries again."}, 503)
 
 
@@ -1117,7 +1120,8 @@ def create_app(
 
     Raises
     ------
-    InputError : no secret, WebGazer or its face model not installed, or a scripted study without `allow_scripted`
+    InputError : no secret or database, WebGazer or its face model not installed, or a scripted study
+        without `allow_scripted`
     """
     admin = admin or os.environ.get("IFLLM_STUDY_ADMIN")
     _refuse_unready(study, admin, allow_scripted)
@@ -1129,7 +1133,7 @@ def create_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        exception_handlers={RequestValidationError: _invalid, OperationalError: _unavailable},
+        exception_handlers={RequestValidationError: _invalid, Unavailable: _unavailable},
     )
     app.state.site = site
     app.include_router(router)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Ms', 'Px', 'PageMs', 'EpochMs', 'Bit', 'TurnNumber', 'Name', 'AnyEvent', 'LATE_MS', 'ROWS_MAX', 'Base', 'Participant',
-           'Assignment', 'Turn', 'Batch', 'Calibration', 'Call', 'now_ms', 'Database', 'Sample', 'ViewportEvent',
-           'BoxEvent', 'ScrollEvent', 'RatingEvent', 'PageEvent', 'Word', 'WordsEvent', 'Look', 'SampleBatch',
-           'Refused', 'BatchWriter', 'write_payload', 'read_payload', 'withdraw']
+           'Assignment', 'Turn', 'Batch', 'Calibration', 'Call', 'now_ms', 'Unavailable', 'Database', 'Sample',
+           'ViewportEvent', 'BoxEvent', 'ScrollEvent', 'RatingEvent', 'PageEvent', 'Word', 'WordsEvent', 'Look',
+           'SampleBatch', 'Refused', 'BatchWriter', 'write_payload', 'read_payload', 'withdraw']
 
 # %% ../../nbs/site/storage.ipynb #ea407ba9
 import json
 import queue
+import re
 import threading
 import time
 import zlib
@@ -40,7 +41,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DatabaseError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from ..base.files import InputError
 
 # %% ../../nbs/site/storage.ipynb #5e1b6548
 Ms = BigInteger  # epoch milliseconds, UTC
@@ -194,49 +199,29 @@ def _add_columns(engine: Engine) -> None:
                     kind = column.type.compile(engine.dialect)
                     connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
 
-# %% ../../nbs/site/storage.ipynb #5430d199
-class Database:
-    """The study's database by URL: SQLite or PostgreSQL."""
+# %% ../../nbs/site/storage.ipynb #03537736
+class Unavailable(InputError):
+    """The database cannot be opened, reached, read or written: nothing was stored."""
 
-    def __init__(self, url: str):
-        lite = url.startswith("sqlite")
-        self.engine: Engine = create_engine(
-            url, pool_pre_ping=not lite, **({"connect_args": {"timeout": 30}} if lite else {"pool_size": 10})
-        )
-        self.insert = sqlite.insert if lite else postgresql.insert
-        if lite:
-            event.listen(self.engine, "connect", _sqlite_connect)
-            event.listen(self.engine, "begin", _sqlite_begin)
-        Base.metadata.create_all(self.engine)
-        _add_columns(self.engine)
+    def __init__(self, url: str, fault: Exception):
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)  # without its password
+        why = (str(getattr(fault, "orig", None) or fault).splitlines() or [type(fault).__name__])[0][:200]
+        todo = "see that it answers, may be written and has room, or name another (database in study.yaml)"
+        if isinstance(fault, ImportError):
+            todo = "install the extra `postgres`: in the project's folder, pip install -e '.[postgres]'"
+        super().__init__(f"database {shown}: {why}; {todo}")
 
-    @contextmanager
-    def read(self) -> Generator[Session]:
-        """A session that only reads."""
-        with Session(self.engine) as session:
-            yield session
 
-    @contextmanager
-    def write(self) -> Generator[Session]:
-        """A transaction: committed on success, rolled back on an exception."""
-        with (
-            self.engine.connect().execution_options(write=True) as connection,
-            Session(connection, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            yield session
-
-    def scrub(self):
-        """Fold SQLite's write-ahead log into the file, so that deleted text does not linger there."""
-        if self.engine.dialect.name == "sqlite":
-            with self.engine.connect() as connection:
-                driver = connection.connection.driver_connection
-                assert driver is not None  # the connection is open
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def close(self):
-        """Close the connections."""
-        self.engine.dispose()
+@contextmanager
+def _told(url: str) -> Generator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, InternalError, PoolTimeout) as fault:
+        raise Unavailable(url, fault) from None
+    except DatabaseError as fault:
+        if type(fault) is not DatabaseError:  # a statement is wrong
+            raise
+        raise Unavailable(url, fault) from None  # the file is torn
 
 # %% ../../nbs/site/storage.ipynb #31b6bae1
 def _sqlite_connect(connection, _):
@@ -247,6 +232,59 @@ def _sqlite_connect(connection, _):
 
 def _sqlite_begin(connection):
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")
+
+
+def _engine(url: str, lite: bool) -> Engine:
+    engine = create_engine(
+        url, pool_pre_ping=not lite, **({"connect_args": {"timeout": 30}} if lite else {"pool_size": 10})
+    )
+    if lite:
+        event.listen(engine, "connect", _sqlite_connect)
+        event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+# %% ../../nbs/site/storage.ipynb #5430d199
+class Database:
+    """The study's database by URL: SQLite or PostgreSQL."""
+
+    def __init__(self, url: str):
+        self.url, lite = url, url.startswith("sqlite")
+        self.insert = sqlite.insert if lite else postgresql.insert
+        try:
+            self.engine = _engine(url, lite)
+            Base.metadata.create_all(self.engine)
+            _add_columns(self.engine)
+        except (SQLAlchemyError, ImportError, ValueError) as fault:
+            raise Unavailable(url, fault) from None
+
+    @contextmanager
+    def read(self) -> Generator[Session]:
+        """A session that only reads; `Unavailable` where the database is gone."""
+        with _told(self.url), Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Generator[Session]:
+        """A transaction, committed on success and rolled back on an exception; `Unavailable` where it is gone."""
+        with (
+            _told(self.url),
+            self.engine.connect().execution_options(write=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def scrub(self):
+        """Fold SQLite's write-ahead log into the file, so that deleted text does not linger there."""
+        if self.engine.dialect.name == "sqlite":
+            with _told(self.url), self.engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None  # the connection is open
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self):
+        """Close the connections."""
+        self.engine.dispose()
 
 # %% ../../nbs/site/storage.ipynb #18aedcdd
 Px = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False)]
@@ -537,7 +575,7 @@ class BatchWriter:
         except Exception as error:  # nothing was committed: nobody is told otherwise
             answers = [error] * len(items)
         for item, answer in zip(items, answers):
-            if not item.done.cancelled():
+            if item.done.set_running_or_notify_cancel():  # from here on nobody can cancel it
                 item.done.set_exception(answer) if isinstance(answer, Exception) else item.done.set_result(answer)
 
 # %% ../../nbs/site/storage.ipynb #169ae68a

@@ -18,6 +18,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 
 import httpx
 import polars as pl
@@ -25,7 +26,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
@@ -51,6 +53,8 @@ from ifllm.site.storage import (
     Refused,
     SampleBatch,
     Turn,
+    Unavailable,
+    _Item,
     now_ms,
 )
 
@@ -767,21 +771,109 @@ def test_rows_stay_in_the_order_of_their_page_though_its_clock_is_set_back(tmp_p
     assert pl.read_parquet(tmp_path / "out" / "parquet" / "events.parquet")["t_ms"].to_list() == [50, 1050]
 
 
-def test_a_database_that_cannot_be_written_is_a_line_and_another_try(tmp_path, monkeypatch, caplog):
+GONE = {  # each once ended in a traceback but for the first
+    "full": OperationalError("INSERT", {}, Exception("database or disk is full")),
+    "torn": DatabaseError("INSERT", {}, Exception("database disk image is malformed")),
+    "the connection is gone": InterfaceError("INSERT", {}, Exception("connection already closed")),
+    "all connections are taken": PoolTimeout("QueuePool limit of size 5 overflow 10 reached"),
+}
+
+
+@pytest.mark.parametrize("fault", GONE.values(), ids=GONE)
+def test_a_database_that_is_gone_is_a_line_and_another_try(tmp_path, monkeypatch, caplog, fault):
     with site(tmp_path) as (app, client):
         someone = Person(client, app)
         task = someone.prepare()
 
-        def full(*_):
-            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+        def fail(*_):
+            raise fault
 
         with monkeypatch.context() as patch:
-            patch.setattr("ifllm.site.storage._store_batches", full)
+            patch.setattr("ifllm.site.storage._store_batches", fail)
+            patch.setattr("ifllm.site.server.next_step", fail)
             assert someone.send(f"/api/assignments/{task['id']}/batches", batch(0)).status_code == 503
-        assert [record.getMessage() for record in caplog.records if record.name == "ifllm.study"] == [
-            "database: database or disk is full"
-        ]
+            assert client.get("/api/state").status_code == 503
+        said = [record.getMessage() for record in caplog.records if record.name == "ifllm.study"]
+        why = str(getattr(fault, "orig", None) or fault)
+        assert said == [f"database {app.state.site.db.url}: {why}; {TODO}"] * 2
+        assert not any(record.exc_info for record in caplog.records)
         assert someone.must(f"/api/assignments/{task['id']}/batches", batch(0))["duplicate"] is False
+
+
+def test_a_question_whose_database_is_gone_is_a_line_and_can_be_asked_again(tmp_path, monkeypatch, caplog):
+    with site(tmp_path) as (app, client):
+        someone = Person(client, app)
+        task = someone.prepare()
+        turn = someone.must(f"/api/assignments/{task['id']}/turns", {"turn": 1, "question": "Who is gone?"})
+        asked = f"/api/turns/{turn['id']}/stream"
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "ifllm.site.server._store_answers",
+                lambda *_: (_ for _ in ()).throw(Unavailable("sqlite:///x", GONE["full"])),
+            )
+            assert json.loads(someone.send(asked).text.splitlines()[-1]) == {"done": "failed"}
+        (said,) = [record for record in caplog.records if record.name == "ifllm.study"]
+        assert (
+            said.exc_info is None
+            and "could not be answered: database sqlite:///x: database or disk" in said.getMessage()
+        )
+        assert json.loads(someone.send(asked).text.splitlines()[-1]) == {"done": "answered"}
+
+
+def test_a_wrong_statement_stays_what_it_is(tmp_path):
+    db = Database(f"sqlite:///{tmp_path}/s.sqlite")
+    with pytest.raises(IntegrityError), db.write() as session:
+        session.add(Assignment(id="a", participant="nobody", position=0, mode="x", responders=[], bullets=[]))
+    db.close()
+
+
+TODO = "see that it answers, may be written and has room, or name another (database in study.yaml)"
+
+
+def test_a_database_that_cannot_be_opened_is_told_in_one_line(tmp_path):
+    (tmp_path / "torn.sqlite").write_bytes(random.Random(1).randbytes(4096))
+    (tmp_path / "folder.sqlite").mkdir()
+    for name, why in (
+        ("torn", "file is not a database"),
+        ("folder", "unable to open database file"),
+        ("no/such", "unable to open database file"),
+    ):
+        with pytest.raises(InputError, match=f"^database sqlite:///{tmp_path}/{name}.sqlite: {why}; see that"):
+            Database(f"sqlite:///{tmp_path}/{name}.sqlite")
+    for url in ("me:se:c/ret@127.0.0.1:1/x", "me:se:c/ret@127.0.0.1:port/x"):  # with and without the driver installed
+        with pytest.raises(InputError) as fault:
+            Database(f"postgresql+psycopg://{url}")
+        told = str(fault.value)
+        assert (
+            told.startswith("database postgresql+psycopg://me:***@127.0.0.1:")
+            and "ret" not in told
+            and "\n" not in told
+        )
+
+
+def test_a_study_whose_database_is_torn_is_refused_by_each_command(tmp_path):
+    study = write_study(tmp_path)
+    (tmp_path / "study.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(InputError, match="study.sqlite: file is not a database"):
+        export_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="study.sqlite: file is not a database"):
+        server.create_app(study, SECRET, allow_scripted=True)
+
+
+def test_a_batch_given_up_at_the_last_moment_does_not_end_the_writer(store):
+    """A request cancelled between the look and the answer once ended the thread: nothing was stored any more."""
+
+    class GivenUp(Future):
+        def cancelled(self):
+            was = super().cancelled()
+            self.cancel()
+            return was
+
+    _, writer = store
+    batch = SampleBatch.model_validate({"page": "0123abcd", "number": 0, "samples": []})
+    writer._queue.put(_Item("worker_1", "a1", batch, GivenUp()))
+    assert writer.submit("worker_1", "a1", batch.model_copy(update={"number": 1})).result(10)["rows"] == 0
 
 
 def wait_until(done, seconds: float = 20):
