@@ -252,8 +252,9 @@ def tests_of(folder: Path, module: str, more: list[str]) -> list[str]:
 
 
 def meets(record: dict, function: str, slowest: float) -> list[str]:
-    """The tests that enter a function, fastest first; all of them for what stands outside functions."""
-    enters = lambda names: not function or any(name == function or name.startswith(f"{function}.") for name in names)
+    """The tests that enter a function, or the one around it, fastest first; all for what stands outside functions."""
+    within = lambda one, other: f"{one}.".startswith(f"{other}.")
+    enters = lambda names: not function or any(within(name, function) or within(function, name) for name in names)
     seconds, entered = record["seconds"], record["entered"]
     found = [test for test in seconds if enters(entered[test])]
     return sorted((test for test in found if seconds[test] <= slowest), key=seconds.get)

@@ -24,7 +24,6 @@ import httpx
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
-import regex
 from plotly.subplots import make_subplots
 from pydantic import BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -37,15 +36,15 @@ from ..base.files import InputError, read_json, write_bytes, write_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, forest
 from ..base.settings import check_settings, number, whole
 from ..base.terminal import progress
+from ..base.text import words_of
 from ..reward.evaluation import metric_scores, paired_gain
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'RATING_ITEMS', 'heldout_scores', 'heldout_differences', 'holm', 'messages_for', 'Verdict',
            'read_verdict', 'requests_for', 'Judge', 'VerdictCache', 'estimate_cost', 'ask', 'collect', 'verdicts_frame',
-           'count_words', 'outcomes', 'position_bias', 'length_controlled', 'win_rates', 'source_tests',
-           'export_ratings', 'read_ratings', 'is_filled', 'krippendorff_alpha', 'analyse_ratings', 'status_table',
-           'heldout_figure', 'margins_figure', 'side_by_side', 'winrate_figure', 'judge_of', 'worth_judging',
-           'remember', 'recall']
+           'outcomes', 'position_bias', 'length_controlled', 'win_rates', 'source_tests', 'export_ratings',
+           'read_ratings', 'is_filled', 'krippendorff_alpha', 'analyse_ratings', 'status_table', 'heldout_figure',
+           'margins_figure', 'side_by_side', 'winrate_figure', 'judge_of', 'worth_judging', 'remember', 'recall']
 
 # %% ../../nbs/12_judge.ipynb #6de12e7d
 def heldout_scores(heldout: pl.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pl.DataFrame:
@@ -412,17 +411,6 @@ def verdicts_frame(judge: Judge, requests: pl.DataFrame, cache: VerdictCache) ->
     }
     return pl.DataFrame(rows, schema=schema | dict.fromkeys(floats, pl.Float64))
 
-# %% ../../nbs/12_judge.ipynb #b4bba433
-_WORD_ENDS = regex.compile(r"(?wV1)\b")
-
-
-def count_words(text: str) -> int:
-    """Number of words by Unicode's word boundaries (UAX 29): segments that hold a letter or a digit.
-
-    In Chinese each ideograph is a word. Scripts without marked boundaries, such as Thai, count a run as one.
-    """
-    return sum(any(c.isalnum() for c in part) for part in _WORD_ENDS.split(text))
-
 # %% ../../nbs/12_judge.ipynb #fc71bffb
 def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     """One row a pair of answers: `llm`, `source`, `index`, `dpo_wins` in 0..1, scores, `extra_words` (DPO over
@@ -437,7 +425,7 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("orders") == 2)
         .drop("orders")
     )
-    words = lambda c: pl.col(c).map_elements(count_words, return_dtype=pl.Int64).cast(pl.Float64)
+    words = lambda c: pl.col(c).map_elements(lambda text: len(words_of(text)), return_dtype=pl.Float64)
     lengths = answers.with_columns(extra_words=words("dpo") - words("sft"), same=pl.col("sft") == pl.col("dpo"))
     joined = lengths.join(both, on=["llm", "source", "index"], how="left", validate="1:1")
     return (

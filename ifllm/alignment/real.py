@@ -23,6 +23,7 @@ from .weights import model_place
 from ..base.bootstrap import worker_mean
 from ..base.files import InputError, read_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
+from ..base.text import words_of
 from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
 
@@ -141,7 +142,7 @@ def _controls(rows: pl.DataFrame, untrained: pl.DataFrame, explicit: pl.DataFram
 
 
 def _words(column: str) -> pl.Expr:
-    return pl.col(column).str.split(" ").list.len().cast(pl.Int64)
+    return pl.col(column).map_elements(lambda text: len(words_of(text)), return_dtype=pl.Int64)
 
 # %% ../../nbs/11a_real.ipynb #78c115e6
 NUMBER = dict(id=pl.String, value=pl.Float64, ci_low=pl.Float64, ci_high=pl.Float64, n=pl.Int64, unit=pl.String)

@@ -688,6 +688,22 @@ def test_text_measures_are_those_counted_by_hand():
     assert rw.text_measures(queries, 2)["text_whole"].to_list() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "question, answer, words, shared, whole",
+    [
+        ("Where is the café?", "The café is in São Paulo.", 2, 1 / 3, 1),  # café, paulo; asked: where, café
+        ("Where is the cafe\u0301?", "A cafe\u0301 by the sea said \u201cno\u201d", 2, 1 / 3, 1),
+        ("Когда открыто?", "Открыто всегда, но", 2, 1 / 3, 0),
+        ("何時ですか", "九時です。", 4, 3 / 6, 1),  # 九, 時, で, す; the question has 何, 時, で, す, か
+    ],
+)
+def test_text_measures_know_more_than_ascii(question, answer, words, shared, whole):
+    queries = pl.DataFrame({"query": [1], "question": [question], "response_1": [answer], "response_2": [""]})
+    found = rw.text_measures(queries, 1).row(0, named=True)
+    assert found["text_words"] == pytest.approx(np.log(words + 1))
+    assert found["text_shared"] == pytest.approx(shared) and found["text_whole"] == whole
+
+
 def test_who_wrote_is_one_column_a_model():
     queries = pl.DataFrame({"query": [1, 2], "model_1": ["b", None], "model_2": ["a", "c"]})
     assert rw.model_indicators(queries, 1).rows() == [(1, 0, 1, 0), (2, 0, 0, 0)]

@@ -92,7 +92,7 @@ def watched(tmp_path_factory, people):
 
 def design(queries: pl.DataFrame, features: pl.DataFrame, registry: pl.DataFrame, columns, authors) -> np.ndarray:
     """Chapter 08's pairwise columns, left minus right, written apart: by rows and in plain Python."""
-    words = lambda text: set(re.findall(r"[a-z]{4,}", text.lower()))
+    words = lambda text: set(re.findall(r"[^\W\d_]{4,}", text.lower()))
     count = lambda pattern, text: math.log(len(re.findall(pattern, text)) + 1)
     measure = {
         "text_length": lambda text, asked: math.log(len(text) + 1),
