@@ -16,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import random
@@ -46,7 +47,7 @@ NAME = pairs(
 UNWRAP = "filter sort over unique drop_nulls fill_null abs clip shift rank copy strip lower".split()
 digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
 
-PLUGIN = '''"""Which functions of the module each test enters, itself or by its fixtures, and its seconds of CPU time."""
+PLUGIN = '''"""Which functions of the module each test enters, itself or by its fixtures, and its CPU time."""
 import json, os, sys, threading, time, pytest
 SEEN, MADE, now = {"entered": {}, "seconds": {}}, {}, set()
 def trace(frame, event, arg):  # None: lines are of no interest
@@ -183,11 +184,13 @@ def workplace(folder: Path, module: str) -> None:
 
 
 def warm(folder: Path, module: str, tests: list[str]) -> None:
-    """Import, once, what the module, what it imports of the package, and its tests import from other packages.
+    """Import, once, what the module, what it imports of the package, its tests and pytest import from other packages.
 
     Each try is a fork of this process, which would else spend ten seconds on importing torch anew. Nothing of the
     package itself is imported here: a fork reads the mutated file.
     """
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        plugin.load()
     files, seen = [folder / "ifllm" / f"{module.replace('.', '/')}.py", folder / "tests" / "conftest.py"], set()
     files += [file for test in tests for file in ([folder / test, *sorted((folder / test).glob("*.py"))])]
     own = {"ifllm", *(file.stem for file in (folder / "tests").rglob("*.py"))}
@@ -197,14 +200,16 @@ def warm(folder: Path, module: str, tests: list[str]) -> None:
             continue
         seen.add(file)
         for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Import | ast.ImportFrom) or getattr(node, "level", 0):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+            names = [name.name for name in node.names]
+            if isinstance(node, ast.ImportFrom):
+                place = ".".join(file.relative_to(folder).parts[: -node.level]) if node.level else ""
+                source = ".".join(filter(None, [place, node.module]))
+                names = [source, *(f"{source}.{name}" for name in names)]
             if names[0].split(".")[0] not in own:
                 with contextlib.suppress(Exception):  # an optional package
                     exec(ast.unparse(node), {})
-            elif isinstance(node, ast.ImportFrom):
-                names += [f"{node.module}.{name.name}" for name in node.names]
             files += [folder / f"{name.replace('.', '/')}.py" for name in names]
 
 
@@ -218,6 +223,7 @@ def _attempt(folder: Path, words: list[str], seconds: int, record: bool) -> None
         os.dup2(log.fileno(), 2)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = "--collect-only" not in words  # what pytest made of the tests is kept, no mutant is
     words = ["-qx", "-p", "no:cacheprovider", "--hypothesis-seed=0", *words]
     os._exit(pytest.main([*words, "-p", "mutants_plugin"] if record else words))
 
@@ -295,6 +301,7 @@ def examine(module: str, options: argparse.Namespace) -> None:
         if not todo:
             return
         warm(folder, module, tests)
+        outcome(folder, source, [*tests, "--collect-only"], 600)
         record = baseline(folder, module, source, [*tests, "-k", options.keyword], testing)
         for number, mutant in enumerate(todo, 1):
             chosen = meets(record, mutant["function"], options.slowest)

@@ -1,6 +1,8 @@
 """Laws of the reward models: swapping flips, labels of the test never help, planted effects are found and absent ones
 are not."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -423,6 +425,35 @@ def test_conversation_side_is_learnt_and_forgotten_at_its_end():
     first = own.filter(pl.col("query") % 3 == 0)
     assert metric_scores(own.filter(pl.col("query") % 3 > 0), ["accuracy"], 10)["value"][0] > 0.7
     assert first["p"].std() < 0.05
+
+
+def test_styles_count_in_deviations_of_the_training_workers_three_at_most():
+    data = people(2.0, 0.0, seed=5, n_workers=8).with_columns(flat=0.0)
+    data = data.with_columns(z=pl.when(pl.col("query") == 7).then(100.0).otherwise(40 * pl.col("z")))  # a wild one
+    folds = make_folds(data, 4, splits=["unseen_worker"])
+    own = rw.personalise(data, folds, rw.SignedLogistic(), ["flat"], ["z"], name="own", conversation=False).sort(
+        "query"
+    )
+    z, y, worker, task = (data[name].to_numpy() for name in ("z", "y", "worker", "task"))
+    for _, dealt in folds.group_by("fold"):
+        test = data["query"].is_in(dealt["query"].implode()).to_numpy()
+        deviation = math.sqrt(sum(value**2 for value in z[~test]) / (~test).sum())
+        style = np.array([[max(-3.0, min(3.0, value / deviation))] for value in z])
+        past = [(np.zeros(rows.sum()), style[rows], y[rows], worker[rows], task[rows]) for rows in (~test, test)]
+        tau = rw.fit_styles(*past[0], sides=False)
+        assert np.allclose(own["p"].to_numpy()[test], rw.filter_styles(*past[1], tau))
+
+
+def test_styles_fitted_are_those_of_the_smallest_log_loss():
+    """Against scikit-learn's log loss over all of the grid, where there is one style and no side."""
+    from sklearn.metrics import log_loss
+
+    data = people(0.5, 0.0, seed=6, n_workers=16)
+    z, y, worker, task = (data[name].to_numpy() for name in ("z", "y", "worker", "task"))
+    given = np.zeros(len(y)), z[:, None], y, worker, task
+    losses = [log_loss(y, rw.filter_styles(*given, np.array([step, 0.0]))) for step in rw.STEPS]
+    assert rw.fit_styles(*given, sides=False).tolist() == [rw.STEPS[int(np.argmin(losses))], 0.0]
+    assert 0 < np.argmin(losses) < len(losses) - 1
 
 
 def test_filter_uses_the_past_only():
