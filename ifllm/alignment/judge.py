@@ -425,7 +425,7 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("orders") == 2)
         .drop("orders")
     )
-    words = lambda c: pl.col(c).map_elements(lambda text: len(words_of(text)), return_dtype=pl.Float64)
+    words = lambda c: pl.col(c).map_elements(lambda text: float(len(words_of(text))), return_dtype=pl.Float64)
     lengths = answers.with_columns(extra_words=words("dpo") - words("sft"), same=pl.col("sft") == pl.col("dpo"))
     joined = lengths.join(both, on=["llm", "source", "index"], how="left", validate="1:1")
     return (
