@@ -27,18 +27,23 @@ from ..base.files import InputError
 # %% ../../nbs/benchmark/frames.ipynb #24643b97
 @dataclass(frozen=True)
 class Frames:
-    """What an entry is handed, one row of `queries` and one value of `y` for each query, in order of time.
+    """What an entry is handed, one row of `queries` and one value of `y` for each query.
 
     Attributes
     ----------
-    queries : query, worker, task, turn, question, response_1 (left), response_2 (right), model_1, model_2; no rating
-        and no preference. Single answers have no response_2; in re-identification `worker` and `task` are null.
-    y : shape (n,). 1 where the left answer was preferred, 0 where the right one; a rating, 1 to 5; or the number of a
-        worker. NaN where it is to be predicted.
+    queries : query, worker, task, turn, question, response_1 (left), response_2 (right), model_1, model_2, in order of
+        time within worker; no rating and no preference. Single answers have no response_2; in re-identification
+        `worker` and `task` are null. In the tracks of other people's trials a query is a trial, the worker its
+        participant, the task its text, response_1 the text (or its first stretch, response_2 the second), and there are
+        time_ms, how long the trial took, and of stretches place_1 and place_2, the share of the text before them; turn
+        and question are null, and the order says nothing.
+    y : shape (n,). 1 where the left answer was preferred (the first stretch is the answer; the person searched; the
+        answer was right), 0 where not; a rating, 1 to 5; or the number of a worker. NaN where it is to be predicted.
     features : query and the features of the window, named in `registry`; None where the entry does not ask for them
     samples : query, modality (gaze, mouse), side (left, right, single), t_ms since the window began, dt_ms that the
         sample stands for within the window, x and y (px), on_element, flag (1: head well placed), and response, char,
-        position (0..1) where the sample was matched to this query's text; None where the entry does not ask for them
+        position (0..1) where the sample was matched to this query's text (of stretches, response is the one that it
+        fell on); None where the entry does not ask for them
     registry : what each feature is: name, formula, unit, modality, family, source, signed, mirror, modes
     """
 
@@ -72,7 +77,8 @@ def _of(frame: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
 # %% ../../nbs/benchmark/frames.ipynb #1d1775b3
 def swapped(frames: Frames) -> Frames:
     """The same pairs with left and right exchanged; labels are hidden."""
-    trade = {f"{name}_{side}": f"{name}_{3 - side}" for name in ("response", "model") for side in (1, 2)}
+    names = [name.removesuffix("_1") for name in frames.queries.columns if name.endswith("_1")]
+    trade = {f"{name}_{side}": f"{name}_{3 - side}" for name in names for side in (1, 2)}
     queries = frames.queries.with_columns(pl.col(other).alias(name) for name, other in trade.items())
     features, samples = frames.features, frames.samples
     if features is not None:

@@ -71,7 +71,7 @@ def usable(track: Track, values: np.ndarray, wanted: tuple[int, ...], where: str
         raise InputError(f"{where}: predict gave an array of shape {values.shape}; it should be {wanted}")
     if not np.isfinite(values).all():
         raise InputError(f"{where}: predict gave {values[~np.isfinite(values)][0]}; predictions are finite numbers")
-    if track.kind == "choice" and (values.min() < 0 or values.max() > 1):
+    if track.kind in ("choice", "yes") and (values.min() < 0 or values.max() > 1):
         raise InputError(f"{where}: predict gave {values.min():.3g} to {values.max():.3g}; probabilities are 0 to 1")
     return values
 
@@ -172,8 +172,7 @@ def baseline_frame(bench: Bench, splits: Sequence[str]) -> pl.DataFrame:
 def shuffled(bench: Bench, seed: int) -> Bench:
     """The same track with shuffled labels: within worker, or over all rows where a worker's level may be used."""
     rng = np.random.default_rng(derive_seed(seed, "shuffled"))
-    within = bench.track.kind == "choice" and not bench.track.own
-    groups = bench.keys["worker"].to_numpy() if within else np.zeros(len(bench.frames))
+    groups = np.zeros(len(bench.frames)) if bench.track.level else bench.keys["worker"].to_numpy()
     return replace(bench, frames=replace(bench.frames, y=shuffle_within(bench.frames.y, groups, rng)))
 
 
@@ -187,7 +186,7 @@ def law_of_labels(where: str, bench: Bench, n_bootstrap: int = 2000, seed: int =
     else:
         row = metric_scores(oof, [track.metrics[0]], n_bootstrap, seed, level=0.999).row(0, named=True)
     shares = np.unique(mixed.frames.y, return_counts=True)[1] / len(mixed.frames)
-    chance = {"choice": max(0.5, shares.max()), "rating": 0.0, "identity": shares.max()}[track.kind]
+    chance = {"choice": max(0.5, shares.max()), "yes": 0.5, "rating": 0.0, "identity": shares.max()}[track.kind]
     low = row["ci_low"] if np.isfinite(row["ci_low"]) else row["value"]
     law = {"value": row["value"], "ci_low": low, "chance": float(chance), "kept": bool(low <= chance)}
     if track.kind == "choice":
@@ -206,7 +205,7 @@ def laws(
 # %% ../../nbs/benchmark/running.ipynb #95b57d1a
 def right_by_worker(oof: pl.DataFrame, track: Track) -> dict[str, list[float]]:
     """Queries and hits (means over repeats) of each worker under the headline split, in order of the pseudonyms; in
-    re-identification the hits are shares of one."""
+    re-identification the hits are shares of one. Only where hits are the headline."""
     half = (
         pl.when(pl.col("p") == 0.5).then(0.5).otherwise(((pl.col("p") > 0.5) == (pl.col("y") > 0.5)).cast(pl.Float64))
     )
@@ -223,7 +222,7 @@ def describe(bench: Bench, oof: pl.DataFrame, about: Mapping[str, str], n_bootst
     splits = [split for split in bench.track.repeats if split in set(oof["split"])]
     results = judge(oof, baseline_frame(bench, splits), bench.track, n_bootstrap, seed)
     made = {"track": bench.track.name, **about, "data": bench.data, "results": results}
-    if bench.track.kind != "rating":
+    if bench.track.metrics[0] in ("accuracy", "recognised"):
         made["workers"] = right_by_worker(oof, bench.track)
     return made | {"verdict": verdict(bench.track, results)}
 

@@ -753,7 +753,9 @@ benchmark_app = typer.Typer(
 )
 app.add_typer(benchmark_app, name="benchmark")
 
-TrackName = Annotated[str, typer.Option("--track", help="pairwise, pairwise_own, rating or reidentify")]
+TrackName = Annotated[
+    str, typer.Option("--track", help="pairwise, pairwise_own, rating, reidentify, seeking, correct or span")
+]
 EntryName = Annotated[str, typer.Option("--name", help="name of the entry: small letters, digits, hyphens")]
 CodeLink = Annotated[str, typer.Option("--code", help="where others find the code")]
 Enter = Annotated[bool, typer.Option("--enter", help="write it to benchmark/entries too (published data only)")]
@@ -762,13 +764,13 @@ Enter = Annotated[bool, typer.Option("--enter", help="write it to benchmark/entr
 def _entered(study, entry: dict, enter: bool) -> None:
     """Write an entry beside the run and, if asked, among the committed ones; say what it is."""
     from ifllm.benchmark.running import entry_file, told, write_entry
-    from ifllm.benchmark.tracks import benchmark_home, track_named
+    from ifllm.benchmark.tracks import benchmark_home, published, track_named
 
     track, files = track_named(entry["track"]), [study.path / "benchmark"]
     if enter:
-        if entry["data"]["source"] != "release":
+        if not published(entry["data"]):
             raise InputError(
-                f"{study.path.name}: holds {entry['data']['source']} data; only the release can be entered"
+                f"{study.path.name}: holds {entry['data']['source']} data; only published data can be entered"
             )
         home = benchmark_home()
         there = entry_file(home, track, entry["name"])
