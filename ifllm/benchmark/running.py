@@ -286,7 +286,10 @@ def enter_class(
     ran = run_entry(where, bench, splits, seed, asks)
     digest = write_predictions(_file(study, track, about), bench, ran.oof)
     says = (made.__doc__ or "").split("\n\n")[0]
-    facts = {**about, "entered": "class", "says": " ".join(says.split()), "predictions_sha256": digest}
+    cut = [f"only {', '.join(splits)}"] if splits else []
+    cut += [f"first {repeats} of the repeats"] if repeats else []
+    says = " ".join([*says.split(), *([f"({'; '.join(cut)})"] if cut else [])])
+    facts = {**about, "entered": "class", "says": says, "predictions_sha256": digest}
     entry = describe(bench, ran.oof, facts, n_bootstrap, seed)
     return entry | {"laws": laws(where, bench, ran, n_bootstrap, seed, asks), "cost": ran.cost}
 
