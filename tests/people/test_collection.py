@@ -240,6 +240,13 @@ def test_demographics_show_no_location_and_no_small_cell():
     assert "Somewhere" not in shown["answer"].to_list() and "Male" not in shown["answer"].to_list()
 
 
+def test_five_people_are_shown_and_four_are_not():
+    answers = lambda few: {"gender": ["Female"] * 8 + ["Male"] * few, "age": [20] * (8 + few)}
+    for few, shown in ((5, [("gender", "Female", 8), ("gender", "Male", 5)]), (4, [("gender", "other", 12)])):
+        people = pl.DataFrame(answers(few) | {"race": ["Asian"] * (8 + few), "education": ["Master"] * (8 + few)})
+        assert demographics(people).filter(item="gender").rows() == shown
+
+
 def test_who_gave_no_answer_is_not_what_is_left_over_from_the_total():
     people = pl.DataFrame(
         {

@@ -231,6 +231,13 @@ def test_inner_folds_keep_the_outer_rule(data):
                 assert not set(data["task"].gather(train)) & set(data["task"].gather(test))
 
 
+def test_inner_folds_take_two_choices(data):
+    one, two = data.head(1), data.head(2)
+    assert sorted(len(test) for _, test in ev.inner_folds(two, "random")) == [1, 1]
+    with pytest.raises(NotEnough, match="choices to choose a model by"):
+        ev.inner_folds(one, "random")
+
+
 def test_nested_selection_finds_the_useful_penalty():
     data = ev.toy(n_workers=40, effect=1.5, n_noise=20, seed=1)
     x = data.select(pl.col("^x.*$")).to_numpy()
