@@ -22,6 +22,7 @@ from ifllm.recording.trajectories import (
     answers,
     by_month,
     by_person,
+    clock_offsets,
     count_ties,
     detect,
     display_times,
@@ -32,6 +33,8 @@ from ifllm.recording.trajectories import (
     in_order,
     match_samples,
     months_figure,
+    numbered,
+    onset_errors,
     pace,
     page_width,
     people_figure,
@@ -640,6 +643,30 @@ def test_onset_on_the_simulators_truth(study):
     )
     found = got.filter(pl.col("onset") == "chain")["error"]
     assert len(found) >= 10 and found.max() < 3  # a chain is never found late: no press is left in reading
+    errors = onset_errors(release, truth, 0.012)  # the chapter's, of all workers at once
+    assert errors["error_s"].to_list() == pytest.approx(got.sort("query")["error"].to_list())
+    assert errors["mode"].to_list() == got.sort("query")["mode"].to_list()
+
+
+def test_clock_offsets_are_hours_of_the_first_look_at_each_task():
+    queries = make_queries([(A, None), (B, None)], seconds=(10, 60))
+    july = 1_753_920_000_000  # 2025-07-31 00:00 UTC
+    cuts = pl.DataFrame(
+        {
+            "query": [100, 100, 101],
+            "window": ["reading", "full", "full"],
+            "start_ms": [july - 40 * 24 * HOUR, july + 23 * HOUR, july + 25 * HOUR],
+            "offset_ms": [9 * HOUR, 4 * HOUR, 4 * HOUR],
+        }
+    )
+    assert clock_offsets(cuts, queries).rows() == [("P001", 7, "2025-07", 4.0)]
+
+
+def test_rows_of_recordings_that_are_not_known_are_dropped():
+    rows = pl.DataFrame({"worker": ["P002", "P001", "P002", "P003"], "task": [1, 1, 1, 1], "x": [0, 1, 2, 3]})
+    _, known = numbered(rows.filter(pl.col("worker") != "P002"))
+    found, same = numbered(rows, known)
+    assert found.select("x", "recording").rows() == [(1, 0), (3, 1)] and same.equals(known)
 
 
 def test_windows_share_the_query_out(study):
