@@ -315,13 +315,15 @@ def state_of(number: str) -> State:
 def wait(run: Path, number: str, names: list[str], sleep: Callable[[float], None] = time.sleep) -> State:
     """Wait until a Slurm job has ended; what its notebooks tell meanwhile goes into the run's log."""
     pause, position, last = 1.0, 0, None
+    notebooks = " to ".join(dict.fromkeys([names[0], names[-1]]))
     while True:
         state = state_of(number)
         told, position = read_events(run / "logs" / "slurm" / f"{number}.events", position)
         for event in told:
             tell(run, **{("name" if key == "job" else key): value for key, value in event.items() if key != "time"})
         if state != last:
-            tell(run, names[0], "queue", number=number, state=state.word, reason=state.reason, over=state.over)
+            where = {"state": state.word, "reason": state.reason, "over": state.over}
+            tell(run, names[0], "queue", number=number, notebooks=notebooks, **where)
             last, pause = state, 1.0
         if state.over:
             return state
@@ -388,7 +390,7 @@ def _told(killed: str, number: str, had: Ask) -> str:
     """What ended a job, in words."""
     return {
         "memory": f"killed for memory, of which it asked {had.memory_mb} MB",
-        "time": f"killed at its time limit of {had.minutes} minutes",
+        "time": f"killed at its time limit of {had.minutes} minute{'s' * (had.minutes != 1)}",
         "cancelled": "cancelled in the queue; the same command goes on from here",
         "node": "lost with its node",
         "unknown": f"ended without an exit code, see logs/slurm/{number}.log",

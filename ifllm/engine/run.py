@@ -744,9 +744,9 @@ class _Waiting:
 
     @staticmethod
     def _place(event: dict) -> str:
-        """A Slurm job, its notebook and where it is."""
+        """A Slurm job, its notebooks and where it is."""
         why = f", {event['reason']}" if event["reason"] else ""
-        return f"{event['number']} ({event['job']}) {event['state'].lower()}{why}"
+        return f"{event['number']} ({event['notebooks']}) {event['state'].lower()}{why}"
 
     def _queue(self, event: dict) -> None:
         if event["over"]:

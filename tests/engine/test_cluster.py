@@ -1,6 +1,7 @@
 """Slurm: what is asked of it, how its answers are read, and a real one where there is one."""
 
 import graphlib
+import io
 import json
 import os
 import random
@@ -12,12 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ifllm.base.files import InputError, write_json
 from ifllm.engine import cluster
 from ifllm.engine.cluster import Cluster, Partition, in_order, prepare, read_cluster, send
 from ifllm.engine.jobs import Job, hashes
-from ifllm.engine.run import run_study
+from ifllm.engine.run import _Telling, run_study
 
 # One program for all commands of Slurm. Its folder holds `plan`, a word for each job that is sent, and `calls`.
 FAKE = """
@@ -160,6 +162,21 @@ def test_a_job_in_the_queue_is_waited_for_and_never_sent_twice(slurm):
     assert send(run, ["01_data"]) == 0 and sent(home) == []
     (home / "calls").unlink()
     assert send(run, ["01_data"]) == 0 and not (home / "calls").exists()  # up to date: Slurm is not even asked
+
+
+def test_what_is_waited_for_names_the_notebooks_of_the_job(slurm):
+    home, run, job = slurm
+    (home / "job-7").write_text("PENDING RUNNING COMPLETED")
+    cluster.wait(run, "7", ["01_data", "02_sum", "03_end"])
+    telling = _Telling(run, Console(file=io.StringIO(), width=200))
+    telling.read()
+    assert telling.console.file.getvalue() == "[     0 s] Slurm job 7 (01_data to 03_end) pending, Priority\n"
+
+
+def test_one_minute_is_one_minute(slurm):
+    _, run, _ = slurm
+    assert cluster._told("time", "3", cluster.Ask(1, 100)) == "killed at its time limit of 1 minute (Slurm job 3)"
+    assert cluster._told("time", "3", cluster.Ask(2, 100)) == "killed at its time limit of 2 minutes (Slurm job 3)"
 
 
 def test_an_exit_code_that_shows_late_is_waited_for(slurm):
