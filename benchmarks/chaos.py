@@ -8,7 +8,7 @@ site is killed (SIGKILL) and started again, its disk (a small tmpfs) fills and e
 participant in ten has two tabs open, and one batch in forty is sent a hundred times more. At the end every client has
 delivered all. What was acknowledged is written to a log; `check` reads that log and what `ifllm study export` wrote,
 and nothing of the site. With --postgresql the site keeps its rows in a PostgreSQL server of this command's own, which
-is killed at half time, too. A mutant of the site shows that the check would notice: `early` acknowledges before the
+is killed three times, too. A mutant of the site shows that the check would notice: `early` acknowledges before the
 commit, `twice` forgets that a batch came before. Prints what was done and found; exit code 1 when a row is missing,
 there twice, never sent or out of order, or a traceback stands in the site's log.
 """
@@ -157,7 +157,7 @@ class Postgres:
 
     def __init__(self, home: Path):
         self.bin = max(Path("/usr/lib/postgresql").glob("*/bin"))
-        self.home, self.port = home, free_port()
+        self.home, self.port, self.kills = home, free_port(), 0
         self.user = {"user": "postgres"} if os.geteuid() == 0 else {}
         if self.user:
             shutil.chown(home, "postgres")
@@ -173,14 +173,16 @@ class Postgres:
         while subprocess.run(ready).returncode:
             time.sleep(0.2)
 
-    async def killed(self, at: float) -> None:
-        """Kill its first process at a moment; the others end with it, and the log is replayed at the start."""
-        await asyncio.sleep(max(0, at - time.monotonic()))
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        await asyncio.sleep(2)  # what was its children notices
-        (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
-        await asyncio.to_thread(self.start)
+    async def killed(self, times: int, until: float) -> None:
+        """Kill its first process now and then; the others end with it, and the log is replayed at the start."""
+        for left in range(times, 0, -1):
+            await asyncio.sleep(max(0, until - time.monotonic()) / (left + 1))
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.kills += 1
+            await asyncio.sleep(2)  # what was its children notices
+            (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
+            await asyncio.to_thread(self.start)
 
 
 # -- participants
@@ -312,7 +314,7 @@ async def chaos(
         tabs += [Tab(proxy.port, person, f"worker_{i:012x}", n, log) for n in range(2 if i % 10 == 0 else 1)]
     faults = [server.killed(given.kills, until)]
     faults += [full_disk(disk, 3, until)] if disk else []
-    faults += [db.killed(until - given.seconds / 2)] if db else []
+    faults += [db.killed(3, until)] if db else []
     await asyncio.gather(*faults, *(tab.record(until) for tab in tabs), *(tab.send() for tab in tabs))
     listening.cancel()
     return tabs
@@ -357,7 +359,7 @@ def main() -> int:
         found = check(home / "acknowledged.jsonl", home / "out")
         count = sum((tab.count for tab in tabs), Counter())
         for what, value in (
-            ("database", "PostgreSQL, killed once" if db else "SQLite"),
+            ("database", f"PostgreSQL, killed {db.kills} times" if db else "SQLite"),
             ("site", f"mutant: {given.mutant}" if given.mutant != "none" else "as it is"),
             ("participants, tabs", f"{given.participants}, {len(tabs)}"),
             ("took", f"{time.monotonic() - began:.0f} s, rows made in the first {given.seconds:.0f}"),

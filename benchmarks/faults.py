@@ -247,11 +247,19 @@ class Study(Disturbed):
         at = {(event["job"], event["event"]): event["time"] for event in self.events()}
         took = {name: at[name, "done"] - at[name, "start"] for name in NOTEBOOKS}
         first, last = at["01_data", "start"], max(at.values())
+        training = self.fine_tuned().stat().st_mtime
+        took |= {"second training": at["03_training", "done"] - training}
         return {"set-up": first - begun, **took, "collecting": time.time() - last}
+
+    def fine_tuned(self) -> Path:
+        """The mark of the first of the two trainings of 03_training, which its second goes on from."""
+        return next(self.made.glob("artefacts/models/sft-*/done"), self.made / "none")
 
     def reached(self, stage: str) -> bool:
         if stage in ("set-up", "report"):
             return True
+        if stage == "second training":
+            return self.fine_tuned().exists() and self.reached("03_training")
         with contextlib.suppress(ValueError, OSError):  # a line that is being written
             wanted = ("03_training", "done") if stage == "collecting" else (stage, "start")
             return wanted in [(event["job"], event["event"]) for event in self.events()]
@@ -269,17 +277,21 @@ class Study(Disturbed):
         files = sorted(path for path in files if path.relative_to(self.made).parts[0] not in ("raw", ".snakemake"))
         if rng.random() < 0.5:
             (self.made / "logs" / "inputs" / f"{rng.choice(list(NOTEBOOKS))}.json").unlink()
+        note, kept = self.made / "logs" / "inputs" / "03_training.json", self.made / "artefacts" / "models"
         if fault == "clock set back":
             ahead = time.time() + 86_400
             for file in rng.sample(files, len(files) // 2):
                 if file.exists():
                     os.utime(file, (ahead, ahead))
         elif fault == "file removed":
-            rng.choice(files).unlink(missing_ok=True)
+            file = rng.choice([file for file in files if file.exists()])
+            file.unlink()
         else:
             kind = {"Parquet cut off": ".parquet", "JSON torn": ".json"}[fault]
             file = rng.choice([file for file in files if file.suffix == kind and file.exists()])
             file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)])
+        if fault != "clock set back" and file.is_relative_to(kept):  # a cache: only what is made again looks there
+            note.unlink(missing_ok=True)
         self.check(fault)
 
     def mounted(self, fault: str, mount: list[str], mend: list[str]) -> None:

@@ -132,7 +132,12 @@ STRANGE = [None, True, -1, 10**400, 1e999, 2**63, "", "x", "\ud800", [], [None],
 
 
 def swapped(content: bytes, rng: random.Random) -> bytes:
-    """JSON in which a value or two are of another kind."""
+    """JSON, or a line of JSON lines, in which a value or two are of another kind."""
+    lines = content.splitlines(keepends=True)
+    if content.startswith(b"{") and lines[0].endswith(b"}\n"):
+        at = rng.randrange(len(lines))
+        lines[at] = swapped(lines[at].strip(), rng) + b"\n"
+        return b"".join(lines)
     value = json.loads(content)
     for _ in range(rng.choice([1, 1, 2])):
         places, todo = [], [value]

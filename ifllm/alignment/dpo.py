@@ -823,10 +823,7 @@ def fine_tuned(texts: pl.DataFrame, prompts: pl.DataFrame, key: str, recipe: Rec
     own = {name: value for name, value in asdict(recipe).items() if name not in preference_only}
     name = job_key("sft", key, own, texts, prompts, seed)
     with cached_folder(cache, name) as (folder, done):
-        if done:
-            tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-            log, answers = (json.loads((folder / f"{part}.json").read_text()) for part in ("log", "answers"))
-        else:
+        if not done:
             model, tokenizer = load_model(
                 key, recipe, [*texts["answer"], *texts["prompt"].unique(maintain_order=True)], seed
             )
@@ -838,6 +835,9 @@ def fine_tuned(texts: pl.DataFrame, prompts: pl.DataFrame, key: str, recipe: Rec
             _save(folder, model, tokenizer, log=log, answers=answers)
         if not done and _world()[0] > 1:
             torch.distributed.barrier()
+    # what was kept is what is used, now and in a run that was killed in between: else the two would differ in a byte
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    log, answers = (json.loads((folder / f"{part}.json").read_text()) for part in ("log", "answers"))
 
     def load():
         with quietly():

@@ -59,6 +59,15 @@ def _folder_beside(path: Path) -> Generator[Path]:
         shutil.rmtree(made, ignore_errors=True)
         os.close(lock)
 
+# %% ../../nbs/base/files.ipynb #81137b64
+@contextlib.contextmanager
+def _named(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as fault:
+        fault.filename = fault.filename or str(path)
+        raise
+
 # %% ../../nbs/base/files.ipynb #11534021
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Generator[Path]:
@@ -87,7 +96,8 @@ def atomic_path(path: str | Path) -> Generator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _folder_beside(path) as stem:
         tmp = stem / path.name
-        yield tmp
+        with _named(path):
+            yield tmp
         _put(tmp, path, stem / "old")
 
 # %% ../../nbs/base/files.ipynb #0a700ad9
@@ -213,8 +223,9 @@ def alone(file: str | Path, what: str, patience_s: float = 0) -> Generator[int]:
                 print(f"ifllm: {held}; waiting", file=sys.stderr)
             waits = True
             time.sleep(0.2)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"what": what, "process": os.getpid(), "since": time.time()}).encode(), 0)
+        with _named(file):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps({"what": what, "process": os.getpid(), "since": time.time()}).encode(), 0)
         yield lock
     finally:
         os.close(lock)

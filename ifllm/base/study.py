@@ -690,6 +690,8 @@ class Study(_Reading, _Writing, _RecordingRows, _LookingUp, _Figures, _Tables):
         """
         path = _find_run(run)
         settings, data = read_json(path / "settings.json"), read_json(path / "source.json")
+        if not isinstance(data.get("source"), str):
+            raise InputError(f"{path.name}/source.json: says no source of the data; `ifllm run` writes it again")
         changed, unset = _parameters_here(path, notebook)
         check_settings(changed)
         name = f"{notebook}-{hashlib.sha256(json.dumps(changed, default=repr).encode()).hexdigest()[:8]}"

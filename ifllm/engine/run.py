@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SLURM', 'ALLOCATORS', 'project_root', 'Stage', 'stage', 'stages', 'plan', 'write_stage_settings', 'execute',
            'resolve_data', 'write_manifest', 'hardware', 'merge_results', 'stage_table', 'show_stages',
-           'forget_changed', 'run_study']
+           'forget_changed', 'date_now', 'run_study']
 
 # %% ../../nbs/engine/run.ipynb #895868c0
 import ast
@@ -612,6 +612,13 @@ def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
             changed.append(job.name)
     return changed
 
+# %% ../../nbs/engine/run.ipynb #29df258f
+def date_now(run: Path, jobs: list[Job]) -> None:
+    """Date those files of jobs now that lie in the future; their content says what is redone."""
+    for path in {run / file for job in jobs for file in (*job.inputs, *job.outputs)}:
+        if path.exists() and path.stat().st_mtime > time.time():
+            os.utime(path)
+
 # %% ../../nbs/engine/run.ipynb #a8d57a54
 def _targets(jobs: list[Job], until: str | None) -> list[str]:
     """The pages to make: all, or those up to one notebook or job."""
@@ -658,6 +665,7 @@ def _set_up(run: Path, settings: dict, data: str, archive: str | Path | None) ->
 def _make(run: Path, jobs: list[Job], command: list[str], lock: int) -> None:
     """Have Snakemake make what is wanted, then collect the numbers; RuntimeError names the notebooks that failed."""
     forget_changed(run, jobs)
+    date_now(run, jobs)
     failures = _follow(run, command, lock)
     for job in jobs:
         if job.name in failures:  # Snakemake has put its old outputs back: no stale page, no stale number

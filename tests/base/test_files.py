@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,14 @@ def test_the_folder_one_works_in_is_not_replaced(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path / "inside")
     with pytest.raises(InputError, match="holds the one you work in"), atomic_path(path):
         pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_names_what_could_not_be_written(tmp_path):
+    """It once was "a file: No space left on device"."""
+    with pytest.raises(OSError, match="No space left") as fault, atomic_path(tmp_path / "out.csv"):
+        Path("/dev/full").write_bytes(b"x")
+    assert fault.value.filename == str(tmp_path / "out.csv")
 
 
 def test_the_same_content_is_not_written_again(tmp_path):

@@ -365,6 +365,23 @@ def test_a_notebook_without_a_note_of_its_end_is_made_again(tiny_project, note, 
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and own_files(run) == before
 
 
+def test_a_clock_set_back_loses_nothing(tiny_project):
+    """Snakemake once removed what was made after the clock was set back: it was older than its settings."""
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    before, ahead = own_files(run), time.time() + 86_400
+    for file in (
+        run / "settings" / "02_sum.json",
+        run / "results" / "01_data.json",
+        tiny_project / "nbs" / "02_sum.ipynb",
+    ):
+        os.utime(file, (ahead, ahead))
+    run_study(profile="demo", data="own", name="t", cores=1)  # what is up to date is left alone
+    assert events(run) == [] and own_files(run) == before
+    (run / "logs" / "inputs" / "02_sum.json").unlink()
+    run_study(profile="demo", data="own", name="t", cores=1)  # what is made again stays
+    assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and own_files(run) == before
+
+
 def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
     edit(
         tiny_project / "nbs" / "01_data.ipynb",

@@ -36,6 +36,12 @@ def run_folder(folder, content):
     return Study.open(str(folder), "01_data")
 
 
+def run_source(folder, content):
+    (folder / "settings.json").write_text('{"seed": 1, "profile": "demo"}')
+    (folder / "source.json").write_bytes(content)
+    return Study.open(str(folder), "01_data")
+
+
 def records(folder, content):
     (folder / "results.json").write_bytes(content)
     return read_records(folder)
@@ -129,6 +135,8 @@ def table(folder, content):
         (settings, b"[DEFAULT]\nseed = \xff\n[demo]\n", r"settings.ini: not UTF-8"),
         (run_folder, b'{"seed": 1,', r"settings.json:1: not whole JSON"),
         (run_folder, b"[]", r"settings.json:1: holds a list in place of a dict"),
+        (run_source, b'{"other": "simulated"}', r"/source.json: says no source of the data"),  # seed 260556
+        (run_source, b'{"source": {}}', r"/source.json: says no source of the data"),
         (records, b'[{"id": ', r"results.json:1: not whole JSON"),
         (records, b"{}", r"results.json:1: holds a dict in place of a list"),
         (records, DEEP, r"results.json: not JSON"),
