@@ -506,7 +506,7 @@ def _train(trainer, folder: Path, label: str):
 
     LoRA adapters are merged. Processes that trained a sharded model together each get a whole copy of it,
     through `folder`. The log is that of the steps, without what TRL counts from the start of this process and what the
-    summary at the end tells of it: both differ after a resume.
+    summary at the end tells of it: both differ after a resume; names are sorted, for a checkpoint sorts them.
     """
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -517,7 +517,7 @@ def _train(trainer, folder: Path, label: str):
     found = get_last_checkpoint(str(folder)) if shared and folder.is_dir() else whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=found)
     steps = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-    log = [{name: value for name, value in entry.items() if name != "num_tokens"} for entry in steps]
+    log = [{name: entry[name] for name in sorted(entry) if name != "num_tokens"} for entry in steps]
     if shared:
         trainer.save_model(str(folder / "whole"))
         trainer.accelerator.wait_for_everyone()
