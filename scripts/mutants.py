@@ -53,6 +53,10 @@ SEEN, MADE, now = {"entered": {}, "seconds": {}}, {}, set()
 def trace(frame, event, arg):  # None: lines are of no interest
     if frame.f_code.co_filename == os.environ["MUTANT"]:
         now.add(frame.f_code.co_qualname.split(".<")[0])
+sys.settrace(trace)
+def pytest_collection_finish(session):  # what runs when the module is imported belongs to every test
+    sys.settrace(None)
+    SEEN["imported"] = sorted(now); now.clear()
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef):  # a shared fixture is made once and belongs to every test that asks for it
     before = set(now); now.clear()
@@ -264,9 +268,10 @@ def tests_of(folder: Path, module: str, more: list[str]) -> list[str]:
 def meets(record: dict, function: str, slowest: float) -> list[str]:
     """The tests that enter a function, or the one around it, fastest first; all for what stands outside functions."""
     within = lambda one, other: f"{one}.".startswith(f"{other}.")
-    enters = lambda names: not function or any(within(name, function) or within(function, name) for name in names)
+    enters = lambda names: any(within(name, function) or within(function, name) for name in names)
     seconds, entered = record["seconds"], record["entered"]
-    found = [test for test in seconds if enters(entered[test])]
+    always = not function or enters(set(record["imported"]) - {"<module>"})
+    found = [test for test in seconds if always or enters(entered[test])]
     return sorted((test for test in found if seconds[test] <= slowest), key=seconds.get)
 
 

@@ -222,7 +222,7 @@ def test_one_small_cell_alone_takes_the_next_with_it():
     assert suppress({"a": 20, "b": 7, "c": 1}) == {"a": 20, "other": 8}
     assert suppress({"a": 20, "b": 4}) == {"other": 24} and suppress({"a": 20, "b": 5}) == {"a": 20, "b": 5}
     assert list(suppress({"b": 7, "c": 9, "a": 7})) == ["c", "a", "b"]  # largest first, equal ones by name
-    assert suppress({"a": 4}) == {} and suppress({}) == {} and suppress({"a": 2, "b": 3}) == {"other": 5}
+    assert suppress({"a": 1}) == suppress({"a": 4}) == suppress({}) == {} and suppress({"a": 2, "b": 3}) == {"other": 5}
 
 
 def test_demographics_show_no_location_and_no_small_cell():
