@@ -525,6 +525,15 @@ def test_gaps_and_extents_are_those_of_loops_over_rows():
         )
 
 
+def test_gaze_on_the_last_pixel_is_on_the_page():
+    rows = {
+        "modality": ["mouse", "gaze", "gaze", "gaze"],
+        "x": [900.0, 900.0, 0.0, 901.0],
+        "y": [700.0, 700.0, 0.0, 5.0],
+    }
+    assert extents(pl.LazyFrame(rows | {"worker": "P001", "task": 1}))["outside"].to_list() == [pytest.approx(1 / 3)]
+
+
 def test_the_recording_is_drawn_as_measured():
     clock = pl.DataFrame({"month": ["2025-10", "2025-09", "2025-10"], "median_ms": [80.0, 200.0, 70.0]})
     scores, *boxes = recording_figure(pl.Series([71.0, 95.0]), clock).data

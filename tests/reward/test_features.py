@@ -903,7 +903,7 @@ def test_reading_is_counted_from_the_start_of_its_window_up_to_its_end():
 
 def test_who_was_right_in_the_first_repeat():
     rows = [
-        (q, "P1", "pairwise", model, window, "unseen_worker", repeat, 0, p, 1.0)
+        (q, "P1", "pairwise", model, window, "unseen_worker", repeat, 0, abs(repeat - p), 1.0)
         for q, text, fusion in ((1, 0.6, 0.5), (2, 0.4, 0.9))
         for model, p in (("text", text), ("all", fusion))
         for window in ("reading", "full")
