@@ -292,6 +292,8 @@ class Study(Disturbed):
             file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)])
         if fault != "clock set back" and file.is_relative_to(kept):  # a cache: only what is made again looks there
             note.unlink(missing_ok=True)
+            for mark in kept.glob("dpo-*/done"):  # a model that is kept after it hides what it was made from
+                mark.unlink()
         self.check(fault)
 
     def mounted(self, fault: str, mount: list[str], mend: list[str]) -> None:

@@ -595,15 +595,15 @@ def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
     their names."""
     changed = []
     for job in jobs:
-        seen, made = (run / "logs" / kind / f"{job.name}.json" for kind in ("inputs", "outputs"))
+        seen, made, timed = (run / "logs" / kind / f"{job.name}.json" for kind in ("inputs", "outputs", "timings"))
         there = [file for file in job.outputs if (run / file).exists()]
         if not there:
             continue
-        if seen.exists() and made.exists():
+        if all(remembered(note) for note in (seen, made, timed)):
             known, now = remembered(made), hashes(run, there)
-            others = [file for file in there if now[file] != known.get(file)]
-            why = f"{', '.join(others)} changed since the run wrote it" if others else None
-        else:  # killed, or taken away
+            changes = [file for file in there if now[file] != known.get(file)]
+            why = f"{', '.join(changes)} changed since the run wrote it" if changes else None
+        else:  # killed, torn, or taken away
             why = "its last run has no note of its end"
         if why:
             print(f"ifllm: {job.name} is made again: {why}", file=sys.stderr)

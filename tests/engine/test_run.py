@@ -355,11 +355,14 @@ def test_the_engine_mends_what_someone_else_wrote(tiny_project, file, capsys):
     assert events(run) == []
 
 
-@pytest.mark.parametrize("note", ["inputs", "outputs"])
+@pytest.mark.parametrize("note", ["inputs", "outputs", "timings"])
 def test_a_notebook_without_a_note_of_its_end_is_made_again(tiny_project, note, capsys):
     run = run_study(profile="demo", data="own", name="t", cores=1)
-    before = own_files(run)
-    (run / "logs" / note / "02_sum.json").unlink()
+    before, note = own_files(run), run / "logs" / note / "02_sum.json"
+    if note.parent.name == "timings":  # torn; the others taken away
+        note.write_bytes(note.read_bytes()[:9])
+    else:
+        note.unlink()
     run_study(profile="demo", data="own", name="t", cores=1)
     assert "02_sum is made again: its last run has no note of its end" in capsys.readouterr().err
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and own_files(run) == before
