@@ -36,7 +36,7 @@ from ..base.files import InputError, read_json, write_bytes, write_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, forest
 from ..base.settings import check_settings, number, whole
 from ..base.terminal import progress
-from ..base.text import words_of
+from ..base.text import count_words
 from ..reward.evaluation import metric_scores, paired_gain
 
 # %% auto #0
@@ -425,8 +425,8 @@ def outcomes(answers: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("orders") == 2)
         .drop("orders")
     )
-    words = lambda c: pl.col(c).map_elements(lambda text: float(len(words_of(text))), return_dtype=pl.Float64)
-    lengths = answers.with_columns(extra_words=words("dpo") - words("sft"), same=pl.col("sft") == pl.col("dpo"))
+    extra = (count_words("dpo") - count_words("sft")).cast(pl.Float64)
+    lengths = answers.with_columns(extra_words=extra, same=pl.col("sft") == pl.col("dpo"))
     joined = lengths.join(both, on=["llm", "source", "index"], how="left", validate="1:1")
     return (
         joined.with_columns(dpo_wins=pl.when("same").then(0.5).otherwise("dpo_wins"))

@@ -23,7 +23,7 @@ from .weights import model_place
 from ..base.bootstrap import worker_mean
 from ..base.files import InputError, read_json
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
-from ..base.text import words_of
+from ..base.text import count_words
 from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
 
@@ -134,15 +134,11 @@ def _controls(rows: pl.DataFrame, untrained: pl.DataFrame, explicit: pl.DataFram
     """The controls without training, on the pairs that an arm was scored on."""
     start = rows.with_columns(chosen="chosen_base", rejected="rejected_base")
     came = rows.select("query", "fold", "seed").join(untrained, on="query", validate="m:1", maintain_order="left")
-    words = explicit.select("query", **{f"{side}_words": _words(side) for side in ("chosen", "rejected")})
+    words = explicit.select("query", **{f"{side}_words": count_words(side) for side in ("chosen", "rejected")})
     length = rows.join(words, on="query", validate="m:1", maintain_order="left")
     made = {"untrained_sum": graded(came, SUM), "untrained_mean": graded(came, MEAN)}
     made |= {"tuned_sum": graded(start, SUM), "tuned_mean": graded(start, MEAN)}
     return made | {"length": graded(length, pl.col("chosen_words") - pl.col("rejected_words"))}
-
-
-def _words(column: str) -> pl.Expr:
-    return pl.col(column).map_elements(lambda text: len(words_of(text)), return_dtype=pl.Int64)
 
 # %% ../../nbs/11a_real.ipynb #78c115e6
 NUMBER = dict(id=pl.String, value=pl.Float64, ci_low=pl.Float64, ci_high=pl.Float64, n=pl.Int64, unit=pl.String)

@@ -22,6 +22,7 @@ from ..base.study import Study, derive_seed
 from ..base.terminal import progress
 from .frames import Answer, Frames, ask, fit_predict, load_entry, swapped
 from ifllm.benchmark.scoring import (
+    COLUMN,
     bench_splits,
     judge,
     prediction_frame,
@@ -71,7 +72,7 @@ def usable(track: Track, values: np.ndarray, wanted: tuple[int, ...], where: str
         raise InputError(f"{where}: predict gave an array of shape {values.shape}; it should be {wanted}")
     if not np.isfinite(values).all():
         raise InputError(f"{where}: predict gave {values[~np.isfinite(values)][0]}; predictions are finite numbers")
-    if track.kind in ("choice", "yes") and (values.min() < 0 or values.max() > 1):
+    if COLUMN[track.kind] == "probability" and (values.min() < 0 or values.max() > 1):
         raise InputError(f"{where}: predict gave {values.min():.3g} to {values.max():.3g}; probabilities are 0 to 1")
     return values
 

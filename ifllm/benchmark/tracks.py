@@ -77,6 +77,7 @@ class Track:
 
 # %% ../../nbs/benchmark/tracks.ipynb #717779be
 _CHOICE = ("accuracy", "auc", "brier", "ece")
+_YES = ("auc", "accuracy", "brier", "ece")
 TRACKS = {
     track.name: track
     for track in (
@@ -126,7 +127,7 @@ TRACKS = {
             "yes",
             "seeking",
             {"unseen_worker_and_question": 1, "unseen_worker": 1},
-            ("auc", "accuracy", "brier", "ece"),
+            _YES,
             "ifllm.benchmark.trial_models:TrialTime",
             source="webqamgaze",
         ),
@@ -136,7 +137,7 @@ TRACKS = {
             "yes",
             "correct",
             {"unseen_worker_and_question": 1, "unseen_worker": 1},
-            ("auc", "accuracy", "brier", "ece"),
+            _YES,
             "ifllm.benchmark.trial_models:TrialTime",
             level=True,
             source="webqamgaze",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'MEASURES', 'hidden_numbers', 'Trials', 'read_trials', 'trial_rows', 'other_stretch', 'stretches',
-           'span_rows', 'span_features', 'on_stretches', 'deal_groups', 'deal_trials']
+           'span_rows', 'span_features', 'on_stretches', 'deal_trials']
 
 # %% ../../nbs/benchmark/webqamgaze.ipynb #8f53ffcd
 import hashlib
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from sklearn.model_selection import GroupKFold
 
 from ..base.study import derive_seed
-from ..people.webqamgaze import dwell_on_words, kept, word_features, words_of
+from ..people.webqamgaze import deal_groups, dwell_on_words, kept, word_features, words_of
 from ..recording.features import extract_features, registry_frame
 from ..recording.tables import as_study
 from ..recording.trajectories import add_phases, match_samples, windows
@@ -240,15 +239,6 @@ def on_stretches(samples: pl.DataFrame, trials: Trials, pieces: pl.DataFrame) ->
     return told.join(found, on="at", how="left", maintain_order="left").drop("at")
 
 # %% ../../nbs/benchmark/webqamgaze.ipynb #216a692d
-def deal_groups(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold of each row, whole groups together, as chapter 14 deals them."""
-    fold = np.zeros(len(groups), dtype=np.int32)
-    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
-    for number, (_, test) in enumerate(splitter.split(groups, groups=groups)):
-        fold[test] = number
-    return fold
-
-
 def deal_trials(data: pl.DataFrame, seed: int, n_folds: int = 5) -> pl.DataFrame:
     """Folds of a track of trials: query, split, repeat, fold; `n_folds` squared of them where texts and people are new.
 

@@ -595,19 +595,20 @@ def forget_changed(run: Path, jobs: list[Job]) -> list[str]:
     their names."""
     changed = []
     for job in jobs:
-        seen, made, timed = (run / "logs" / kind / f"{job.name}.json" for kind in ("inputs", "outputs", "timings"))
+        notes = [run / "logs" / kind / f"{job.name}.json" for kind in ("inputs", "outputs", "timings")]
         there = [file for file in job.outputs if (run / file).exists()]
         if not there:
             continue
-        if all(remembered(note) for note in (seen, made, timed)):
-            known, now = remembered(made), hashes(run, there)
+        told = [remembered(note) for note in notes]
+        if all(told):
+            known, now = told[1], hashes(run, there)
             changes = [file for file in there if now[file] != known.get(file)]
             why = f"{', '.join(changes)} changed since the run wrote it" if changes else None
         else:  # killed, torn, or taken away
             why = "its last run has no note of its end"
         if why:
             print(f"ifllm: {job.name} is made again: {why}", file=sys.stderr)
-            seen.unlink(missing_ok=True)
+            notes[0].unlink(missing_ok=True)
             (run / job.outputs[0]).unlink(missing_ok=True)
             changed.append(job.name)
     return changed

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'STEPS', 'AUTHORS', 'words_of', 'dwell_on_words', 'auc_of', 'span_aucs', 'span_null', 'by_participant',
-           'span_beats', 'word_features', 'find_span', 'trial_matrix', 'tell_apart', 'pooled_auc', 'dealt_aucs',
-           'spans_found', 'kept', 'authors_table', 'thirds', 'aucs_figure', 'populations_figure']
+           'span_beats', 'word_features', 'deal_groups', 'find_span', 'trial_matrix', 'tell_apart', 'pooled_auc',
+           'dealt_aucs', 'spans_found', 'kept', 'authors_table', 'thirds', 'aucs_figure', 'populations_figure']
 
 # %% ../../nbs/14_webqamgaze.ipynb #b53bcd55
 from collections.abc import Mapping, Sequence
@@ -180,14 +180,21 @@ def word_features(words: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return where, np.hstack([where, looks.to_numpy()])
 
 # %% ../../nbs/14_webqamgaze.ipynb #e3c4dfd5
+def deal_groups(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Fold of each row, whole groups together."""
+    fold = np.zeros(len(groups), dtype=np.int32)
+    splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    for number, (_, test) in enumerate(splitter.split(groups, groups=groups)):
+        fold[test] = number
+    return fold
+
+
 def _folds(split: str, person: np.ndarray, text: np.ndarray, n_folds: int, seed: int):
     """Rows to train on and to test on: no participant, no text, or neither is on both sides."""
-    deal = lambda groups: [
-        test for _, test in GroupKFold(n_folds, shuffle=True, random_state=seed).split(groups, groups=groups)
-    ]
-    people, texts = deal(person), deal(text)
+    people, texts = (deal_groups(groups, n_folds, seed) for groups in (person, text))
     every = np.arange(len(person))
-    for a, b in zip(people, texts):
+    for number in range(n_folds):
+        a, b = (np.flatnonzero(fold == number) for fold in (people, texts))
         if split == "unseen_participant":
             yield np.setdiff1d(every, a), a
         elif split == "unseen_text":

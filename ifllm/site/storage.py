@@ -204,7 +204,7 @@ class Unavailable(InputError):
     """The database cannot be opened, reached, read or written: nothing was stored."""
 
     def __init__(self, url: str, fault: Exception):
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)  # without its password
+        shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # without its password
         why = (str(getattr(fault, "orig", None) or fault).splitlines() or [type(fault).__name__])[0][:200]
         todo = "see that it answers, may be written and has room, or name another (database in study.yaml)"
         if isinstance(fault, ImportError):

@@ -18,14 +18,13 @@ from ifllm.benchmark.running import law_of_labels, laws, run_entry, shuffled
 from ifllm.benchmark.scoring import bench_splits, judge, read_predictions, verdict, write_predictions
 from ifllm.benchmark.tracks import TRACKS, Bench, load_track, of_trials
 from ifllm.benchmark.webqamgaze import (
-    deal_groups,
     deal_trials,
     hidden_numbers,
     other_stretch,
     read_trials,
     stretches,
 )
-from ifllm.people.webqamgaze import pooled_auc, span_beats, tell_apart, trial_matrix
+from ifllm.people.webqamgaze import deal_groups, pooled_auc, span_beats, tell_apart, trial_matrix
 from ifllm.recording.webqamgaze import read_webqamgaze
 
 CHEATS, OURS = str(Path(cheats.__file__)), "ifllm.benchmark.trial_models"

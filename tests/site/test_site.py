@@ -840,7 +840,8 @@ def test_a_database_that_cannot_be_opened_is_told_in_one_line(tmp_path):
     ):
         with pytest.raises(InputError, match=f"^database sqlite:///{tmp_path}/{name}.sqlite: {why}; see that"):
             Database(f"sqlite:///{tmp_path}/{name}.sqlite")
-    for url in ("me:se:c/ret@127.0.0.1:1/x", "me:se:c/ret@127.0.0.1:port/x"):  # with and without the driver installed
+    hidden = ("se:c/ret@127.0.0.1:1", "se:c/ret@127.0.0.1:port", "se@c/ret@127.0.0.1:port")
+    for url in (f"me:{place}/x" for place in hidden):  # with and without the driver installed
         with pytest.raises(InputError) as fault:
             Database(f"postgresql+psycopg://{url}")
         told = str(fault.value)
