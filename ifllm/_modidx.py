@@ -1850,7 +1850,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'ifllm/recording/simulate.py'),
                                           'ifllm.recording.simulate._load_page': ( 'simulate.html#_load_page',
                                                                                    'ifllm/recording/simulate.py'),
-                                          'ifllm.recording.simulate._logistic': ('simulate.html#_logistic', 'ifllm/recording/simulate.py'),
                                           'ifllm.recording.simulate._long': ('simulate.html#_long', 'ifllm/recording/simulate.py'),
                                           'ifllm.recording.simulate._mouse': ('simulate.html#_mouse', 'ifllm/recording/simulate.py'),
                                           'ifllm.recording.simulate._number': ('simulate.html#_number', 'ifllm/recording/simulate.py'),

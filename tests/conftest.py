@@ -14,6 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# the files that take longest begin, or one worker would still be at them when the others are done
+LONG = ("engine/test_run", "site/test_browser", "engine/test_browser", "engine/test_quarto", "recording/test_data")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {ROOT / "tests" / f"{name}.py": n for n, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""
@@ -109,6 +118,27 @@ def tiny_project(tmp_path, monkeypatch, outgoing) -> Iterator[Path]:
     """The project of two small notebooks, as the folder one works in; no run of it may connect to other machines."""
     monkeypatch.chdir(make_tiny_project(tmp_path))
     yield tmp_path
+    assert outgoing() == []
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory) -> Path:
+    """The project of two small notebooks with its finished run `t`; not to be changed."""
+    from ifllm.engine.run import run_study
+
+    project = make_tiny_project(tmp_path_factory.mktemp("finished") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        run_study(profile="demo", data="own", name="t", cores=2)
+    return project
+
+
+@pytest.fixture
+def finished_project(tmp_path, monkeypatch, outgoing, finished_once) -> Iterator[Path]:
+    """A copy of the project with its finished run, as the folder one works in, offline as above."""
+    project = shutil.copytree(finished_once, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(project)
+    yield project
     assert outgoing() == []
 
 

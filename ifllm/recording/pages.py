@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from scipy.special import expit
 
 from ..base.files import InputError, atomic_path
 from .simulate import CUES, write_answer, write_question
@@ -47,7 +48,7 @@ def _fixated(rng: np.random.Generator, pages: dict[int, Page], margin: float, li
     """Words looked at, in order: (response, word)."""
     looks = [(r, w) for r in (1, 2) for w in range(len(pages[r].words)) if rng.random() < 0.7]
     for _ in range(rng.poisson(3) + 1):
-        r = 1 + int(rng.random() < 1 / (1 + np.exp(-link * margin)))
+        r = 1 + int(rng.random() < expit(link * margin))
         begin = int(rng.integers(len(pages[r].words)))
         looks += [(r, w) for w in range(begin, min(begin + 12, len(pages[r].words)))]
     return looks

@@ -18,12 +18,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
+from math import exp, hypot, log
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from scipy.signal import lfilter
+from scipy.special import expit
 from scipy.stats import ks_2samp
 
 from ..base.files import InputError, atomic_path
@@ -187,7 +189,7 @@ def write_question(rng: np.random.Generator, task: int) -> tuple[str, dict]:
 # %% ../../nbs/02_simulate.ipynb #e405b786
 def _sentences(rng: np.random.Generator, slots: dict, cues: np.ndarray, most: int) -> Iterator[tuple[str, str]]:
     """Sentences one after the other, each with what it does; what comes next depends on the cues."""
-    odds = np.exp(np.array([0.9 * cues[0], 0.9 * cues[2], 0.9 * cues[3] - 0.4, 0.3]))
+    odds = np.array([exp(0.9 * cues[0]), exp(0.9 * cues[2]), exp(0.9 * cues[3] - 0.4), exp(0.3)])
     kinds = rng.choice(4, size=most, p=odds / odds.sum())
     picks = rng.integers(0, 1 << 30, size=(len(kinds), 7))
     names, used = ("specific", "focused", "hedged", "plain"), [0, 0, 0, 0]
@@ -296,17 +298,17 @@ def draw_worker(rng: np.random.Generator, links: Links) -> Worker:
         start_ms=ERAS[era][0] + int(rng.integers(0, 20 * 86_400_000)),
         width=width,
         height=float(round(width * rng.uniform(0.43, 0.52))),
-        gap_ms=ERAS[era][2] * float(np.exp(0.22 * rng.standard_normal())),
+        gap_ms=ERAS[era][2] * rng.lognormal(0, 0.22),
         bias=tuple((np.array([110.0, 100.0]) * rng.standard_normal(2)).tolist()),
-        jitter=float(np.exp(np.log(85) + 0.5 * rng.standard_normal())),
+        jitter=rng.lognormal(log(85), 0.5),
         fidget=float(rng.beta(0.7, 5)),
-        pace=float(np.exp(0.6 * h * rng.standard_normal())),
+        pace=rng.lognormal(0, 0.6 * h),
         head_off=float(rng.beta(0.5, 6)),
-        step=float(np.exp(np.log(9.5) + 0.2 * h * rng.standard_normal())),
+        step=rng.lognormal(log(9.5), 0.2 * h),
         depth=float(1.3 + 0.9 * h * rng.standard_normal()),
         left_first=float(np.clip(0.8 + 0.15 * h * rng.standard_normal(), 0, 1)),
         generosity=float(4.25 + 0.35 * h * rng.standard_normal()),
-        taste=tuple((taste / np.linalg.norm(taste)).tolist()),
+        taste=tuple((taste / hypot(*taste)).tolist()),
         gaze_gain=float(max(0.0, 1 + 0.5 * h * rng.standard_normal())),
         mouse_gain=float(max(0.0, 1 + 0.5 * h * rng.standard_normal())),
     )
@@ -315,7 +317,7 @@ def draw_worker(rng: np.random.Generator, links: Links) -> Worker:
 def draw_utility(rng: np.random.Generator, cues: np.ndarray, taste: tuple[float, ...], links: Links) -> np.ndarray:
     """Utility (mean 0, variance 1) of answers with `cues` (n x 5) to a worker with unit vector `taste`."""
     a = min(1.0, 0.6 * links.text)
-    return a * (cues @ np.array(taste)) + np.sqrt(1 - a * a) * rng.standard_normal(len(cues))
+    return a * (cues * np.array(taste)).sum(axis=1) + np.sqrt(1 - a * a) * rng.standard_normal(len(cues))
 
 
 def rate(value: np.ndarray, generosity: float) -> np.ndarray:
@@ -373,10 +375,6 @@ class _Timeline:
 
     def rest(self, t, x, y):
         self.rests.append((t, x, y))
-
-# %% ../../nbs/02_simulate.ipynb #f001af2d
-def _logistic(x):
-    return 1 / (1 + np.exp(-x))
 
 # %% ../../nbs/02_simulate.ipynb #93e39af2
 @dataclass(frozen=True)
@@ -443,10 +441,10 @@ def _draw_manner(rng, worker, links, u) -> _Manner:
     gain = 0.0 if worker.careless else links.gaze * worker.gaze_gain
     grip = 0.0 if worker.careless else links.mouse * worker.mouse_gain
     away = rng.random() < 0.3
-    effort = 0.35 * worker.pace * np.exp(1.1 * rng.standard_normal()) * (0.3 if worker.careless else 1.0)
+    effort = 0.35 * worker.pace * rng.lognormal(0, 1.1) * (0.3 if worker.careless else 1.0)
     step = worker.step * (2.0 if worker.style == "skimmer" else 1.0)
-    patience = worker.depth + 0.6 * np.log(effort)
-    depth = _logistic(patience + PULL["depth"] * gain * u + 0.9 * rng.standard_normal(len(u)))
+    patience = worker.depth + 0.6 * log(effort)
+    depth = expit(patience + PULL["depth"] * gain * u + 0.9 * rng.standard_normal(len(u)))
     first = 0 if rng.random() < worker.left_first else len(u) - 1
     order = [first, 1 - first] if len(u) == 2 else [0]
     return _Manner(order, depth, step, effort, gain, grip, away, worker.mouse_style == "follower" and not away)
@@ -480,15 +478,15 @@ def _read_again(rng, line, page, lengths, u, manner):
     """Second looks, drawn by the utilities `u`."""
     sides, gain, step, follow = len(lengths), manner.gain, manner.step, manner.follow
     margin = u[1] - u[0] if sides == 2 else u[0]
-    eager = manner.effort * (np.exp(PULL["again"] * gain * u[0]) if sides == 1 else 1.0)
+    eager = manner.effort * (exp(PULL["again"] * gain * u[0]) if sides == 1 else 1.0)
     for _ in range(rng.poisson(2.5 * min(eager, 8.0))):
-        s = int(rng.random() < _logistic(PULL["again"] * gain * margin)) if sides == 2 else 0
+        s = int(rng.random() < expit(PULL["again"] * gain * margin)) if sides == 2 else 0
         begin = lengths[s] * rng.beta(1, 1.6)
         line.read(rng, s + 1, begin, min(begin + rng.uniform(60, 400), lengths[s]), step, follow)
         if rng.random() < 0.5:
             _wait(rng, line, page, 4000 * rng.random())
     if sides == 2 and rng.random() < 0.5:  # the last look before deciding
-        s = int(rng.random() < _logistic(2 * PULL["again"] * gain * margin))
+        s = int(rng.random() < expit(2 * PULL["again"] * gain * margin))
         begin = rng.uniform(0, 0.7 * lengths[s])
         line.read(rng, s + 1, begin, min(begin + rng.uniform(60, 250), lengths[s]), step, follow)
 
@@ -499,7 +497,7 @@ def _rest_hand(rng, line, style, page, u, manner, start):
     margin = u[1] - u[0] if sides == 2 else u[0]
 
     def hand():
-        return int(rng.random() < _logistic(PULL["hand"] * grip * margin)) + 1 if sides == 2 else 1
+        return int(rng.random() < expit(PULL["hand"] * grip * margin)) + 1 if sides == 2 else 1
 
     def settle(t, s):
         line.rest(t, page.left(s) + width * rng.uniform(0.05, 0.95), TOP_PX + height * rng.uniform(0.05, 0.95))
@@ -509,7 +507,7 @@ def _rest_hand(rng, line, style, page, u, manner, start):
         line.rest(start + 0.05 * (line.now - start), page.width * rng.uniform(0.2, 0.8), 300 * rng.random())
     elif style == "resting":
         likes = grip * PULL["hand"] * max(u.max(), -2) if sides == 1 else 0.0
-        for t in np.sort(rng.uniform(start, line.now, sides - 1 + rng.poisson(seconds / 5 * np.exp(0.5 * likes)))):
+        for t in np.sort(rng.uniform(start, line.now, sides - 1 + rng.poisson(seconds / 5 * exp(0.5 * likes)))):
             settle(t, hand())
     elif style == "parked" and rng.random() < 0.3 * sides:
         settle(start + 0.2 * rng.random() * (line.now - start), hand())
@@ -549,14 +547,14 @@ def _compose_turn(rng, line, page):
     line.phase, line.scroll = COMPOSING if line.turn else 0, 0.0
     width, height = page.panel
     start = line.now
-    ms = 1000 * line.pace * np.exp(rng.normal(2.55, 0.9))
+    ms = 1000 * line.pace * rng.lognormal(2.55, 0.9)
     line.look(rng, page.width * 0.4, 265, 0.4 * ms)
     line.look(rng, page.width * 0.5, 1.15 * page.height, 0.6 * ms)  # the keyboard
     if rng.random() < 0.8:
         line.rest(start + 0.1 * (line.now - start), page.width * rng.uniform(0.3, 0.6), 268 + rng.normal(0, 6))
     if rng.random() < 0.2:
         line.rest(line.now + 300, page.width * rng.uniform(0.05, 0.95), TOP_PX + height * rng.uniform(0.05, 0.95))
-    _wait(rng, line, page, 1000 * np.exp(rng.normal(2.1, 0.6)))
+    _wait(rng, line, page, 1000 * rng.lognormal(2.1, 0.6))
 
 # %% ../../nbs/02_simulate.ipynb #61e76224
 def _wait(rng, line, page, ms):
@@ -575,7 +573,7 @@ def sample_times(rng: np.random.Generator, gap_ms: float, total_ms: float) -> np
     The tail is blinks, lost faces and hidden tabs.
     """
     n = int(total_ms / gap_ms * 1.15) + 20
-    gaps = gap_ms * np.exp(0.2 * rng.standard_normal(n))
+    gaps = gap_ms * rng.lognormal(0, 0.2, n)
     kind = rng.random(n)
     gaps += np.where(kind < 0.025, rng.exponential(200, n), 0) + np.where(kind < 0.0008, rng.exponential(3000, n), 0)
     t = np.round(1 + np.cumsum(gaps), 1)
@@ -681,7 +679,7 @@ def _show_turn(rng, worker, links, task, models) -> _Shown:
     bullets = bool(rng.random() < 0.47)
     cues = rng.standard_normal((len(models), len(CUES)))
     # questions ask for much or little; answers cap at 500 tokens
-    lengths = (2750 * _logistic(1.25 * rng.standard_normal() + 0.9 * cues[:, 4])).astype(int).clip(40)
+    lengths = (2750 * expit(1.25 * rng.standard_normal() + 0.9 * cues[:, 4])).astype(int).clip(40)
     answers = [write_answer(rng, slots, c, n, bullets) for c, n in zip(cues, lengths.tolist())]
     u = draw_utility(rng, cues, worker.taste, links)
     for s, model in enumerate(models):
@@ -785,9 +783,9 @@ def _load_page(rng, worker, page) -> _Timeline:
     """The page is opened, its instructions are read, and the first question is asked."""
     line = _Timeline(worker.pace)
     line.rest(0.0, page.width * rng.random(), page.height * rng.random())
-    line.look(rng, page.width * 0.4, 180, 1000 * np.exp(rng.normal(2.6, 0.7)), 150.0)
+    line.look(rng, page.width * 0.4, 180, 1000 * rng.lognormal(2.6, 0.7), 150.0)
     x = page.width * (0.25 if page.pairwise else 0.4)
-    line.look(rng, x, TOP_PX + 60, 1000 * np.exp(rng.normal(2.0, 0.7)), 80.0)
+    line.look(rng, x, TOP_PX + 60, 1000 * rng.lognormal(2.0, 0.7), 80.0)
     _compose_turn(rng, line, page)
     return line
 
@@ -819,7 +817,7 @@ def simulate_task(rng: np.random.Generator, worker: Worker, links: Links, task: 
             _compose_turn(rng, line, page)
     finished = turns >= 3 and judged.rated
     if finished:  # the page asks for four minutes; some stay longer
-        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * np.exp(rng.normal(0.5, 2.0)))
+        _wait(rng, line, page, max(240_000 - line.now, 0) + 1000 * rng.lognormal(0.5, 2.0))
     row = _task_row(rng, task, queries, finished, load_ms + line.now)
     laid_out = Texts.lay_out(texts, page.columns)
     samples = _sample_task(rng, worker, page, line, laid_out, truth[0]["asked_t_ms"], load_ms)
@@ -954,7 +952,7 @@ def _on_panels(page, looked, texts, at, points, document_y) -> dict[str, dict]:
 def _sample_task(rng, worker, page, line, texts, first_asked, load_ms) -> dict:
     """Sample eyes and mouse as the page did. Returns arrays by name, one entry a row."""
     looked = _place_fixations(page, line, texts)
-    t = sample_times(rng, worker.gap_ms * np.exp(0.1 * rng.standard_normal()), looked.end[-1])
+    t = sample_times(rng, worker.gap_ms * rng.lognormal(0, 0.1), looked.end[-1])
     at, n = np.searchsorted(looked.end, t), len(t)
     gaze = _track_gaze(rng, worker, looked, at)
     mx, my = _mouse(rng, line, looked.end, looked.x, looked.y, t, worker.fidget)
@@ -1074,7 +1072,7 @@ def simulate_worker(
     rng = np.random.default_rng([seed, index])
     worker = draw_worker(rng, links)
     ids = rng.choice(np.arange(61, 331), 73, replace=False).tolist()
-    n = int(np.clip(np.exp(rng.normal(0.9, 1.3)), 1, max_tasks))
+    n = int(np.clip(rng.lognormal(0.9, 1.3), 1, max_tasks))
     loads = worker.start_ms + np.cumsum(rng.uniform(2700, 6000, 73) * 1000).astype(int)
     wanted = [k for k in range(n) if ids[k] % 2 or not pairwise_only]
     return worker, (

@@ -102,10 +102,10 @@ def test_what_would_fail_chapters_on_is_refused_before_anything_runs(tiny_projec
     assert not (tiny_project / "runs" / "t" / "notebooks").exists()
 
 
-def test_what_follows_from_a_failed_notebook_waits_for_it(tiny_project):
-    run = run_study(profile="demo", data="own", name="t", cores=2)
+def test_what_follows_from_a_failed_notebook_waits_for_it(finished_project):
+    run = finished_project / "runs" / "t"
     edit(
-        tiny_project / "nbs" / "01_data.ipynb",
+        finished_project / "nbs" / "01_data.ipynb",
         'study.record(\\"data.rows\\"',
         'raise ValueError(\\"no\\")\\nstudy.record(\\"data.rows\\"',
     )
@@ -164,8 +164,8 @@ def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and totals(run)["sum.total"] == 12
 
 
-def test_a_number_knows_the_cell_that_recorded_it(tiny_project):
-    run = run_study(profile="demo", data="own", name="t", cores=1)
+def test_a_number_knows_the_cell_that_recorded_it(finished_project):
+    run = finished_project / "runs" / "t"
     for record in json.loads((run / "results.json").read_text()):
         cells = json.loads((run / "notebooks" / f"{record['notebook']}.ipynb").read_text())["cells"]
         made = [
@@ -307,23 +307,23 @@ def own_files(run):
     }
 
 
-def test_a_notebook_run_by_hand_is_the_notebook_of_the_run(tiny_project):
-    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+def test_a_notebook_run_by_hand_is_the_notebook_of_the_run(finished_project):
+    edit(finished_project / "settings.ini", "shift = 0", "shift = 5")
     run = run_study(profile="demo", data="own", name="t", cores=1)
     before = own_files(run)
     for way in (by_papermill, by_lab, by_papermill):  # the cell says 0, the run 5
-        shown = way(tiny_project)
+        shown = way(finished_project)
         assert "shift = 5" in shown and own_files(run) == before and not (run / "trials").exists()
     run_study(profile="demo", data="own", name="t", cores=1)
     assert events(run) == [] and own_files(run) == before and totals(run)["sum.total"] == 17
 
 
 @pytest.mark.parametrize("way", [lambda p: by_papermill(p, "-p", "shift", "9"), lambda p: by_lab(p, shift=9)])
-def test_a_parameter_given_by_hand_makes_a_trial_beside_the_run(tiny_project, way):
-    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+def test_a_parameter_given_by_hand_makes_a_trial_beside_the_run(finished_project, way):
+    edit(finished_project / "settings.ini", "shift = 0", "shift = 5")
     run = run_study(profile="demo", data="own", name="t", cores=1)
     before = own_files(run)
-    shown = way(tiny_project)
+    shown = way(finished_project)
     assert "A trial." in shown and "shift = 9" in shown and own_files(run) == before
     (trial,) = (run / "trials").iterdir()
     assert trial.name.startswith("02_sum-")
@@ -332,16 +332,16 @@ def test_a_parameter_given_by_hand_makes_a_trial_beside_the_run(tiny_project, wa
     assert events(run) == [] and totals(run)["sum.total"] == 17
 
 
-def test_the_default_asked_for_by_name_is_a_trial_too(tiny_project):
-    edit(tiny_project / "settings.ini", "shift = 0", "shift = 5")
+def test_the_default_asked_for_by_name_is_a_trial_too(finished_project):
+    edit(finished_project / "settings.ini", "shift = 0", "shift = 5")
     run = run_study(profile="demo", data="own", name="t", cores=1)
-    assert "A trial." in by_papermill(tiny_project, "-p", "shift", "0") and totals(run)["sum.total"] == 17
-    assert "A trial." not in by_papermill(tiny_project, "-p", "shift", "5")
+    assert "A trial." in by_papermill(finished_project, "-p", "shift", "0") and totals(run)["sum.total"] == 17
+    assert "A trial." not in by_papermill(finished_project, "-p", "shift", "5")
 
 
 @pytest.mark.parametrize("file", ["results/01_data.json", "artefacts/numbers.parquet", "notebooks/01_data.ipynb"])
-def test_the_engine_mends_what_someone_else_wrote(tiny_project, file, capsys):
-    run = run_study(profile="demo", data="own", name="t", cores=1)
+def test_the_engine_mends_what_someone_else_wrote(finished_project, file, capsys):
+    run = finished_project / "runs" / "t"
     before = own_files(run)
     if file.endswith(".parquet"):
         pl.DataFrame({"x": [1, 2, 300]}).write_parquet(run / file)
@@ -356,8 +356,8 @@ def test_the_engine_mends_what_someone_else_wrote(tiny_project, file, capsys):
 
 
 @pytest.mark.parametrize("note", ["inputs", "outputs", "timings"])
-def test_a_notebook_without_a_note_of_its_end_is_made_again(tiny_project, note, capsys):
-    run = run_study(profile="demo", data="own", name="t", cores=1)
+def test_a_notebook_without_a_note_of_its_end_is_made_again(finished_project, note, capsys):
+    run = finished_project / "runs" / "t"
     before, note = own_files(run), run / "logs" / note / "02_sum.json"
     if note.parent.name == "timings":  # torn; the others taken away
         note.write_bytes(note.read_bytes()[:9])
@@ -368,14 +368,14 @@ def test_a_notebook_without_a_note_of_its_end_is_made_again(tiny_project, note, 
     assert [job for job, event in events(run) if event == "done"] == ["02_sum"] and own_files(run) == before
 
 
-def test_a_clock_set_back_loses_nothing(tiny_project):
+def test_a_clock_set_back_loses_nothing(finished_project):
     """Snakemake once removed what was made after the clock was set back: it was older than its settings."""
-    run = run_study(profile="demo", data="own", name="t", cores=1)
+    run = finished_project / "runs" / "t"
     before, ahead = own_files(run), time.time() + 86_400
     for file in (
         run / "settings" / "02_sum.json",
         run / "results" / "01_data.json",
-        tiny_project / "nbs" / "02_sum.ipynb",
+        finished_project / "nbs" / "02_sum.ipynb",
     ):
         os.utime(file, (ahead, ahead))
     run_study(profile="demo", data="own", name="t", cores=1)  # what is up to date is left alone
@@ -409,14 +409,14 @@ def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
         ("getppid", "02_sum, killed"),
     ],
 )
-def test_a_kernel_killed_for_memory_is_named_and_leaves_no_old_page(tiny_project, who, said):
-    run = run_study(profile="demo", data="own", name="t", cores=1)
-    edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", f"import os; os.kill(os.{who}(), 9)\\ntotal = int")
+def test_a_kernel_killed_for_memory_is_named_and_leaves_no_old_page(finished_project, who, said):
+    run = finished_project / "runs" / "t"
+    edit(finished_project / "nbs" / "02_sum.ipynb", "total = int", f"import os; os.kill(os.{who}(), 9)\\ntotal = int")
     with pytest.raises(RuntimeError, match=said):
         run_study(profile="demo", data="own", name="t", cores=1)
     assert not (run / "notebooks" / "02_sum.ipynb").exists() and not (run / "results" / "02_sum.json").exists()
     assert "sum.total" not in totals(run) and totals(run)["data.rows"] == 3
-    edit(tiny_project / "nbs" / "02_sum.ipynb", f"import os; os.kill(os.{who}(), 9)\\ntotal = int", "total = int")
+    edit(finished_project / "nbs" / "02_sum.ipynb", f"import os; os.kill(os.{who}(), 9)\\ntotal = int", "total = int")
     run_study(profile="demo", data="own", name="t", cores=1)
     assert totals(run)["sum.total"] == 12
 
@@ -449,10 +449,10 @@ def test_a_dry_run_lists_the_jobs_and_changes_nothing(tiny_project, capfd):
     assert not (run / "results").exists()
 
 
-def test_where_the_time_went_adds_up(tiny_project):
+def test_where_the_time_went_adds_up(finished_project):
     from rich.console import Console
 
-    run = run_study(profile="demo", data="own", name="t", cores=1)
+    run = finished_project / "runs" / "t"
     manifest = write_manifest(run)
     rows = manifest["notebooks"]
     assert all(row["cpu_seconds"] > 0 and row["peak_mb"] > 20 and row["seconds"] > 0 for row in rows)

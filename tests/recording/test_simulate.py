@@ -1,8 +1,12 @@
 """Laws of the simulator: its files, its truth, what it plants, and that nothing is found where nothing is planted."""
 
+import ast
 import csv
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +59,28 @@ def parsed(world):
 # ---- files
 
 
-def test_one_seed_gives_the_same_bytes_and_another_seed_others(world, tmp_path):
-    simulate(tmp_path / "again", 14, seed=5, max_tasks=4)
+def test_one_seed_gives_the_same_bytes_on_any_processor_and_another_seed_others(world, tmp_path):
+    from numpy._core._multiarray_umath import __cpu_dispatch__
+
+    code = "import sys; from ifllm.recording.simulate import simulate; simulate(sys.argv[1], 14, seed=5, max_tasks=4)"
+    older = {"NPY_DISABLE_CPU_FEATURES": " ".join(__cpu_dispatch__), "OPENBLAS_CORETYPE": "Nehalem"}
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "again")]
+    subprocess.run(command, check=True, env=os.environ | older, capture_output=True)
     assert contents(tmp_path / "again") == contents(world[0])
     simulate(tmp_path / "other", 2, seed=6, max_tasks=1)
     assert not set(p.name for p in (tmp_path / "other/user_behavior").iterdir()) & set(
         p.name for p in (world[0] / "user_behavior").iterdir()
     )
+
+
+@pytest.mark.parametrize("module", ["simulate.py", "pages.py"])
+def test_no_function_of_numpy_whose_last_digit_is_the_processors(module):
+    """With AVX-512 numpy has its own exp, and OpenBLAS a kernel for each processor; scipy's and libm's are one each."""
+    own = "exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh power cbrt"
+    tree = ast.parse(Path(sim.__file__).with_name(module).read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert [name for name in [*own.split(), "dot", "matmul", "einsum", "linalg.norm"] if f"np.{name}" in called] == []
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)]
 
 
 def test_a_worker_is_the_same_in_a_smaller_study(world, tmp_path):
