@@ -22,7 +22,7 @@ test: setup
 	$(BIN)/ifllm run --profile demo --name demo $(if $(CORES),--cores $(CORES))
 	$(BIN)/ifllm report demo
 	bash scripts/install-browser.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=40 --durations-min=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5
 
 lab: setup
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[lab]"
