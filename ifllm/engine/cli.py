@@ -125,13 +125,19 @@ def reference(
     run: Annotated[
         str, typer.Argument(help="a finished run on the release: of quick, all numbers; of smol, those of 11a")
     ],
+    elsewhere: Annotated[
+        bool, typer.Option(help="keep only how this run, made on another processor, stands to the reference")
+    ] = False,
 ) -> None:
     """Keep a run's numbers as the reference that other runs are set against; for who maintains the project."""
-    from ifllm.engine.compare import write_real, write_reference
+    from ifllm.engine.compare import write_elsewhere, write_real, write_reference
     from ifllm.engine.report import find_run
     from ifllm.engine.run import project_root
 
     folder = find_run(run)
+    if elsewhere:
+        print(f"reference: {write_elsewhere(folder, project_root() / 'reference')} numbers beyond their tolerance")
+        return
     smol = read_json(folder / "settings.json")["profile"] == "smol"
     print(f"reference: {(write_real if smol else write_reference)(folder, project_root() / 'reference')} numbers")
 

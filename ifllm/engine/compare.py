@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'read_records', 'compare_records', 'Family', 'tolerance', 'write_reference', 'write_real',
-           'not_comparable', 'same_machine', 'show_agreement', 'change_table', 'show_comparison']
+           'not_comparable', 'same_versions', 'processor', 'same_machine', 'write_elsewhere', 'show_agreement',
+           'change_table', 'show_comparison']
 
 # %% ../../nbs/engine/compare.ipynb #225710ae
 import json
@@ -226,11 +227,63 @@ def not_comparable(reference: Path, run: Path) -> str | None:
     return None
 
 
+def same_versions(known: dict, manifest: dict) -> bool:
+    """Whether two manifests have one Python and one version of each package that both know."""
+    a, b = known["packages"], manifest["packages"]
+    return known["python"] == manifest["python"] and all(a[name] == b[name] for name in a.keys() & b.keys())
+
+
+def processor(manifest: dict) -> tuple[str | None, str | None]:
+    """The processor of a manifest and its vector instructions."""
+    return manifest["hardware"].get("processor"), manifest["hardware"].get("vectors")
+
+
 def same_machine(reference: Path, run: Path) -> bool:
     """Whether processor, Python and packages are those of the reference."""
     known, manifest = (read_json(place / "manifest.json") for place in (reference, run))
-    machine = lambda m: (m["hardware"].get("processor"), m["hardware"].get("vectors"), m["python"], m["packages"])
-    return machine(known) == machine(manifest) and known["hardware"].get("processor") is not None
+    return same_versions(known, manifest) and processor(known) == processor(manifest) and None not in processor(known)
+
+# %% ../../nbs/engine/compare.ipynb #e15ewhe2
+def _stands(job: str, frame: pl.DataFrame, seconds: dict[str, tuple[float, float]]) -> dict:
+    """How a notebook's numbers stand to the reference's, and the CPU seconds of both."""
+    of_job = frame.filter(notebook=job)
+    count = lambda change: of_job.filter(change=change).height
+    equal, within, most = count("same"), count("within"), of_job["difference"].abs().max()
+    here, there = seconds[job]
+    return {
+        "notebook": job,
+        "numbers": of_job.height,
+        "equal": equal,
+        "within": within,
+        "beyond": of_job.height - equal - within,
+        "most": most or 0.0,
+        "cpu_seconds": here,
+        "reference_cpu_seconds": there,
+    }
+
+# %% ../../nbs/engine/compare.ipynb #e15ewhe3
+def write_elsewhere(run: Path, folder: Path) -> int:
+    """Keep how a finished run on another processor stands to the reference; returns how many are beyond tolerance.
+
+    Raises
+    ------
+    InputError
+        The run says nothing about the reference, was made on its processor, or with other versions.
+    """
+    manifest, known = _manifest(run), _manifest(folder)
+    if why := not_comparable(folder, run):
+        raise InputError(why)
+    if processor(manifest) == processor(known):
+        raise InputError(f"{run.name} was made on the reference's processor ({', '.join(map(str, processor(known)))})")
+    if not same_versions(known, manifest):
+        raise InputError(f"{run.name} was made with other versions than the reference, which would differ, too")
+    frame = compare_records(read_records(folder), read_records(run), rtol=0, atol=0, allowed=tolerance)
+    took = [{row["notebook"]: row["cpu_seconds"] for row in m["notebooks"]} for m in (manifest, known)]
+    seconds = {job: (took[0].get(job, 0.0), took[1].get(job, 0.0)) for job in frame["notebook"].unique()}
+    lines = [_stands(job, frame, seconds) for job in sorted(seconds)]
+    chips = {"here": processor(manifest), "reference": processor(known)}
+    write_json(folder / "elsewhere.json", {**chips, "notebooks": lines})
+    return sum(line["beyond"] for line in lines)
 
 # %% ../../nbs/engine/compare.ipynb #b235548a
 def show_agreement(reference: Path, run: Path) -> bool:

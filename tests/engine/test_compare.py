@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from ifllm.base.files import InputError, write_json
-from ifllm.engine.compare import FAMILIES, show_agreement, tolerance, write_reference
+from ifllm.engine.compare import FAMILIES, show_agreement, tolerance, write_elsewhere, write_reference
 
 MANIFEST = {
     "data": {"source": "release", "commit": "923bac0"},
@@ -117,3 +117,27 @@ def test_every_notebook_of_the_study_has_its_tolerance(root):
         name = str(file.relative_to(root / "nbs").with_suffix("")).replace("/", "-")
         assert sum(bool(re.fullmatch(family.notebooks, name)) for family in FAMILIES) == 1, name
     assert tolerance({"notebook": "11_dpo-gpt2_xl_twin-explicit"}) == tolerance({"notebook": "11b_world"})
+
+
+def test_how_a_run_on_another_processor_stands_is_kept(project):
+    reference, rows = project / "reference", [{"notebook": "01_data", "cpu_seconds": 5.0}]
+    write_json(reference / "manifest.json", {**MANIFEST, "notebooks": rows})
+    moved = changed(dpo_step={"value": 0.21}, reward_gain={"ci_high": 0.04}, data_n={"value": 687.0 + 1e-10})
+    run = make(project, moved, **OTHER, notebooks=[{"notebook": "01_data", "cpu_seconds": 4.0}])
+    done = ifllm("reference", "quick", "--elsewhere")
+    assert done.returncode == 0 and done.stdout == "reference: 1 numbers beyond their tolerance\n", done.stderr
+    kept = json.loads((reference / "elsewhere.json").read_text())
+    assert kept["here"] == ["another", "AVX2"] and kept["reference"] == ["one", "AVX512"]
+    by_job = {line["notebook"]: line for line in kept["notebooks"]}
+    told = {job: [line[key] for key in ("numbers", "equal", "within", "beyond")] for job, line in by_job.items()}
+    assert told == {"01_data": [1, 0, 1, 0], "08_reward": [1, 0, 0, 1], "11b_world": [2, 1, 1, 0]}
+    assert by_job["11b_world"]["most"] == pytest.approx(0.0055) and by_job["01_data"]["cpu_seconds"] == 4.0
+    before = (reference / "results.json").read_bytes()
+    for manifest, why in [({}, "reference's processor"), ({**OTHER, "packages": {"polars": "1.31"}}, "other versions")]:
+        make(project, moved, notebooks=[], **manifest)
+        with pytest.raises(InputError, match=why):
+            write_elsewhere(run, reference)
+    make(project, moved, **OTHER, profile="demo", notebooks=[])
+    with pytest.raises(InputError, match="^quick has the profile demo"):
+        write_elsewhere(run, reference)
+    assert (reference / "results.json").read_bytes() == before
