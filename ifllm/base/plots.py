@@ -9,7 +9,6 @@ __all__ = ['COLOURS', 'SEQUENCE', 'GREY', 'use_theme', 'error_bars', 'forest']
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
-import seaborn as sns
 
 # %% ../../nbs/base/plots.ipynb #bc8cee82
 COLOURS = {
@@ -67,6 +66,8 @@ pio.templates.default = "ifllm"
 def use_theme() -> None:
     """Set the house theme for seaborn and matplotlib figures: white ground, quiet grid, 11 pt type,
     the palette of `SEQUENCE`."""
+    import seaborn as sns  # one chapter's; it takes half a second, with pandas and matplotlib
+
     sns.set_theme(
         context="notebook",
         style="whitegrid",
