@@ -351,12 +351,12 @@ def export_study(study: StudyFile, out: str | Path) -> dict:
 
     Raises
     ------
-    InputError : `out` exists already
+    InputError : `out` exists already, or there is no database
     """
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; name a new folder")
-    db = Database(study.database_url)
+    db = Database(study.database_url, there=True)
     try:
         with db.read() as session, atomic_path(out) as folder:
             folder.mkdir(parents=True)

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -245,10 +246,12 @@ def _engine(url: str, lite: bool) -> Engine:
 
 # %% ../../nbs/site/storage.ipynb #5430d199
 class Database:
-    """The study's database by URL: SQLite or PostgreSQL."""
+    """The study's database by URL: SQLite or PostgreSQL. SQLite's file is made where there is none, unless `there`."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, there: bool = False):
         self.url, lite = url, url.startswith("sqlite")
+        if there and lite and not (file := Path(url.removeprefix("sqlite:///"))).exists():
+            raise InputError(f"{file}: no such database; `ifllm study serve` makes it")
         self.insert = sqlite.insert if lite else postgresql.insert
         try:
             self.engine = _engine(url, lite)

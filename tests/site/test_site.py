@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import httpx
 import polars as pl
@@ -1110,6 +1111,17 @@ def test_word_boxes_and_snippets_tell_the_same_place(tmp_path):
     assert found.height == len(truth) > 30 and found["item"].n_unique() == 3
     assert (found["char"] == found["index"]).all() and (found["distance_px"] == 0).all()
     assert (found["response"] == found["side"].replace_strict({"left": 1, "right": 2})).all()
+
+
+def test_an_export_makes_no_database(tmp_path):
+    with site(tmp_path):
+        pass
+    file = Path(load_study(tmp_path).database_url.removeprefix("sqlite:///"))
+    for left in tmp_path.glob(f"{file.name}*"):
+        left.unlink()
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: no such database; `ifllm study serve` makes it$"):
+        export_study(load_study(tmp_path), tmp_path / "out")
+    assert not file.exists() and not (tmp_path / "out").exists()
 
 
 def test_exported_tables_carry_the_releases_codes(tmp_path):
