@@ -31,13 +31,14 @@ npm_here() {
   command -v npm >/dev/null 2>&1 && return 0
   command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && apt-get -qq install -y --no-install-recommends npm >/dev/null
 }
-if [ ! -f node_modules/axe-core/axe.min.js ] || [ ! -f node_modules/gaze/vendor/tf-core.min.js ]; then
+webgazer() { .venv/bin/python -m ifllm.engine.cli study install node_modules/gaze; } # it knows itself what is missing
+axe=node_modules/axe-core/axe.min.js
+if [ ! -f "$axe" ] || ! webgazer 2>/dev/null; then
   if npm_here; then
-    [ -f node_modules/axe-core/axe.min.js ] ||
+    [ -f "$axe" ] ||
       npm install --silent --ignore-scripts --no-save --no-package-lock --prefix . axe-core@4.14.1 >/dev/null 2>&1 ||
       echo "install-browser: npm could not install axe-core; tests that need it will be skipped" >&2
-    .venv/bin/python -m ifllm.engine.cli study install node_modules/gaze ||
-      echo "install-browser: tests that need WebGazer and its face model will be skipped" >&2
+    webgazer || echo "install-browser: tests that need WebGazer and its face model will be skipped" >&2
   else
     echo "install-browser: npm is not here; tests that need axe-core or WebGazer will be skipped" >&2
   fi
