@@ -450,6 +450,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.base.study._Reading.read': ('base/study.html#_reading.read', 'ifllm/base/study.py'),
                                   'ifllm.base.study._Reading.scan': ('base/study.html#_reading.scan', 'ifllm/base/study.py'),
                                   'ifllm.base.study._Recording': ('base/study.html#_recording', 'ifllm/base/study.py'),
+                                  'ifllm.base.study._Recording._add': ('base/study.html#_recording._add', 'ifllm/base/study.py'),
                                   'ifllm.base.study._Recording.record': ('base/study.html#_recording.record', 'ifllm/base/study.py'),
                                   'ifllm.base.study._Recording.word': ('base/study.html#_recording.word', 'ifllm/base/study.py'),
                                   'ifllm.base.study._RecordingRows': ('base/study.html#_recordingrows', 'ifllm/base/study.py'),

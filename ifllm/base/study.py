@@ -403,6 +403,25 @@ def _check_record(id: str, data: str | None) -> None:
 class _Recording(_Records):
     """How a notebook records a number or a word."""
 
+    def _add(self, id: str, value, ci=None, n=None, unit=None, protocol=None, data=None) -> None:
+        """What `record` does, without its file."""
+        _check_record(id, data)
+        if id in self._records:
+            raise ValueError(f"result {id} is recorded twice in {self.notebook}")
+        low, high = ci if ci is not None else (None, None)
+        self._records[id] = {
+            "id": id,
+            "value": _plain(value),
+            "ci_low": _plain(low),
+            "ci_high": _plain(high),
+            "n": _plain(n),
+            "unit": unit,
+            "protocol": protocol,
+            "data": data or self.data["source"],
+            "notebook": self._results_file.stem,
+            "cell": _cell_now(),
+        }
+
     def record(
         self,
         id: str,
@@ -427,22 +446,7 @@ class _Recording(_Records):
         data : what the number is of, where that is not the run's data: "simulated" (by the notebook itself), or
             "published" (what a paper says), "webqamgaze" (the second data set)
         """
-        _check_record(id, data)
-        if id in self._records:
-            raise ValueError(f"result {id} is recorded twice in {self.notebook}")
-        low, high = ci if ci is not None else (None, None)
-        self._records[id] = {
-            "id": id,
-            "value": _plain(value),
-            "ci_low": _plain(low),
-            "ci_high": _plain(high),
-            "n": _plain(n),
-            "unit": unit,
-            "protocol": protocol,
-            "data": data or self.data["source"],
-            "notebook": self._results_file.stem,
-            "cell": _cell_now(),
-        }
+        self._add(id, value, ci, n, unit, protocol, data)
         self._save_records()
 
     def word(self, id: str, text: str) -> None:
@@ -479,7 +483,8 @@ class _RecordingRows(_Recording):
             name = re.sub(r"[^A-Za-z0-9_.+-]", "_", id.format_map(row))
             cases = row[n] if isinstance(n, str) else n
             ci = (row[ends[0]], row[ends[1]]) if ends else None
-            self.record(name, row[value], ci=ci, n=cases, **about)
+            self._add(name, row[value], ci, cases, **about)
+        self._save_records()
 
 # %% ../../nbs/base/study.ipynb #af40bffd
 def results_frame(records: list[dict]) -> pl.DataFrame:
