@@ -8,8 +8,9 @@
 Tests are tests/ROOM/test_MODULE.py (else the whole room's; --tests FILE adds more) and the example cells of the
 notebook, those above its `parameters`. A mutant meets the tests that entered its function, fastest first, until one
 fails; tests slower than --slowest seconds are left out. .mutants/MODULE.jsonl keeps what was seen: a mutant is tried
-again only if its function or, where it survived, the tests changed. Functions that draw or print (--skip) are left
-out, as are strings: a misspelt column dies of itself. All work is done in a copy of the clone.
+again only if its function or, where it survived, the tests changed. Left out is what says nothing of the tests:
+functions that draw or print (--skip), strings (a misspelt column dies of itself), messages, assertions for the type
+checker, and default seeds and numbers of draws. All work is done in a copy of the clone.
 """
 
 import argparse
@@ -45,6 +46,8 @@ NAME = pairs(
     "min:max max:min any:all all:any first:last last:first mean:median std:var floor:ceil is_null:is_not_null log:exp"
 )
 UNWRAP = "filter sort over unique drop_nulls fill_null abs clip shift rank copy strip lower".split()
+MODULES = "np pl torch stats F math shutil copy".split()
+LUCK = re.compile(r"^(seed|jobs|n_(bootstrap|permutations|draws|repeats|jobs))$")  # as good a default as any other
 digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:12]
 
 PLUGIN = '''"""Which functions of the module each test enters, itself or by its fixtures, and its CPU time."""
@@ -89,6 +92,10 @@ def test_examples_of_the_notebook():
 """
 
 
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+
+
 def variants(node: ast.AST) -> list[ast.AST]:
     """What may stand in the place of a node."""
     changed = lambda **fields: type(node)(**{**dict(ast.iter_fields(node)), **fields})
@@ -96,6 +103,8 @@ def variants(node: ast.AST) -> list[ast.AST]:
     match node:
         case ast.Compare(ops=[op, *rest]):
             return [changed(ops=[new, *rest]) for new in kind(op, COMPARE)]
+        case ast.BinOp(left=one, right=other) if any(map(_is_text, (one, other))):
+            return []  # no text subtracts or multiplies: such a mutant dies of itself
         case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op):
             return [changed(op=new) for new in kind(op, OPERATOR)]
         case ast.UnaryOp(operand=operand):
@@ -110,7 +119,10 @@ def variants(node: ast.AST) -> list[ast.AST]:
             return [ast.Pass()]
         case ast.Call(func=func, keywords=given):
             dropped = [i for i, word in enumerate(given) if word.arg and isinstance(word.value, ast.Constant)]
-            bare = [func.value] if isinstance(func, ast.Attribute) and func.attr in UNWRAP else []
+            bare = []
+            if isinstance(func, ast.Attribute) and func.attr in UNWRAP:  # np.sort(x) is a function of x, x.sort() too
+                of_module = isinstance(func.value, ast.Name) and func.value.id in MODULES
+                bare = node.args[:1] if of_module else [func.value]
             return bare + [changed(keywords=given[:i] + given[i + 1 :]) for i in dropped]
         case ast.Attribute(attr=name, ctx=ast.Load()) if name in NAME:
             return [changed(attr=NAME[name])]
@@ -124,17 +136,27 @@ def _put(node: ast.AST, field: str, at: int, item: ast.AST) -> None:
     value.__setitem__(at, item) if isinstance(value, list) else setattr(node, field, item)
 
 
+def _lucky(given: ast.arguments) -> list[ast.AST | None]:
+    """Defaults of seeds and of numbers of draws."""
+    named = [*given.posonlyargs, *given.args]
+    pairs = [*zip(named[::-1], given.defaults[::-1]), *zip(given.kwonlyargs, given.kw_defaults)]
+    return [default for argument, default in pairs if LUCK.search(argument.arg)]
+
+
 def places(tree: ast.AST, skip: str, only: str) -> Iterator[tuple]:
     """Where a module may change: parent, field, index, node, what stands in its place, function, innermost scope."""
     outside = ("annotation", "returns", "decorator_list", "exc", "format_spec")
 
     def visit(node: ast.AST, function: str, scope: ast.AST) -> Iterator[tuple]:
+        lucky = _lucky(node) if isinstance(node, ast.arguments) else []
         for field, value in ast.iter_fields(node):
             children = value if isinstance(value, list) else [value]
             for at, child in enumerate(children):
                 if (
                     not isinstance(child, ast.AST)
                     or field in outside
+                    or isinstance(child, ast.Assert)  # tells types to the checker
+                    or any(child is default for default in lucky)
                     or re.search(skip, getattr(child, "name", None) or "")
                 ):
                     continue
@@ -164,6 +186,12 @@ def mutants(source: str, skip: str, only: str, sample: int, seed: int) -> list[d
     return made
 
 
+def again(exported: str, module: str) -> str:
+    """In the place of an exported cell: its names, which an example before it may have used for something else."""
+    named = (node.name for node in ast.parse(exported).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return "\n".join(f"from ifllm.{module} import {name}" for name in named)
+
+
 def workplace(folder: Path, module: str) -> None:
     """A copy of the clone to work in, with the notebook's examples as a test."""
     copied = ("ifllm", "tests", "nbs", "workflow", "scripts")
@@ -182,7 +210,7 @@ def workplace(folder: Path, module: str) -> None:
         end = next(
             (at for at, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])), len(cells)
         )
-        examples = [text for text in sources[:end] if not text.startswith(("#| export", "#| default_exp"))]
+        examples = [again(text, module) if text.startswith("#| export") else text for text in sources[:end]]
         test = folder / "tests" / "test_examples_of_notebook.py"
         test.write_text(EXAMPLES.format(cells=json.dumps(examples), module=module))
 
@@ -346,7 +374,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--function", default="", help="only functions whose name this pattern finds")
     parser.add_argument(
-        "--skip", default="figure|plot|^show|_table$|html|svg|__repr__", help="functions left out: presentation"
+        "--skip",
+        default=r"figure|plot|^show|(?<!window)(?<!calibration)(?<!study)_table$|^_(curve|band)$|html|svg|__repr__",
+        help="functions left out: presentation",
     )
     parser.add_argument("--tests", action="append", default=[], help="a further test file, relative to the clone")
     parser.add_argument("-k", dest="keyword", default="", help="only these tests, as in pytest; leaves slow ones out")

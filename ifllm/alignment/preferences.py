@@ -476,7 +476,8 @@ def agreement_matrix(sets: pl.DataFrame) -> pl.DataFrame:
     """Share of pairs on which two sources agree: `source`, `other`, `agreement`, `n`."""
     need("labelled pairs", len(sets))
     sides = sets.select("source", "query", "chosen")
-    both = sides.join(sides.rename({"source": "other", "chosen": "chosen_2"}), on="query")
+    others = sides.rename({"source": "other", "chosen": "chosen_2"})
+    both = sides.join(others, on="query", maintain_order="left_right")
     return both.group_by("source", "other", maintain_order=True).agg(
         agreement=(pl.col("chosen") == pl.col("chosen_2")).mean(), n=pl.len()
     )

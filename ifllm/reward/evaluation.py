@@ -129,8 +129,8 @@ def training_rows(
     split: str,
 ) -> np.ndarray:
     """Rows that a model tested on `test` may be fitted on, as a mask; the one place where the splits are defined."""
-    seen_worker = np.isin(worker, np.unique(worker[test]))
-    seen_task = np.isin(task, np.unique(task[test]))
+    seen_worker = np.isin(worker, worker[test])
+    seen_task = np.isin(task, task[test])
     barred = {
         "random": np.zeros(len(test), dtype=bool),
         "unseen_worker": seen_worker,
@@ -331,7 +331,7 @@ def _auc_draws(counts, worker, p, y, fold):
 
 def _ece_draws(counts, worker, p, y, n_bins=10):
     bins = _equal_bins(p, n_bins)
-    one_hot = np.eye(bins.max() + 1)[bins]
+    one_hot = np.eye(n_bins)[bins]
     sums = by_worker(worker, counts.shape[1], one_hot * (y - p)[:, None])
     rows = np.bincount(worker, minlength=counts.shape[1])
     return np.abs(counts @ sums).sum(axis=1) / (counts @ rows)
@@ -540,7 +540,7 @@ def learning_curve(
     seed: int = 0,
 ) -> pl.DataFrame:
     """Out-of-fold predictions by models that saw only so many workers or queries: an out-of-fold frame with `size`;
-    draws take the place of repeats."""
+    draws take the place of repeats. With fewer than six training workers a penalty is chosen on random folds."""
     x, rng, parts = data.select(features).to_numpy().astype(float), np.random.default_rng(seed), []
     drawn = data[unit].to_numpy()
     for repeat, fold, train, test in iter_splits(data, folds, split):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -711,12 +712,16 @@ def test_a_model_that_cannot_fit_is_refused_before_loading(monkeypatch):
     monkeypatch.setattr(dpo, "available_gib", lambda: (2.0, "a small card"))
     with pytest.raises(InputError, match="needs about .* GiB .* 2 GiB free"):
         dpo.check_fits("qwen3_4b", Recipe())
-    monkeypatch.setattr(dpo, "memory_gib", lambda *_: 30.0)
+    asked = []
+    monkeypatch.setattr(dpo, "memory_gib", lambda *how: asked.append(how) or 30.0)
     for world, free, fits in ((1, 20.1, True), (1, 19.9, False), (2, 10.1, True), (2, 9.9, False)):
         monkeypatch.setenv("WORLD_SIZE", str(world))
         monkeypatch.setattr(dpo, "available_gib", lambda free=free: (free, "a card"))
         with contextlib.nullcontext() if fits else pytest.raises(InputError, match="needs about 30 GiB"):
             dpo.check_fits("qwen3_4b", Recipe())  # an estimate of 1.5 times what is free surely does not fit
+    both = 2 * 2 * 512  # tokens of two pairs, each of a chosen and a rejected answer
+    assert asked[0] == ("qwen3_4b", "full", "fp32", both, False, True, 16)
+    assert asked[2] == ("qwen3_4b", "lora", "bf16", both, True), "the way out that is told"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells of the card")
@@ -889,3 +894,179 @@ def test_rewards_are_those_of_trl(tmp_path):
     ).evaluate()
     assert ours["chosen_reward"].mean() == pytest.approx(trl["eval_rewards/chosen"], rel=1e-5)
     assert ours["rejected_reward"].mean() == pytest.approx(trl["eval_rewards/rejected"], rel=1e-5)
+
+
+# -- what mutants told that no test held
+
+
+def test_defaults_are_the_studys_settings_but_for_what_saves_memory():
+    from ifllm.base.study import load_settings
+
+    paper = Recipe.of(load_settings(Path(__file__).parents[2] / "settings.ini", "paper"))
+    assert dataclasses.replace(paper, precision="fp32", gradient_checkpointing=False, save_steps=0) == Recipe()
+
+
+def test_the_newest_whole_checkpoint_is_the_one_of_most_steps(tmp_path):
+    """By number, not by letter; a torn one gives way to the one before it, and goes."""
+    for step in (9, 10, 101):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        for state in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"state": SimpleNamespace(step=step)}, folder / state)  # as trainers pickle what is no tensor
+    assert dpo.whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-101")
+    (tmp_path / "checkpoint-101" / "scheduler.pt").write_bytes(b"torn")
+    assert dpo.whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+
+
+def test_a_question_asked_twice_is_that_of_the_first_query_in_whatever_order_they_come():
+    queries = pl.DataFrame(
+        {
+            "query": range(40),
+            "question": [f"q{i % 20}" for i in range(40)],
+            "mode": "pointwise",
+            "error_1": False,
+            "excluded": False,
+        }
+    )
+    drawn = draw_prompts(queries, 8, 3)
+    assert drawn.equals(draw_prompts(queries[::-1], 8, 3)) and drawn["index"].to_list() == list(range(8))
+    assert drawn["query"].max() < 20 and [f"q{q}" for q in drawn["query"]] == drawn["prompt"].to_list()
+
+
+def test_answers_do_not_depend_on_who_is_asked_beside(policy_and_reference):
+    """The likeliest words (hardly any other is left), against the library's own greedy search of one at a time."""
+    model, tokenizer = copy.deepcopy(policy_and_reference[0]), policy_and_reference[2]
+    with torch.no_grad():  # words of an untrained model hang on the last one alone
+        for weight in model.parameters():
+            weight.mul_(4 if weight.dim() > 1 else 1)
+    questions = ["Why?", "What is Rome known for, and who built its old harbour?", "Who?"]
+    recipe = dataclasses.replace(SMALL, top_p=1e-6)
+    found = sample_answers(model, tokenizer, questions, recipe, 0, batch_size=2)
+    for question, said in zip(questions, found):
+        ids = torch.tensor([tokenizer(dpo.as_prompt(question))["input_ids"]])
+        out = model.generate(ids, do_sample=False, max_new_tokens=6, attention_mask=torch.ones_like(ids))
+        assert said == tokenizer.decode(out[0, ids.size(1) :], skip_special_tokens=True).strip()
+    assert len(set(found)) > 1
+
+
+def test_a_log_keeps_the_numbers_of_each_step():
+    history = [{"step": 2, "loss": 1.5, "epoch": 1, "note": "x"}, {"step": 4.0, "loss": 0.5}]
+    found = dpo._log_frame(history, "gpt2_xl", "text", "dpo")
+    about = ("gpt2_xl", "text", "dpo")
+    assert found.rows() == [
+        (*about, 2, "loss", 1.5, None),
+        (*about, 2, "epoch", 1.0, None),
+        (*about, 4, "loss", 0.5, None),
+    ]
+
+
+def test_a_line_of_progress_every_half_minute(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(dpo.time, "monotonic", lambda: now[0])
+    lines = dpo._ProgressLines("gpt2_xl, DPO")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3, max_steps=9)
+    for at, logs in (
+        (129.9, {"loss": 1}),
+        (130.0, {"lr": 1}),
+        (130.0, None),
+        (130.0, {"loss": 0.5}),
+        (159.0, {"loss": 2}),
+    ):
+        now[0] = at
+        lines.on_log(None, state, None, logs)
+    state.is_world_process_zero, now[0] = False, 500.0
+    lines.on_log(None, state, None, {"loss": 1.0})
+    assert capsys.readouterr().err == "gpt2_xl, DPO: step 3 of 9, loss 0.500\n"
+
+
+def test_arguments_are_those_of_the_study_and_of_the_recipe(tmp_path):
+    """Chowdhury et al. train with RMSprop, gradients clipped at 10 and a constant rate after warm-up."""
+    made = dpo._arguments(dataclasses.replace(SMALL, precision="bf16", save_steps=7), tmp_path, 5, 1000)
+    assert (made["optim"], made["max_grad_norm"], made["lr_scheduler_type"]) == ("rmsprop", 10, "constant_with_warmup")
+    assert made["seed"] == made["data_seed"] == 5 and made["logging_steps"] == 20  # some fifty lines of log
+    assert (made["save_strategy"], made["save_steps"], made["bf16"]) == ("steps", 7, True)
+    plain = dpo._arguments(SMALL, tmp_path, 5, 3)
+    assert (plain["save_strategy"], plain["logging_steps"], plain["bf16"]) == ("no", 1, False)
+
+
+def test_adapters_are_scaled_by_two():
+    adapters = dpo._lora(dataclasses.replace(SMALL, method="lora", lora_rank=4), "gpt2_xl")
+    assert (adapters.r, adapters.lora_alpha / adapters.r) == (4, 2) and dpo._lora(SMALL, "gpt2_xl") is None
+
+
+def test_what_is_no_lack_of_memory_is_raised_as_it_is():
+    for error in (RuntimeError("shape mismatch"), ValueError("allocate memory")):
+        with pytest.raises(type(error), match=str(error)), dpo.memory_errors("m"):
+            raise error
+    for error in (MemoryError("no\nmore"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GiB")):
+        with pytest.raises(InputError, match="model m ran out of memory: [^\n]*; lower"), dpo.memory_errors("m"):
+            raise error
+
+
+def test_fine_tuned_models_are_shared_by_recipes_that_differ_in_preference_training_alone(tmp_path, monkeypatch):
+    """The key of a fine-tuned model: other betas and rates share it, other texts, seeds or lengths do not."""
+    names = []
+
+    @contextlib.contextmanager
+    def note(cache, name):
+        names.append(name)
+        raise InputError("enough")
+        yield
+
+    monkeypatch.setattr(dpo, "cached_folder", note)
+    monkeypatch.setattr(dpo, "job_key", dpo.content_key)  # without the code, which is the same
+    texts, prompts = pl.DataFrame({"prompt": ["p"], "answer": ["a"]}), pl.DataFrame({"prompt": ["q"]})
+
+    def key(recipe=SMALL, texts=texts, prompts=prompts, seed=0, model="gpt2_xl_twin"):
+        with pytest.raises(InputError, match="enough"):
+            dpo.fine_tuned(texts, prompts, model, recipe, tmp_path, seed)
+        return names[-1]
+
+    alone = dict(beta=0.3, alpha=0.5, nll="mean", max_noise=0.1, learning_rate=1e-3, batch_size=3, epochs=2, pairs=9)
+    for name, value in (alone | {"precompute_reference": False}).items():
+        assert key(dataclasses.replace(SMALL, **{name: value})) == key()
+    others = [
+        key(texts=pl.DataFrame({"prompt": ["p"], "answer": ["b"]})),
+        key(prompts=pl.DataFrame({"prompt": ["r"]})),
+        key(seed=1),
+        key(model="olmo2_1b_twin"),
+        key(dataclasses.replace(SMALL, sft_epochs=2)),
+        key(dataclasses.replace(SMALL, new_tokens=7)),
+    ]
+    assert len({key(), *others}) == 7
+
+
+def test_adapters_are_not_trained_by_several_processes(monkeypatch):
+    lora = dataclasses.replace(SMALL, method="lora")
+    for processes, recipe, refused in (("1", lora, False), ("2", SMALL, False), ("2", lora, True)):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(InputError, match="trains on one GPU") if refused else contextlib.nullcontext():
+            dpo.job_pairs(example_pairs(), QUESTIONS, "explicit", recipe, 0)
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, marked in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        with dpo.cached_folder(tmp_path, "x") as (folder, done):
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            assert not done
+            if rank == "1":
+                dpo._save(folder, None, None, log=[])  # nothing is there to be saved
+        assert ((folder / "done").exists(), (folder / "checkpoints").exists()) == (marked, not marked)
+    assert [path.name for path in folder.iterdir()] == ["done"]
+
+
+@pytest.mark.parametrize(
+    "text, words, short",
+    [
+        ("one two", 2, "one two"),
+        ("one  two\nthree", 2, "one two …"),
+        ("好" * 24, 2, "好" * 24),
+        ("好" * 25, 2, "好" * 24 + " …"),
+    ],
+)
+def test_a_text_is_shortened_by_words_and_where_it_has_none_by_letters(text, words, short):
+    assert dpo.shorten(text, words) == short

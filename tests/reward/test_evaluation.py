@@ -591,6 +591,9 @@ def test_coverage_counts_intervals_by_hand():
     rows = [("auc", 0.5, 0.4, 0.6), ("auc", 0.5, 0.5, 0.6), ("auc", 0.5, 0.0, 0.5), ("auc", 0.5, 0.51, 0.6)]
     frame = pl.DataFrame(rows, schema=["figure", "truth", "ci_low", "ci_high"], orient="row")
     assert ev.coverage(frame).rows() == [("auc", 0.5, 0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5), 0.75, 4)]
+    names = ["gain", "auc", "no gain", "brier", "accuracy", "ece"]
+    many = pl.concat([frame.with_columns(figure=pl.lit(name)) for name in names])
+    assert ev.coverage(many)["figure"].to_list() == names  # in the order that they came in
 
 
 class Counts(DummyClassifier):
@@ -674,3 +677,50 @@ def test_a_fold_of_one_row_ranks_nothing():
     oof = one.with_columns(fold=pl.when(pl.col("query") < 12).then(0).otherwise(1))
     expected = stats.spearmanr(p[:12], y[:12]).statistic
     assert ev.metric_scores(oof, ["spearman"], 10)["value"][0] == pytest.approx(expected)
+
+
+def test_few_training_workers_choose_a_penalty_on_random_folds(data, monkeypatch):
+    """From six workers on, and wherever queries are drawn, choice is by the rule of the outer split."""
+    asked = []
+    monkeypatch.setattr(
+        ev, "fit_nested", lambda model, x, rows, split, *_: asked.append(split) or model.fit(x, rows["y"])
+    )
+    folds = ev.make_folds(data, 2, splits=["unseen_worker"])
+    draw = lambda unit: ev.learning_curve(
+        data, folds, "unseen_worker", DummyClassifier(), ["x0"], [5, 6], unit=unit, n_draws=1
+    )
+    draw("worker")
+    assert asked == ["random", "unseen_worker"] * 2
+    asked.clear()
+    draw("query")
+    assert set(asked) == {"unseen_worker"}
+
+
+def test_a_coverage_study_is_a_loop_over_simulated_studies():
+    found = ev.coverage_study(LOGISTIC, 3, 20, 8, 0.9, seed=4, effect=0.8)
+    rows, expected = [], {}
+    for number in range(3):
+        data = ev.toy(8, 5, 3, 0.8, seed=4 + number)
+        folds, truth = (
+            ev.make_folds(data, 5, 1, 4 + number, ["unseen_worker"]),
+            dict(data["query", "truth"].iter_rows()),
+        )
+        sets = {"x0": ["x0"], "noise": ["x1"], "both": ["x0", "x1", "x2", "x3"]}
+        oof = {name: ev.out_of_fold(data, folds, "unseen_worker", LOGISTIC, x, name=name) for name, x in sets.items()}
+        right = {name: ((f["p"] > 0.5) == (f["y"] > 0.5)).mean() for name, f in oof.items()}
+        chance = {
+            name: np.mean([truth[q] if p > 0.5 else 1 - truth[q] for q, p in f["query", "p"].iter_rows()])
+            for name, f in oof.items()
+        }
+        seen = ev.metric_scores(oof["x0"], ["accuracy", "auc", "brier"], 20, number, 0.9)
+        rows += [(number, *row) for row in seen.select("metric", "value", "ci_low", "ci_high").rows()]
+        for name, a, b in (("gain", "x0", "noise"), ("no gain", "both", "x0")):
+            ends = ev.paired_gain(oof[a], oof[b], "accuracy", 20, number, 0.9)
+            rows.append((number, name, pytest.approx(right[a] - right[b]), ends["ci_low"], ends["ci_high"]))
+            expected.setdefault(name, []).append(chance[a] - chance[b])
+        expected.setdefault("accuracy", []).append(chance["x0"])
+        for name in ("auc", "brier"):  # no closed form: the mean of what was seen
+            expected.setdefault(name, []).append(dict(seen["metric", "value"].iter_rows())[name])
+    assert found.select("simulation", "figure", "value", "ci_low", "ci_high").rows() == rows
+    for figure, value in found.select("figure", "truth").iter_rows():
+        assert value == pytest.approx(np.mean(expected[figure]))

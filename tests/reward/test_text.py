@@ -294,6 +294,11 @@ def test_behaviour_is_scaled_as_scikit_learn_scales():
     there = data["total"].is_not_null().to_numpy()
     stays = StandardScaler().fit_transform(data["total"].drop_nulls().to_numpy()[:, None])[:, 0]
     assert np.allclose(found[there, 1], stays.clip(-4, 4)) and (found[~there, 1] == 0).all() and not there.all()
+    constant, other = pl.DataFrame({"total": [2.0] * 5}), pl.DataFrame({"total": [2.0, 3.0, 0.5]})
+    theirs = (
+        StandardScaler().fit(constant.to_numpy()).transform(other.to_numpy())
+    )  # one that never varied is not scaled
+    assert np.allclose(tr.Behaviour.fit(constant, {"total": "total"})(other), theirs)
 
 
 def test_as_many_rows_as_features_are_still_rows():
@@ -765,7 +770,7 @@ def test_both_sides_get_a_topic(share):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    data = make_choices(40)
+    data = make_choices(40, workers=5)  # the fewest that are enough
     model, tokenizer = tr.load_encoder("tiny-bert", TEXTS)
     start = tr.text_differences(model, tokenizer, data, 64)
     wide = pl.concat([data, tr.text_columns(start), tr.reading_differences(data, {"left": "right"})], how="horizontal")
@@ -1120,3 +1125,187 @@ def test_empty_frames_have_the_columns_of_full_ones():
     from ifllm.alignment.preferences import check_confidence
 
     check_confidence(tr.no_labels())
+
+
+# -- what mutants told that no test held
+
+
+def test_fresh_heads_say_nothing_and_fresh_features_are_scaled_as_the_encoders_weights():
+    """The reward begins at 0, an average reading becomes tokens of zeros, others are of the size of BERT's own."""
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, n_features=20, n_tokens=6)
+    assert (model.score.weight == 0).all() and (model.project(torch.zeros(1, 20)) == 0).all()
+    spread, n = model.project.weight.std().item(), model.project.weight.numel()
+    assert n == 20 * 6 * 32
+    assert spread == pytest.approx(model.backbone.config.initializer_range, rel=4 / np.sqrt(2 * n))
+
+
+def test_features_are_tokens_before_the_text_and_the_mean_is_over_both():
+    """Row by row without padding, from the library's own call on embeddings put together by hand."""
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, n_features=2, n_tokens=3, seed=4)
+    told = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.0]])
+    ids = tr.tokenise(tokenizer, ["heron"] * 3, ["cold water", "a heron wades slowly through", "fish"], 24)
+    pooled = model.pool(**tr._batch(ids, tokenizer.pad_token_id), features=told)
+    assert len({len(row) for row in ids}) > 1
+    for row, own, found in zip(ids, told, pooled):
+        before = (model.project.weight @ own + model.project.bias).reshape(1, 3, 32)
+        words = model.backbone.embeddings.word_embeddings(torch.tensor([row]))
+        states = model.backbone(inputs_embeds=torch.cat([before, words], 1)).last_hidden_state[0]
+        assert torch.allclose(found, states.mean(0), atol=1e-5)
+
+
+def test_longformer_attends_globally_from_its_first_token_as_the_librarys_classifier():
+    from transformers import LongformerForSequenceClassification
+
+    model, tokenizer = tr.load_encoder("tiny-longformer", TEXTS, seed=2)
+    ids = torch.tensor([tr.tokenise(tokenizer, ["heron"], [" ".join(np.resize(WORDS, 60))], 80)[0]])
+    theirs = LongformerForSequenceClassification(model.backbone.config).eval()
+    theirs.longformer.load_state_dict(model.backbone.state_dict(), strict=False)
+    with torch.no_grad():
+        states = theirs(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        found = model.pool(ids, torch.ones_like(ids))
+        local = model.backbone(input_ids=ids).last_hidden_state.mean(1)
+    assert torch.allclose(found, states[:, : ids.size(1)].mean(1), atol=1e-5) and not torch.allclose(
+        found, local, atol=1e-5
+    )
+
+
+def test_only_minilm_comes_from_a_package():
+    assert tr.encoder_path("distilbert") == "distilbert/distilbert-base-uncased"
+    assert tr.encoder_path("some/where") == "some/where"
+
+
+def test_a_checkpoint_is_the_newest_whole_one_by_its_number(tmp_path):
+    from safetensors.torch import save_file
+
+    for step in (9, 10, 101):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        save_file({"w": torch.ones(2)}, folder / "model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"state": np.arange(2)}, folder / name)
+    assert tr.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-101")
+    (tmp_path / "checkpoint-101" / "scheduler.pt").write_bytes(b"torn")
+    assert tr.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_trainers_are_told_what_the_registry_says(tmp_path, precision):
+    recipe = tr.Encoder("x", 64, 3e-4, 0.02, 6, 2.5, precision=precision, gradient_checkpointing=True)
+    told = tr._common_arguments(tmp_path, recipe, 7)
+    assert (told["learning_rate"], told["weight_decay"], told["per_device_train_batch_size"]) == (3e-4, 0.02, 6)
+    assert (told["num_train_epochs"], told["seed"], told["gradient_checkpointing"]) == (2.5, 7, True)
+    there = torch.cuda.is_available()  # half precision of the processor is none that transformers trains in
+    assert (told["bf16"], told["fp16"]) == (precision == "bf16", precision == "fp16" and there)
+    assert told["use_cpu"] is not there
+
+
+def test_reward_of_a_pair_is_the_two_parts_weighed_and_mapped(saved):
+    """The probability put together by hand: encoder's difference times head, and each feature times its weight."""
+    fitted, _, data = saved
+    start = tr.text_differences(fitted.encoder, fitted.tokenizer, data, 64)
+    text = start @ fitted.encoder.score.weight.detach().numpy()[0]
+    ((scale,), (weight,)) = fitted.behaviour.scale, fitted.behaviour.weights
+    read = weight * np.clip((data["left"] - data["right"]).to_numpy() / scale, -4, 4)
+    texts = data["question"], data["response_1"], data["response_2"]
+    assert fitted.text_weight > 0 and weight != 0
+    for samples, logit, name in ((None, text, "text"), (data, fitted.text_weight * text + read, "fusion")):
+        by_hand = 1 / (1 + np.exp(-fitted.calibrators[name].slope * logit))
+        assert np.allclose(fitted.score(*texts, samples), by_hand, atol=1e-5)
+
+
+def test_an_early_fusion_without_samples_is_one_of_an_average_reading():
+    """A reading of which nothing is known counts as one at the centre of what was learned from."""
+    data = make_choices(12)
+    behaviour = tr.Behaviour.fit(data, FEATURES)
+    model, tokenizer = tr.load_encoder("tiny-bert", TEXTS, n_features=2, seed=1)
+    tr.set_head(model, np.random.default_rng(0).normal(size=33))
+    fused = tr.RewardModel(model, tokenizer, 64, dict.fromkeys(("text", "fusion"), tr.Calibrator()), behaviour)
+    texts = data["question"], data["response_1"], data["response_2"]
+    average = data.with_columns(left=1.0, right=1.0, total=pl.lit(behaviour.centre[1]))
+    assert np.allclose(fused.score(*texts), fused.score(*texts, average), atol=1e-5)
+    assert not np.allclose(fused.score(*texts), fused.score(*texts, data), atol=1e-3)
+
+
+def test_too_few_workers_make_no_reward_model():
+    data, start = make_choices(16, workers=4), np.zeros((16, 33))
+    with pytest.raises(NotEnough, match="at least 5 workers"):
+        tr.fit_reward_model(data, start, {"left": "right"}, *tr.load_encoder("tiny-bert", TEXTS), 64)
+
+
+def test_fine_tuned_predictions_are_those_of_the_test_calibrated_on_what_was_held_out(tmp_path, monkeypatch):
+    data, rng, seen = make_choices(60, workers=12), np.random.default_rng(6), []
+
+    def made(file, sizes, make):
+        seen.append((make.args[2], {part: rng.normal(size=n) for part, n in sizes.items()}))
+        return seen[-1][1]
+
+    monkeypatch.setattr(tr, "_kept_logits", made)
+    monkeypatch.setattr(tr._Tuning, "key", lambda *_: "its name")
+    folds = make_folds(data, 3, splits=["unseen_worker"])
+    more = dict(start=np.zeros((60, 33)), name="m", window="w")
+    oof = tr.tuned_out_of_fold(
+        data, folds, "unseen_worker", "tiny-bert", tr.encoder_settings("tiny-bert"), tmp_path, **more
+    )
+    y = data["y"].to_numpy()
+    for (rows, logits), (_, fold, train, test) in zip(seen, iter_splits(data, folds, "unseen_worker"), strict=True):
+        assert np.array_equal(rows["test"], test) and sorted([*rows["fit"], *rows["hold"]]) == sorted(train)
+        held = set(data["worker"].gather(rows["hold"]))
+        assert not held & set(data["worker"].gather(rows["fit"])) and len(held) in (1, 2)  # of eight, a fifth
+        mine = oof.filter(pl.col("fold") == fold)
+        slope = tr.Calibrator.fit("temperature", logits["hold"], y[rows["hold"]]).slope
+        assert np.allclose(mine["p"], tr.sigmoid(logits["test"]))
+        assert np.allclose(mine["p_cal"], tr.sigmoid(slope * logits["test"]))
+
+
+def test_the_studys_input_is_written_as_the_study_writes_it():
+    pairs = pl.DataFrame(
+        {"question": ["why?"], "response_1": ["since"], "response_2": ["so"], "response_A_dwell": [1.5], "other_1": [2]}
+    )
+    first, second = tr.study_text(pairs, ["response_A_dwell", "other_1"])
+    assert first == ["user_query: why?"]
+    assert second == ["llm_response_1: since\n\nllm_response_2: so\n\nresponse_A_dwell: 1.5\n\nother_1: 2"]
+
+
+def test_the_studys_classifier_learns_from_training_rows_alone_and_its_log_odds_are_of_the_left(tmp_path, monkeypatch):
+    asked, trainer = {}, transformers.Trainer
+
+    def train(self, resume_from_checkpoint):
+        asked.update(learned=list(self.train_dataset["labels"]), epochs=self.args.num_train_epochs)
+        assert self.model.config.num_labels == 2 and self.args.save_strategy == "epoch"
+
+    def predict(self, rows):
+        asked["predicted"] = list(rows["labels"])
+        return type("Found", (), {"predictions": [[0.25, 1.0], [2.0, -1.0]]})
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(trainer, "predict", predict)
+    texts = tr.study_text(make_choices(4))
+    recipe = replace(tr.encoder_settings("tiny-bert"), epochs=3)
+    found = tr._study_logits("tiny-bert", recipe, [5, 6, 7, 8], [0, 3], [2, 1], texts, tmp_path, 1)
+    assert asked == {"learned": [5, 8], "epochs": 3, "predicted": [7, 6]}
+    assert found.tolist() == [0.75, -3.0]
+
+
+def test_a_window_is_joined_to_choices_by_query():
+    pairs = pl.DataFrame({"query": [7, 3, 5], "worker": list("aab"), "task": [1, 1, 2], "y": [1.0, 0.0, 1.0]})
+    about = dict(worker="x", task=9, mode="pairwise")
+    features = pl.DataFrame(
+        [
+            dict(query=3, window="reading", left=5.0, right=2.0) | about,
+            dict(query=7, window="full", left=9.0, right=0.0) | about,
+            dict(query=7, window="reading", left=1.0, right=4.0) | about,
+        ]
+    )
+    start = np.arange(6.0).reshape(3, 2)
+    found = tr.window_table(pairs, features, "reading", start, {"left": "right"})
+    assert found.select(pairs.columns).equals(pairs) and "window" not in found.columns
+    assert found["left"].to_list() == [1.0, 5.0, None] and found["reading:left"].to_list() == [-3.0, 3.0, 0.0]
+    assert found["text:0"].to_list() == [0.0, 2.0, 4.0] and found["text:1"].to_list() == [1.0, 3.0, 5.0]
+
+
+def test_certain_and_wrong_is_a_large_loss_and_no_infinite_one():
+    oof = made_oof(40).with_columns(p=1 - pl.col("y"), method=pl.lit("none"))
+    (row,) = tr.calibration_table(oof, n_bootstrap=20).to_dicts()
+    assert row["log_loss"] == pytest.approx(-np.log(1e-6), rel=1e-3) and row["brier"] == pytest.approx(1, abs=1e-4)
