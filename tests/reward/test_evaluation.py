@@ -613,9 +613,9 @@ def test_a_learning_curve_learns_from_as_many_as_it_says(data, unit):
     numbered = data.with_columns(number=pl.col("worker").rank("dense").cast(pl.Float64))
     folds = ev.make_folds(numbered, 4, 2, splits=["unseen_worker"])
     curve = ev.learning_curve(
-        numbered, folds, "unseen_worker", Counts(), ["number"], [3, 9, 500], unit=unit, n_draws=2, seed=1
+        numbered, folds, "unseen_worker", Counts(), ["number"], [3, 9, 15, 500], unit=unit, n_draws=2, seed=1
     )
-    assert set(curve["size"]) == {3, 9}  # there are no 500
+    assert set(curve["size"]) == {3, 9, 15}  # all who are there, and there are no 500
     rows, values = (curve["p"] * 1e6).round() % 1000, (curve["p"] * 1e3).floor()
     if unit == "worker":
         assert (values == curve["size"]).all() and (rows == 15 * curve["size"]).all()
