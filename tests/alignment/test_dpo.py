@@ -983,7 +983,7 @@ def test_a_line_of_progress_every_half_minute(monkeypatch, capsys):
 
 def test_arguments_are_those_of_the_study_and_of_the_recipe(tmp_path):
     """Chowdhury et al. train with RMSprop, gradients clipped at 10 and a constant rate after warm-up."""
-    made = dpo._arguments(dataclasses.replace(SMALL, precision="bf16", save_steps=7), tmp_path, 5, 1000)
+    made = dpo._arguments(dataclasses.replace(SMALL, precision="bf16", save_steps=7), tmp_path, 5, 1049)
     assert (made["optim"], made["max_grad_norm"], made["lr_scheduler_type"]) == ("rmsprop", 10, "constant_with_warmup")
     assert made["seed"] == made["data_seed"] == 5 and made["logging_steps"] == 20  # some fifty lines of log
     assert (made["save_strategy"], made["save_steps"], made["bf16"]) == ("steps", 7, True)
