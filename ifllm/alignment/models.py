@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # the names alone are asked for when a run starts, which need
     import transformers
 
 # %% auto #0
-__all__ = ['TWIN_VOCABULARY', 'REGISTRY', 'Packaged', 'LLM', 'find_llm', 'llm_label', 'count_parameters', 'memory_gib',
-           'registry_table']
+__all__ = ['TWIN_VOCABULARY', 'REGISTRY', 'Packaged', 'LLM', 'find_llm', 'packaged', 'llm_label', 'count_parameters',
+           'memory_gib', 'registry_table']
 
 # %% ../../nbs/alignment/models.ipynb #18e3b474
 @dataclass(frozen=True)
@@ -139,6 +139,20 @@ def find_llm(name: str) -> tuple[LLM, bool]:
     if key not in REGISTRY:
         raise InputError(f"model {name!r} is not in the registry; it has {', '.join(REGISTRY)} (and each with _twin)")
     return REGISTRY[key], name.endswith("_twin")
+
+# %% ../../nbs/alignment/models.ipynb #0da117ce
+def packaged(key: str) -> tuple[LLM, Packaged]:
+    """A registry entry whose weights a package holds.
+
+    Raises
+    ------
+    InputError
+        The key is unknown, or no package holds its weights.
+    """
+    llm, twin = find_llm(key)
+    if twin or llm.packaged is None:
+        raise InputError(f"model {key}: no package holds its weights; `hf download {llm.hub_id}` fetches them")
+    return llm, llm.packaged
 
 # %% ../../nbs/alignment/models.ipynb #9e98f8f6
 def llm_label(name: str) -> str:

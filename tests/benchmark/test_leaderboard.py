@@ -14,6 +14,7 @@ from ifllm.benchmark.leaderboard import (
     leaks,
     read_entries,
     rival_of,
+    told_with_interval,
     winners_optimism,
 )
 from ifllm.benchmark.tracks import TRACKS
@@ -70,6 +71,23 @@ def test_the_figure_shows_the_board():
     trace = board_figure(rows, TRACKS["pairwise"], 0.5).data[0]
     assert list(trace.y) == ["a", "b"] and list(trace.x) == pytest.approx([0.7, 0.5])
     assert trace.marker.color[0] != trace.marker.color[1]
+
+
+def test_an_interval_without_width_is_not_shown():
+    """A baseline's gain over itself and chance are so by definition; an interval that could not be bounded is said."""
+    by_definition = lambda value: {"value": value, "ci_low": value, "ci_high": value}
+    entries = [entry("text", [7.0] * 12), entry("chance", [5.0] * 12), entry("few", [4.0] * 12)]
+    entries[0]["results"]["unseen_worker"]["gain"] = by_definition(0.0) | {"p_value": 1.0}
+    entries[1]["results"]["unseen_worker"]["accuracy"] = by_definition(0.5)
+    entries[2]["results"]["unseen_worker"]["gain"] = dict.fromkeys(("ci_low", "ci_high", "p_value")) | {"value": 0.1}
+    rows = board(entries, TRACKS["pairwise"])
+    shown = told_with_interval(rows, "value", "ci_low", "ci_high", ".3f").to_list()
+    assert shown == ["0.700 [0.400, 0.800]", "0.500", "0.400 [0.400, 0.800]"]
+    gains = told_with_interval(rows, "gain", "gain_low", "gain_high", "+.3f").to_list()
+    assert gains == ["+0.000", "+0.500 [+0.400, +0.800]", "+0.100 [not bounded]"]
+    bars = board_figure(rows, TRACKS["pairwise"]).data[0].error_x
+    assert np.allclose(bars.array, [0.1, np.nan, 0.4], equal_nan=True)
+    assert np.allclose(bars.arrayminus, [0.3, np.nan, 0.0], equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import invented
+import language_model
 import numpy as np
 import polars as pl
 import pytest
 
+from ifllm.base.files import InputError
 from ifllm.benchmark import models
 from ifllm.benchmark.frames import ask, ask_here, swapped
 from ifllm.benchmark.running import asked, hand_over
@@ -14,6 +16,7 @@ from ifllm.benchmark.scoring import bench_splits
 from ifllm.reward.evaluation import out_of_fold
 from ifllm.reward.features import RIDGE, SignedLogistic, text_measures
 
+WORDS = np.array(["red", "blue"])
 TEXT, READ = invented.bench(16, 12), invented.bench(16, 12, link=0.0, strength=0.6)
 
 
@@ -22,6 +25,63 @@ def right(entry, bench) -> float:
     *_, train, test = next(bench_splits(bench, "unseen_worker"))
     entry.fit(bench.frames.take(train))
     return float(((entry.predict(bench.frames.take(test).hidden()) > 0.5) == (bench.frames.y[test] > 0.5)).mean())
+
+
+def states_heads(monkeypatch, tmp_path):
+    """The heads on states, of a small model in a cache of its own; the stack asks it alone."""
+    language_model.register(monkeypatch, tmp_path)
+    head = type("Head", (models.StatesHead,), {"reader": language_model.READER})
+    return head, type("Stacked", (models.StackStates,), {"voices": (head, *models.StackStates.voices[1:])})
+
+
+def worded(bench):
+    """The same pairs with the colour blue in one answer of each pair, red in the other; blue is preferred mostly."""
+    rng = np.random.default_rng(3)
+    first = rng.integers(0, 2, len(bench.frames))
+    y = np.where(rng.random(len(first)) < 0.9, first, 1 - first).astype(float)
+    text = lambda picked, n: [f"{WORDS[i]} word {WORDS[i]}" + " word" * k for i, k in zip(picked, n)]
+    queries = bench.frames.queries.with_columns(
+        response_1=pl.Series(text(first, rng.integers(0, 4, len(first)))),
+        response_2=pl.Series(text(1 - first, rng.integers(0, 4, len(first)))),
+        question=pl.lit("Which?"),
+    )
+    return replace(bench, frames=replace(bench.frames, queries=queries, y=y))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_planted_word_is_found_in_the_states(stacked, monkeypatch, tmp_path):
+    entry, bench = states_heads(monkeypatch, tmp_path)[stacked](), worded(READ)
+    assert right(entry, bench) > 0.8
+    assert right(models.Text(), bench) < 0.65  # measures of the texts do not tell red from blue
+    test = bench.frames.take(np.arange(60)).hidden()
+    told = entry.predict(test)
+    assert np.allclose(entry.predict(swapped(test)), 1 - told, atol=1e-9)
+    assert np.array_equal([entry.predict(test.take(np.array([row])))[0] for row in range(9)], told[:9])
+    assert np.array_equal(entry.predict(replace(test, queries=test.queries.with_columns(worker=pl.lit("X")))), told)
+
+
+def test_behaviour_beside_states_is_used(monkeypatch, tmp_path):
+    states, stacked = states_heads(monkeypatch, tmp_path)
+    assert right(stacked(), READ) > 0.75 > 0.65 > right(states(), READ)
+
+
+def test_states_are_shrunk_by_the_training_rows(monkeypatch, tmp_path):
+    """The strength is that of the least log loss on inner folds, by a plain loop."""
+    entry, train = states_heads(monkeypatch, tmp_path)[0](), worded(READ).frames.take(np.arange(96))
+    entry.fit(train)
+    x, y, losses = entry._differences(train), train.y, {}
+    folds = models.inner_folds(models.training_frame(train), "unseen_worker")
+    for scale in entry.grid["scale"]:
+        told = [SignedLogistic(n_first=1, scale=scale).fit(x[a], y[a]).predict_proba(x[b])[:, 1] for a, b in folds]
+        losses[scale] = np.mean([-np.log(np.where(y[b] == 1, p, 1 - p)).mean() for p, (_, b) in zip(told, folds)])
+    assert entry.fitted.best_params_["scale"] == min(losses, key=losses.get)
+
+
+def test_without_weights_an_entry_says_how_to_fetch_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("IFLLM_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="SmolLM2 135M: its weights are not .*; ifllm fetch --model smollm2_135m") as t:
+        ask("ifllm.benchmark.models:StatesHead", TEXT.frames.take(np.arange(96)), [])
+    assert "\n" not in str(t.value)
 
 
 @pytest.mark.parametrize("made", [models.Text, models.Length, models.Hierarchical, models.Stack, models.OwnHabit])
