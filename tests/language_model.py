@@ -13,7 +13,7 @@ from ifllm.alignment.weights import weights_folder
 
 KEY, SIZES = "tiny_lm", dict(num_hidden_layers=4, hidden_size=16, num_attention_heads=2, num_key_value_heads=1)
 READER = Reader(KEY, layer=2, question_tokens=12, answer_tokens=24)
-TEXTS = ["What is Rome known for?", "For its seven hills, its baths and its roads.", "red and blue, word after word"]
+TEXTS = ["What is Rome known for?", "For its seven hills, its baths and its roads.", "gold and blue, word after word"]
 
 
 def register(monkeypatch, cache, weights: bool = True) -> None:

@@ -41,14 +41,14 @@ class Reader:
     question_tokens: int = 64
     answer_tokens: int = 128
 
-# %% ../../nbs/alignment/states.ipynb #89203e5e
+# %% ../../nbs/alignment/states.ipynb #bb551477
 def as_chat(
     tokenizer: PreTrainedTokenizerBase, question: str, answer: str, reader: Reader = Reader()
 ) -> tuple[list[int], list[int]]:
     """Token ids of a question in the tokenizer's chat template, up to where the answer starts, and of the answer."""
     ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(asked := ids(question)) > reader.question_tokens:
-        question = tokenizer.decode(asked[: reader.question_tokens])
+        question = str(tokenizer.decode(asked[: reader.question_tokens]))
     turn = [{"role": "user", "content": question}]
     before = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return ids(before), ids(answer)[: reader.answer_tokens]
@@ -90,7 +90,7 @@ def states_folder(reader: Reader = Reader(), cache: str | Path | None = None) ->
 def _file(folder: Path, question: str, answer: str) -> Path:
     return folder / f"{content_key(question, answer)}.npy"
 
-# %% ../../nbs/alignment/states.ipynb #6827df84
+# %% ../../nbs/alignment/states.ipynb #5823818d
 def load_reader(reader: Reader, cache: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model up to the reader's layer, whose states it gives as they are (float32), and its tokenizer.
 
@@ -109,9 +109,13 @@ def load_reader(reader: Reader, cache: str | Path | None = None) -> tuple[PreTra
     if not whole_weights(folder):
         raise InputError(f"{llm.label}: its weights are not on this machine; ifllm fetch --model {llm.key}")
     with quietly():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, num_hidden_layers=reader.layer)
-        model.norm = torch.nn.Identity()  # what follows the last layer of the whole model
-        return model.eval(), AutoTokenizer.from_pretrained(folder)
+        model, tokenizer = (
+            AutoModel.from_pretrained(folder, dtype=torch.float32, num_hidden_layers=reader.layer),
+            AutoTokenizer.from_pretrained(folder),
+        )
+    assert tokenizer is not None  # or it raises
+    model.norm = torch.nn.Identity()  # what follows the last layer of the whole model
+    return model.eval(), tokenizer
 
 # %% ../../nbs/alignment/states.ipynb #43d9eba9
 def read_states(

@@ -16,7 +16,7 @@ from ifllm.benchmark.scoring import bench_splits
 from ifllm.reward.evaluation import out_of_fold
 from ifllm.reward.features import RIDGE, SignedLogistic, text_measures
 
-WORDS = np.array(["red", "blue"])
+WORDS = np.array(["gold", "blue"])
 TEXT, READ = invented.bench(16, 12), invented.bench(16, 12, link=0.0, strength=0.6)
 
 
@@ -35,7 +35,7 @@ def states_heads(monkeypatch, tmp_path):
 
 
 def worded(bench):
-    """The same pairs with the colour blue in one answer of each pair, red in the other; blue is preferred mostly."""
+    """The same pairs with the colour blue in one answer of each pair, gold in the other; blue is preferred mostly."""
     rng = np.random.default_rng(3)
     first = rng.integers(0, 2, len(bench.frames))
     y = np.where(rng.random(len(first)) < 0.9, first, 1 - first).astype(float)
@@ -52,11 +52,11 @@ def worded(bench):
 def test_a_planted_word_is_found_in_the_states(stacked, monkeypatch, tmp_path):
     entry, bench = states_heads(monkeypatch, tmp_path)[stacked](), worded(READ)
     assert right(entry, bench) > 0.8
-    assert right(models.Text(), bench) < 0.65  # measures of the texts do not tell red from blue
+    assert right(models.Text(), bench) < 0.65  # measures of the texts do not tell gold from blue
     test = bench.frames.take(np.arange(60)).hidden()
     told = entry.predict(test)
     assert np.allclose(entry.predict(swapped(test)), 1 - told, atol=1e-9)
-    assert np.array_equal([entry.predict(test.take(np.array([row])))[0] for row in range(9)], told[:9])
+    assert np.allclose([entry.predict(test.take(np.array([row])))[0] for row in range(9)], told[:9], atol=1e-12)
     assert np.array_equal(entry.predict(replace(test, queries=test.queries.with_columns(worker=pl.lit("X")))), told)
 
 
