@@ -57,9 +57,9 @@ def mean_by_worker(
     """
     there = frame.drop_nulls(column).sort([*by, "worker"])
     need(f"rows with a value of {column}", there.height)
-    groups = there.partition_by(list(by), as_dict=True, maintain_order=True) if by else {(): there}
+    groups = there.partition_by(list(by), as_dict=True) if by else {(): there}  # in order
     rows = [{**dict(zip(by, key)), **_worker_mean(group, column, n_bootstrap, seed)} for key, group in groups.items()]
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("ci_low", "ci_high").fill_nan(None))
+    return pl.DataFrame(rows).with_columns(pl.col("ci_low", "ci_high").fill_nan(None))
 
 # %% ../../nbs/04_collection.ipynb #8ae03d1b
 def record_mean(study, id: str, frame: pl.DataFrame, column: str, unit: str, **bootstrap) -> dict:

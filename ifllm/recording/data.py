@@ -637,34 +637,35 @@ def validated(frame: pl.DataFrame, model: type[pa.DataFrameModel]) -> pl.DataFra
         ) from None
 
 # %% ../../nbs/01_data.ipynb #8992977d
-_WHOLE_NUMBERS = {
-    "query": pl.Int64,
+_SHARED = {
+    **dict.fromkeys(("worker", "question", "response_1", "response_2"), pl.String),
+    **dict.fromkeys(("task", "query", "query_study", "sentence"), pl.Int64),
+    **dict.fromkeys(("asked_ms", "epoch_ms", "start_ms", "end_ms"), pl.Int64),
     "response": pl.Int8,
     "char": pl.Int32,
-    "sentence": pl.Int64,
-}  # of things; pandas has them as floats where one is missing
+    "row": pl.UInt32,
+}  # of what frames are joined by: they do not join an i32 with an i64, and pandas has floats where one is missing
 
 
 def polars_frame(frame: object, name: str, required: Iterable[str] = ()) -> pl.DataFrame:
-    """Take a polars, lazy or pandas frame as a polars frame.
+    """Take a polars, lazy or pandas frame as a polars frame, with ids, times and texts in the types that all frames
+    have.
 
     Raises
     ------
     InputError
-        Not a frame, or a column of `required` is missing; `name` says of what.
+        Not a frame, a column of `required` is missing, or an id or time is no whole number; `name` says of what.
     """
-    theirs = type(frame).__module__.split(".")[0] == "pandas"
     if isinstance(frame, pl.LazyFrame):
         frame = frame.collect()
-    elif theirs:
+    elif type(frame).__module__.split(".")[0] == "pandas":
         frame = pl.from_pandas(frame)
     if not isinstance(frame, pl.DataFrame):
         raise InputError(f"{name}: a {type(frame).__name__} was given; give a polars or pandas frame")
-    if theirs:
-        frame = frame.cast({column: kind for column, kind in _WHOLE_NUMBERS.items() if column in frame.columns})
     if missing := [column for column in required if column not in frame.columns]:
         raise InputError(f"{name}: no column {missing[0]}; the frame has {', '.join(frame.columns) or 'none'}")
-    return frame
+    shared = [column for column in frame.columns if column in _SHARED]
+    return frame.with_columns(_cast(frame[column], _SHARED[column], name) for column in shared)
 
 # %% ../../nbs/01_data.ipynb #6e5935d1
 def as_frame(frame: object, model: type[pa.DataFrameModel], required: Iterable[str] = ()) -> pl.DataFrame:
@@ -703,6 +704,8 @@ def _cast(column: pl.Series, dtype: pl.DataType, frame: str) -> pl.Series:
     if column.dtype == dtype:
         return column
     given = column.fill_nan(None) if column.dtype.is_float() else column
+    if column.dtype.is_float() and dtype == pl.String:  # an id that pandas made a float of
+        return _cast(given, pl.Int64(), frame).cast(pl.String)
     cast = given.cast(dtype, strict=False)
     lost = given.is_not_null() & cast.is_null()
     if column.dtype.is_float() and dtype.is_integer():

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +125,37 @@ def test_every_step_takes_lazy_and_pandas_frames_and_refuses_the_rest_in_a_line(
                 with pytest.raises(InputError, match=r"a list was given; give a|no column \w+") as fault:
                     step(**(frames | {name: wrong}))
                 assert "\n" not in str(fault.value)
+
+
+def test_frames_join_whatever_whole_numbers_and_names_are_held_as(study, workers):
+    """Another program's Int32, pandas' floats and categories: each frame alone is in them, the others are not."""
+    rel, page = of(study, workers[0])
+    task = rel["task"].min()
+    short = replace(study, samples_rel=rel.filter(task=task), samples_abs=page.filter(task=task))
+    ids = cs.by_name("worker", "task", "query", "response", "sentence", "char", require_all=False)
+    names = cs.by_name("worker", "response_1", require_all=False)
+    for step, frames in steps(short, workers[0]).items():
+        plain = step(**frames)
+        for name, frame in frames.items():
+            for other in (
+                frame.with_columns((ids - cs.string()).cast(pl.Int32)),
+                frame.with_columns(cs.integer().cast(pl.Float64), names.cast(pl.Categorical)),
+            ):
+                got = step(**(frames | {name: other}))
+                assert_frame_equal(got, plain, check_dtypes=False, categorical_as_str=True)
+            torn = frame.with_columns((ids - cs.string()).cast(pl.Float64) + 0.5)
+            with pytest.raises(InputError, match=r"row \d+: \d+\.5 is no Int"):
+                step(**(frames | {name: torn}))
+
+
+def test_workers_may_be_numbers(study, workers):
+    rel, page = of(study, workers[0])
+    number = pl.col("worker").str.slice(1).cast(pl.Int64)
+    plain, numbers = (
+        pipeline(*(f.with_columns(worker=kind) for f in (rel, page, study.queries)))[2]
+        for kind in (number.cast(pl.String), number)
+    )
+    assert_frame_equal(numbers, plain)
 
 
 # ---- the registry
