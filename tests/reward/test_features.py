@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -330,6 +330,63 @@ def test_stack_and_choice_do_as_well_as_their_best_part(planted):
         and frames["best"]["p"].equals(frames["both"]["p"])
     )
     assert paired_gain(frames["best"], text, "auc", 100)["ci_low"] > 0
+
+
+def searched(data, test, x, model, grid, seed):
+    """scikit-learn's search on a training set, over the inner folds that the notebook of evaluation deals."""
+    train = data.filter(pl.Series(~test))
+    inner = inner_folds(train, "unseen_worker", seed=seed)
+    return GridSearchCV(model, grid, scoring="neg_log_loss", cv=inner).fit(x[~test], train["y"].to_numpy()), inner
+
+
+def dealt_out(data, folds):
+    """Repeat, fold and which rows it holds out."""
+    for (repeat, fold), part in folds.partition_by("repeat", "fold", as_dict=True, maintain_order=True).items():
+        yield repeat, fold, data["query"].is_in(part["query"].implode()).to_numpy()
+
+
+def test_a_stack_weighs_inner_log_odds_as_scikit_learn_does():
+    data = toy(n_workers=9, n_tasks=2, seed=8)
+    folds = make_folds(data, 3, 2, splits=["unseen_worker"])
+    parts = {"one": (rw.SignedLogistic(), ["x0"]), "two": (rw.SignedLogistic(C=1.0), ["x1", "x2"])}
+    found = rw.stacked(data, folds, "unseen_worker", parts, name="stack", window="reading", seed=5)
+    assert found.height == 2 * data.height and set(found["model"]) == {"stack"} and set(found["window"]) == {"reading"}
+    y = data["y"].to_numpy()
+    for repeat, fold, test in dealt_out(data, folds):
+        inner = inner_folds(data.filter(pl.Series(~test)), "unseen_worker", seed=5 + repeat)
+        inside, outside = np.zeros((len(y), 2)), np.zeros((len(y), 2))
+        for i, (model, columns) in enumerate(parts.values()):
+            x = data.select(columns).to_numpy()
+            inside[~test, i] = cross_val_predict(model, x[~test], y[~test], cv=inner, method="decision_function")
+            outside[test, i] = model.fit(x[~test], y[~test]).decision_function(x[test])
+        search, _ = searched(data, test, inside, rw.SignedLogistic(), {"C": [0.001, 0.01, 0.1]}, 5 + repeat)
+        own = found.filter(repeat=repeat, fold=fold)
+        assert own["query"].to_list() == data["query"].filter(pl.Series(test)).to_list()
+        assert np.allclose(own["p"], search.predict_proba(outside[test])[:, 1])
+
+
+def test_the_best_of_each_training_set_is_scikit_learns_and_counted():
+    data = toy(n_workers=9, n_tasks=2, effect=0.4, seed=11)
+    folds = make_folds(data, 3, 2, splits=["unseen_worker"])
+    tried = {name: (rw.SignedLogistic(), {"C": [0.1, 1.0]}, [name]) for name in ("x0", "x1", "x2")}
+    frames, chosen = rw.nested_choice(data, folds, "unseen_worker", tried, window="reading", seed=3, n_jobs=1)
+    losses, best = {name: [] for name in tried}, []
+    for repeat, fold, test in dealt_out(data, folds):
+        score = {}
+        for name, (model, grid, columns) in tried.items():
+            x = data.select(columns).to_numpy()
+            search, _ = searched(data, test, x, model, grid, 3 + repeat)
+            score[name] = search.best_score_
+            losses[name].append(-search.best_score_)
+            own = frames[name].filter(repeat=repeat, fold=fold)
+            assert np.allclose(own["p"], search.predict_proba(x[test])[:, 1])
+        best.append(max(score, key=score.get))
+        one, other = (frames[name].filter(repeat=repeat, fold=fold)["p"] for name in ("best", best[-1]))
+        assert one.equals(other)
+    assert len(set(best)) > 1  # there was something to choose
+    assert chosen["inner_loss"].is_sorted()
+    for name, share, loss in chosen.iter_rows():
+        assert (share, loss) == (pytest.approx(best.count(name) / 6), pytest.approx(np.mean(losses[name])))
 
 
 def test_choice_never_sees_the_test_fold(planted):
@@ -980,6 +1037,122 @@ def test_own_labels_are_counted_in_four_bins():
     assert found["value"].to_list() == [1] * 4 + [1, 1, 0, 0] and found["gain"].to_list() == [0] * 6 + [-1, -1]
 
 
+BLOCKS = {
+    "length": ["text_length"],
+    "text": ["text_length", "text_words"],
+    "model": ["author_0"],
+    "mouse": ["mouse_1"],
+    "gaze": ["gaze_1", "gaze_2"],
+    "cross": ["cross_1"],
+}
+
+
+def test_a_candidate_learns_from_what_its_name_says():
+    behaviour = {"mouse_1", "gaze_1", "gaze_2", "cross_1"}
+    found = rw.candidates(BLOCKS)
+    assert len(found) == 6
+    for name, (model, grid, columns) in found.items():
+        reads, own, trees = (word in name for word in ("behaviour", "within worker", "boosting"))
+        texts = [c for c in columns if c.startswith("text_")]
+        assert (
+            texts == columns[: len(texts)] == (["text_length"] if name == "length" else ["text_length", "text_words"])
+        )
+        assert set(columns) - set(texts) == ({f"own_{c}" for c in behaviour} if own else behaviour if reads else set())
+        assert isinstance(model, rw.SymmetricBoosting if trees else rw.SignedLogistic)
+        assert set(grid) == ({"n_estimators"} if trees else {"C", "scale"} if reads else {"C"})
+        assert trees or model.n_first == (len(texts) if reads else None), name
+
+
+def test_further_candidates_read_the_map_and_what_was_read():
+    content = ["map_relevance", "map_spread", *(f"map_{i:03d}" for i in range(20))]
+    found = rw.content_candidates(BLOCKS["text"], content)
+    model, grid, columns = found["text + reading map"]
+    assert columns == ["text_length", "text_words", "map_relevance", "map_spread"] and model.n_first == 2
+    assert set(grid) == {"C", "scale"}
+    model, grid, columns = found["what was read"]
+    assert columns == content[2:] and set(grid) <= set(model.get_params())
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 20)), rng.integers(0, 2, 60).astype(float)
+    p = [model.fit(x, y).predict_proba(sign * x)[:, 1] for sign in (1, -1)]
+    assert np.allclose(p[0] + p[1], 1) and p[0].std() > 0  # topics are no constant: sides may be swapped
+
+
+def test_a_workers_own_scale_stands_beside_the_plain_columns():
+    rng = np.random.default_rng(3)
+    names = [c for columns in BLOCKS.values() for c in columns if c != "text_length"] + ["text_length"]
+    pairs = pl.DataFrame({"query": range(8), "worker": [*"aabbbaba"], **{c: rng.normal(size=8) for c in names}})
+    found = rw.with_own_scale(pairs, BLOCKS)
+    assert found.select(pairs.columns).equals(pairs)
+    assert set(found.columns) - set(pairs.columns) == {f"own_{c}" for c in ("mouse_1", "gaze_1", "gaze_2", "cross_1")}
+    for c in ("mouse_1", "gaze_2"):
+        for i, row in enumerate(pairs.iter_rows(named=True)):
+            earlier = [x for who, x in pairs.select("worker", c).head(i).iter_rows() if who == row["worker"]]
+            assert found[f"own_{c}"][i] == pytest.approx(row[c] - sum(earlier) / (len(earlier) + 4))
+
+
+def test_columns_are_shuffled_with_those_of_their_kind_and_each_once():
+    kinds = {"mouse_1": ("mouse", "order"), "gaze_1": ("gaze", "reading"), "gaze_2": ("gaze", "dwell")}
+    kinds |= {"cross_1": ("cross", "cross"), "gaze_3": ("gaze", "dwell"), "elsewhere": ("gaze", "page")}
+    registry = pl.DataFrame([(n, m, f) for n, (m, f) in kinds.items()], ["name", "modality", "family"], orient="row")
+    blocks = BLOCKS | {"gaze": ["gaze_1", "gaze_2", "gaze_3"]}
+    assert list(rw.column_groups(blocks, registry).items()) == [
+        ("length", ["text_length"]),
+        ("other text", ["text_words"]),
+        ("cross, cross", ["cross_1"]),
+        ("gaze, dwell", ["gaze_2", "gaze_3"]),
+        ("gaze, reading", ["gaze_1"]),
+        ("mouse, order", ["mouse_1"]),
+    ]
+    assert "other text" not in rw.column_groups(blocks | {"text": ["text_length"]}, registry)
+
+
+def test_what_was_read_is_embedded_once_and_of_read_pairs_alone(monkeypatch, tmp_path):
+    pairs = pl.DataFrame(
+        {
+            "query": [1, 2, 3],
+            "question": ["ships?", "cats?", "ships?"],
+            "response_1": ["All about ships. All about cats."] * 3,
+            "response_2": ["Nothing at all is here."] * 3,
+        }
+    )
+    dwell = pl.DataFrame({"query": [1, 3], "response": [1, 2], "char": [20, 0], "dt_ms": [80.0, 80.0]})
+    asked = []
+    axes = lambda text: np.array([float("ships" in text), float("cats" in text)])
+    monkeypatch.setattr(rw, "embed_texts", lambda texts, cache: asked.append((texts, cache)) or map(axes, texts))
+    found = rw.content_features(pairs, dwell, tmp_path)
+    assert asked == [(["ships?", "All about ships.", "All about cats.", "Nothing at all is here."], tmp_path)]
+    # of the first pair all time went to the cats, which the question is not about; each half of the other's is even
+    assert found.select("query", "map_relevance", "map_000", "map_001").rows() == [(1, -0.5, -0.5, 0.5), (3, 0, 0, 0)]
+
+
+def test_models_for_a_person_are_what_they_are_called(monkeypatch):
+    later = {name: [f"{c}_late" for c in columns] for name, columns in BLOCKS.items()} | {"text": ["a", "b", "c"]}
+    made = {"reading": {"pairwise": ("before", BLOCKS)}, "full": {"pairwise": ("until next", later)}}
+    asked = {}
+
+    def note(data, folds, model, columns, styles, *, name, grid, window="reading", conversation=True):
+        asked[name] = data, list(columns), list(styles), model.n_first, "scale" in grid, window, conversation
+        return folds, name
+
+    monkeypatch.setattr(rw, "personalise", note)
+    found = rw.personal_models(made, "folds")
+    text, behaviour = BLOCKS["text"], ["gaze_1", "gaze_2", "mouse_1", "cross_1"]
+    late = ["a", "b", "c", *(f"{c}_late" for c in behaviour)]
+    assert asked == {
+        "pooled_text": ("before", text, [], None, False, "reading", False),
+        "personal_text": ("before", text, [], None, False, "reading", True),
+        "personal_taste": ("before", text, ["text_length", "author_0"], None, False, "reading", True),
+        "personal_all": ("before", text + behaviour, [], 2, True, "reading", True),
+        "personal_full": ("until next", late, [], 3, True, "full", True),
+    }
+    assert list(found.values()) == [("folds", name) for name in asked]
+
+
+def test_nothing_learnt_has_the_columns_of_what_is(planted):
+    oof = planted["none"][0]
+    assert rw.empty_oof().is_empty() and rw.empty_oof().schema == oof.schema
+
+
 def test_what_is_learnable_has_enough_of_the_rarer_label():
     from ifllm.base.enough import NotEnough
 
@@ -1048,17 +1221,24 @@ def test_with_all_workers_a_learning_curve_ends_where_the_plain_model_stands(lea
     assert curve.group_by("model", "unit", maintain_order=True).agg("size").rows() == [
         (model, unit, sizes[unit]) for model in ("all", "text") for unit in ("query", "worker")
     ]
-    right = []
-    for _, part in folds.partition_by("fold", as_dict=True).items():
-        test = data.join(part, on="query", how="semi")
-        train = data.join(part, on="query", how="anti")
-        z, scale = (frame["length"].to_numpy()[:, None] for frame in (train, test)), train["length"]
-        unit = float(np.sqrt((scale**2).mean()))
-        x_train, x_test = (x / unit for x in z)
-        ridge = LogisticRegression(C=0.03, fit_intercept=False, tol=1e-10).fit(x_train, train["y"])
-        right += list((ridge.predict_proba(x_test)[:, 1] > 0.5) == test["y"].to_numpy())
-    whole = curve.filter(model="text", unit="worker", size=9)["value"].item()
-    assert whole == pytest.approx(np.mean(right))
+    for model, columns, weight in (("text", ["length"], [1.0]), ("all", ["length", "dwell"], [1.0, 0.1])):
+        right = []
+        for _, _, test in dealt_out(data, folds):
+            x, y = data.select(columns).to_numpy(), data["y"].to_numpy()
+            x = x / np.sqrt((x[~test] ** 2).mean(axis=0)) * weight
+            ridge = LogisticRegression(C=0.03, fit_intercept=False, tol=1e-10).fit(x[~test], y[~test])
+            right += list((ridge.predict_proba(x[test])[:, 1] > 0.5) == y[test])
+        whole = curve.filter(model=model, unit="worker", size=9)["value"].item()
+        assert whole == pytest.approx(np.mean(right)), model
+
+
+def test_sizes_of_a_learning_curve_end_with_all_that_there_is():
+    assert rw.curve_sizes(8, 200) == {"worker": [4, 8], "query": [50, 100, 150]}
+    assert rw.curve_sizes(9, 134) == {"worker": [4, 8, 9], "query": [50, 100]}
+    assert rw.curve_sizes(3, 5) == {"worker": [3], "query": [3]}
+    many = rw.curve_sizes(100, 1000)
+    assert max(many["worker"]) == 100 and max(many["query"]) == 750  # in steps that never more than double
+    assert all(a < b <= 2 * a for sizes in many.values() for a, b in zip(sizes, sizes[1:]))
 
 
 def test_the_learning_figure_draws_its_data(learnt):
