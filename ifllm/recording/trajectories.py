@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from ..base.bootstrap import interval, worker_counts
+from ..base.bootstrap import worker_mean
 from ..base.files import InputError
 from ..base.plots import COLOURS, SEQUENCE, forest
 from .data import NOTICE, Queries, SamplesRel, as_frame, polars_frame
@@ -1567,14 +1567,11 @@ def press_shares(rule: pl.DataFrame, n_bootstrap: int, seed) -> pl.DataFrame:
     out = []
     for (mode, window), part in rule.sort("query").partition_by(["mode", "window"], as_dict=True).items():
         named = part.drop_nulls("right")
-        workers = named["worker"].rank("dense").to_numpy().astype(int) - 1
-        if named.height < 5 or workers.max() < 2:
+        if named.height < 5 or named["worker"].n_unique() < 3:
             continue
-        counts = worker_counts(int(workers.max()) + 1, n_bootstrap, seed(f"press {mode} {window}"))
-        right = named["right"].to_numpy().astype(float)
-        hits, all_ = (np.bincount(workers, v, minlength=counts.shape[1]) for v in (right, np.ones(named.height)))
-        low, high = interval(counts @ hits / np.maximum(counts @ all_, 1), counts.shape[1])
-        out.append((mode, window, part.height, named.height, float(right.mean()), low, high))
+        worker, right = named["worker"].to_numpy(), named["right"].to_numpy()
+        share = worker_mean(worker, right, n_bootstrap, seed(f"press {mode} {window}"))
+        out.append((mode, window, part.height, named.height, *share))
     order = pl.col("window").replace_strict({"reading": 0, "full": 1, "rating": 2})
     kinds = {"mode": pl.String, "window": pl.String, "verdicts": pl.Int64, "named": pl.Int64}
     frame = pl.DataFrame(out, schema=kinds | dict.fromkeys(("right", "low", "high"), pl.Float64), orient="row")

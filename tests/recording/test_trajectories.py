@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from scipy import stats
 
+from ifllm.base.bootstrap import interval, worker_counts
 from ifllm.base.files import InputError
 from ifllm.recording import simulate as sim
 from ifllm.recording.data import NOTICE, load, pseudonyms
@@ -34,6 +36,7 @@ from ifllm.recording.trajectories import (
     match_samples,
     months_figure,
     numbered,
+    onset_clauses,
     onset_errors,
     pace,
     page_width,
@@ -207,6 +210,15 @@ def test_index_is_held_against_the_text():
     assert match_samples(far, queries)["how"].to_list() == ["by_time", "exact"]
 
 
+def test_a_snippet_fits_where_it_lies_whole_within_fifteen_characters():
+    seen = snippet(A, 60)
+    rows = [("mouse", "single", 12 + i / 10, seen, i) for i in range(len(A))]
+    found = match_samples(make_samples(rows), make_queries([(A, None)]))
+    plain = A.replace("\n", " ")
+    want = [seen in plain[max(0, i - 15) : i + 15] for i in range(len(A))]
+    assert (found["how"] == "exact").to_list() == want and want.count(True) == 31 - len(seen)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.text(alphabet=st.sampled_from("abcdefghij klmnop\nqrstu.,\"'é–"), min_size=30, max_size=200), st.data())
 def test_a_logged_snippet_is_found_at_its_character(text, data):
@@ -274,6 +286,12 @@ def test_rows_are_put_in_the_order_that_a_sort_gives(recorded, set_back, ties, s
         }
     )
     assert_frame_equal(in_order(rows, "file", "time", "row"), rows.sort("file", "time", "row", maintain_order=True))
+
+
+def test_rows_of_one_moment_stay_as_they_came_in_however_many_parts_they_come():
+    parts, size = np.arange(40) % 2, 450  # two files in turn, long enough to be put in order as they are
+    rows = pl.DataFrame({"file": np.repeat(parts, size), "time": 0, "row": 0, "first": np.arange(40 * size)})
+    assert_frame_equal(in_order(rows, "file", "time", "row"), rows.sort("file", maintain_order=True))
 
 
 @pytest.mark.parametrize("size", [3, 1000])  # rows are picked one by one, or copied in slices
@@ -507,6 +525,23 @@ def test_a_slow_recording_is_no_loss():
         assert matched["dt_ms"].sum() == times[-1] - times[0]
 
 
+@pytest.mark.parametrize(
+    ("step", "gap", "stands"),
+    [
+        (75, 225, 225),  # three usual steps are no loss
+        (75, 226, 75),
+        (20, 100, 100),  # nor are 100 ms, for a camera however fast
+        (20, 101, 20),
+        (600, 1500, 1000),  # of what is no loss a second counts
+    ],
+)
+def test_a_step_is_a_loss_from_three_usual_ones_and_100_ms(step, gap, stands):
+    times = [12_000 + step * k for k in range(10)]
+    times += [times[-1] + gap + step * k for k in range(10)]
+    matched = match_samples(looked_at(times), make_queries([(A, None)]))
+    assert matched["dt_ms"].to_list() == [step] * 9 + [stands] + [step] * 9 + [0]
+
+
 def test_another_files_pace_changes_nothing():
     slow, fast = looked_at(range(12_000, 42_000, 600)), looked_at(range(12_000, 42_000, 40))
     queries = pl.concat(
@@ -536,6 +571,23 @@ def test_hours_of_another_time_zone_are_taken_off():
     assert there["offset_ms"].unique().to_list() == [4 * HOUR] and here["offset_ms"].unique().to_list() == [0]
 
 
+@pytest.mark.parametrize(("minutes", "taken"), [(345, 345), (-300, -300), (7, 0), (8, 15), (-8, -15), (22, 15)])
+def test_clocks_differ_by_quarters_of_an_hour(minutes, taken):
+    queries = make_queries([(A, None)], seconds=(100_000,))
+    first = 100_000_000 - minutes * 60_000
+    times = display_times(pl.DataFrame({"query": [100, 100], "epoch_ms": [first + 5, first]}), queries)
+    assert times.select("offset_ms", "shown_ms").row(0) == (taken * 60_000, 100_000_000 - taken * 60_000)
+
+
+def test_a_time_that_is_half_an_hour_off_is_that_of_the_first_look():
+    queries = make_queries([(A, None), (B, None), (A, None)], seconds=(10_000, 20_000, 30_000))
+    for late, told in ((30 * 60_000, 0), (30 * 60_000 + 1, 30 * 60_000 + 1)):
+        for sign in (1, -1):
+            seen = pl.DataFrame({"query": [100, 101, 102], "epoch_ms": [10**7, 2 * 10**7 + sign * late, 3 * 10**7]})
+            shown = dict(display_times(seen, queries).select("query", "shown_ms").iter_rows())
+            assert shown == {100: 10**7, 101: 2 * 10**7 + sign * told, 102: 3 * 10**7}
+
+
 def test_a_query_without_time_is_timed_by_its_text():
     queries = make_queries([(A, None), (B, None)]).with_columns(asked_ms=pl.Series([10_000, None], dtype=pl.Int64))
     times = display_times(pl.DataFrame({"query": [100, 101], "epoch_ms": [10_500, 61_000]}), queries)
@@ -561,6 +613,16 @@ def test_phases():
         "reviewing",
         "composing",
     ]
+
+
+def test_a_second_off_the_text_is_still_reviewing():
+    for gap, phase in ((1000, "reviewing"), (1001, "idle")):
+        rows = [
+            ("gaze", "single", s, snippet(A, 60) if on else None, 60 if on else None)
+            for s, on in ((12, 1), (12.5, 0), (12 + gap / 1000, 1))
+        ]
+        found = add_phases(match_samples(make_samples(rows), make_queries([(A, None)])))
+        assert found["phase"].to_list() == ["reviewing", phase, "reviewing"]
 
 
 # ---- onset
@@ -760,6 +822,21 @@ def test_planted_gaze_is_what_it_says():
         assert len(way) > 10 and (np.diff(np.hypot(*(way - here).T)) > 0).all()
 
 
+def test_planted_gaze_is_as_uneven_and_as_often_lost_as_it_says():
+    step = 1000 / 25
+    even, uneven = (plant_gaze(25, jitter=jitter, loss=0, seconds=120, seed=4)[0] for jitter in (0.0, 0.1))
+    assert even.height == uneven.height == 25 * 120 and set(even["epoch_ms"].diff().drop_nulls()) == {step}
+    steps = uneven["epoch_ms"].diff().drop_nulls()
+    assert steps.std() == pytest.approx(np.sqrt(2) * 0.1 * step, rel=0.05) and steps.mean() == pytest.approx(
+        step, rel=0.01
+    )
+    lost = plant_gaze(25, loss=0.3, seconds=120, seed=4)[0]
+    assert lost.height / even.height == pytest.approx(0.7, abs=0.03)
+    plain, noisy = (plant_gaze(25, jitter=0, loss=0, error_px=e, seconds=120, seed=4)[0] for e in (0, 20))
+    for name in ("x", "y"):
+        assert (noisy[name] - plain[name]).std() == pytest.approx(20, rel=0.2)
+
+
 def test_a_trackers_error_drifts_as_long_as_it_says():
     """Variance 1, and a correlation of 1/e after 336 ms: that of a process of Ornstein and Uhlenbeck."""
     error = _drift(np.random.default_rng(1).standard_normal((100_000, 2)), 84.0)
@@ -809,6 +886,24 @@ def test_the_shortest_fixation_is_the_same_for_both_methods(method):
     assert fix.height and (fix["duration_ms"] >= 300).all()
 
 
+def test_fixations_are_sought_within_half_a_second_of_the_text():
+    text, page = np.arange(12_000, 13_001, 50), np.arange(11_000, 14_001, 50)
+    matched, _, cut, queries = resting(text)
+    moves = make_page([("gaze", t / 1000, 300.0, 300.0) for t in page])
+    events = fixations(matched, moves, cut, queries)
+    assert events.select("onset_ms", "offset_ms").rows() == [(11_475, 13_525)]  # half a step around the samples
+    cut = cut.with_columns(end_ms=pl.lit(12_850))  # the window is half open
+    assert fixations(matched, moves, cut, queries)["offset_ms"].to_list() == [12_825]
+
+
+def test_eyes_that_wander_for_a_second_make_no_saccade():
+    for wander, told in ((800, 1), (1100, 0)):
+        times = np.arange(12_000, 16_000 + wander, 50)
+        far = np.clip(times - 14_000, 0, wander)[:, None] * np.array([[3.0, 1.0]])  # 3 px a ms
+        events = fixations(*resting(times, 100 + far))
+        assert (events["name"] == "fixation_ivt").sum() == 2 and (events["name"] == "saccade_ivt").sum() == told
+
+
 def test_no_fixation_reaches_over_a_loss():
     times = np.concatenate([np.arange(12_000, 14_000, 75), np.arange(15_000, 17_000, 75)])
     events = fixations(*resting(times))
@@ -827,6 +922,19 @@ def test_recordings_that_are_too_slow_are_counted():
     assert told["task"].to_list() == [1, 2, 3] and told["too_slow"].to_list() == [False, True, True]
     assert told["step_ms"].to_list() == [75.0, 300.0, None]
     assert fixations(*resting(np.arange(12_000, 30_000, 300))).is_empty()
+    for step, slow in ((250, False), (251, True)):
+        times = np.arange(12_000, 30_000, step)
+        told = pace(make_page([("gaze", t / 1000, 5.0, 5.0) for t in times]))["too_slow"].to_list()
+        assert told == [slow] == [fixations(*resting(times)).is_empty()]
+
+
+def test_a_grid_is_no_finer_than_a_webcams_error():
+    rate = lambda step: (
+        to_pymovements(
+            make_page([("gaze", 10 + k * step / 1000, 5.0, 5.0) for k in range(60)])
+        ).experiment.sampling_rate
+    )
+    assert (rate(20), rate(50), rate(80)) == (20, 20, 12.5)
 
 
 def test_two_workers_with_one_task_stay_two():
@@ -946,6 +1054,8 @@ def test_sentences_joined_are_the_answer(text):
             'He asked: "Is it here?" She said (loudly.) Nothing.',
             ['He asked: "Is it here?" ', "She said (loudly.) ", "Nothing."],
         ),
+        ("Ten chars. Is it a sentence of its own?", ["Ten chars. ", "Is it a sentence of its own?"]),
+        ("Nine cha. Is it a sentence of its own?", ["Nine cha. Is it a sentence of its own?"]),
         ("The list\n\n1. one item here\n2. two", ["The list\n\n1. one item here\n", "2. two"]),
         (
             "你好世界，这是一个句子。这是第二个句子！「这是第三个句子吗？」好。",
@@ -1093,6 +1203,30 @@ def test_ties_are_counted_once_each():
     assert fits.height == 3 and fits["fits"].sort().to_list() == [0, 1, 1]  # the distinct snippets
 
 
+def test_shares_are_of_a_month_and_a_modality():
+    samples, queries, counts = counted()
+    assert counts["first_ms"].unique().sort().to_list() == [12_000, 13_000, 14_000, 15_000]
+    assert counts.filter(modality="mouse").select("samples", "first_ms").row(0) == (2, 12_000)
+    lost = match_samples(samples, queries).with_columns(flag=pl.when(pl.col("row") > 2).then("flag"))
+    assert count_ties(lost)["flagged"].sum() == samples.height - 2
+    march = 1_772_323_200_000  # 2026-03-01 00:00 UTC
+    rows = [
+        ("exact", 6, march),
+        ("none", 2, march + 40 * 24 * HOUR),
+        ("exact", 2, march - 1),
+        ("by_time", 6, march - 9),
+    ]
+    told = by_month(
+        pl.DataFrame(rows, ["how", "samples", "first_ms"], orient="row").with_columns(modality=pl.lit("gaze"))
+    )
+    assert told.select("month", "how", "share").rows() == [
+        ("2026-02", "by_time", 0.75),
+        ("2026-02", "exact", 0.25),
+        ("2026-03", "exact", 1.0),
+        ("2026-04", "none", 1.0),
+    ]
+
+
 def test_match_figures_draw_the_shares():
     *_, counts = counted()
     months, people = by_month(counts), by_person(counts)
@@ -1113,8 +1247,46 @@ def test_press_shares_are_shares_of_the_named():
     row = shares.row(0, named=True)
     assert shares.height == 1 and (row["verdicts"], row["named"], row["right"]) == (10, 8, 0.75)
     assert 0 <= row["low"] < 0.75 < row["high"] <= 1
+    counts = worker_counts(4, 500, 1)[1:]
+    named, hits = np.array([2, 2, 2, 2]), np.array([2, 2, 2, 0])  # of a, b, c and d
+    assert (row["low"], row["high"]) == pytest.approx(interval(counts @ hits / (counts @ named), 4))
     (trace,) = press_figure(shares).data
     assert list(trace.x) == [0.75] and list(trace.y) == ["pairwise, full"]
+
+
+@pytest.mark.parametrize(("workers", "told"), [("aabbc", 1), ("aabc", 0), ("aabbb", 0)])
+def test_press_shares_need_five_named_of_three_workers(workers, told):
+    rule = pl.DataFrame({"query": range(len(workers)), "worker": [*workers], "mode": "pairwise", "window": "full"})
+    assert press_shares(rule.with_columns(right=pl.col("query") > 1), 20, lambda name: 1).height == told
+
+
+def test_clauses_of_the_onset_are_counted_in_kept_workers_reading():
+    cuts = pl.DataFrame(
+        [
+            (q, w, clause, 1000, 1000 + ms)
+            for q, clause, ms in (
+                (1, "chain", 2000),
+                (2, "chain", 4000),
+                (3, "chain", 9000),
+                (4, "text", 500),
+                (5, "none", 7),
+            )
+            for w in ("reading", "full")
+        ],
+        schema=["query", "window", "onset", "start_ms", "end_ms"],
+        orient="row",
+    )
+    queries = pl.DataFrame({"query": range(1, 6), "mode": ["pairwise"] * 4 + ["pointwise"]}).with_columns(
+        excluded=False
+    )
+    columns = ("mode", "clause", "queries", "reading_s", "share")
+    assert onset_clauses(cuts, queries).select(columns).rows() == [
+        ("pairwise", "chain", 3, 4.0, 0.75),
+        ("pairwise", "text", 1, 0.5, 0.25),
+        ("pointwise", "none", 1, 0.007, 1.0),
+    ]
+    kept = onset_clauses(cuts, queries.with_columns(excluded=pl.col("query") == 1))
+    assert kept.select(columns).row(0) == ("pairwise", "chain", 2, 6.5, 2 / 3)
 
 
 def test_onset_errors_are_drawn_where_they_are():
@@ -1130,6 +1302,12 @@ def test_planted_figure_draws_the_table():
     assert ((shares.to_numpy() >= 0) & (shares.to_numpy() <= 1)).all() and shares["high"].max() == 1
     drawn = sorted(y for trace in planted_figure(found).data for y in trace.y)
     assert drawn == pytest.approx(sorted(found["value"].to_list()))
+    own = found.filter(pl.col("rate_hz") == 13, pl.col("condition") == "uneven")
+    told = [hits(detect(gaze), truth) for gaze, truth in (plant_gaze(13, jitter=0.2, loss=0.2, seed=s) for s in (3, 4))]
+    for measure, *row in own.select("measure", "value", "low", "high").iter_rows():
+        values = [one[measure] for one in told]
+        ends = np.mean(values) + np.array([0, -1, 1]) * 1.96 * stats.sem(values)
+        assert row == pytest.approx(ends if measure == "bias_ms" else ends.clip(0, 1)), measure
     good, webcam = (
         found.filter(pl.col("condition") == c, pl.col("measure") == "recall")["value"].mean()
         for c in ("good", "webcam")
@@ -1150,6 +1328,10 @@ def test_event_table_adds_up():
     table = dict(event_table(events).select("name", "total_s").iter_rows())
     fix = events.filter(pl.col("name") == "fixation_ivt")
     assert table["fixation_ivt"] == pytest.approx(fix["duration_ms"].sum() / 1000) and len(table) == 2
+    rows = [("fixation_ivt", 200, None, 0), ("fixation_ivt", 300, None, None), ("fixation_ivt", 700, None, 2)]
+    rows += [("saccade_ivt", 30, 10.0, None), ("saccade_ivt", 50, 90.0, None), ("saccade_ivt", 60, 20.0, None)]
+    by_hand = event_table(pl.DataFrame(rows, ["name", "duration_ms", "amplitude_px", "sentence"], orient="row"))
+    assert by_hand.rows() == [("fixation_ivt", 3, 300, 1.2, 2 / 3, None), ("saccade_ivt", 3, 50, 0.14, None, 20)]
 
 
 # ---- the rules for rating, case by case
