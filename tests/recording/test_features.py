@@ -5,9 +5,11 @@ import importlib.util
 import json
 import math
 import random
-from dataclasses import replace
+import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
@@ -21,6 +23,7 @@ from ifllm.recording.data import behaviour_files, fetch, load, parse_files, pseu
 from ifllm.recording.features import (
     SHOWN,
     WINDOWS,
+    _lay_out,
     complete,
     completeness,
     distributions,
@@ -127,33 +130,28 @@ def test_every_step_takes_lazy_and_pandas_frames_and_refuses_the_rest_in_a_line(
                 assert "\n" not in str(fault.value)
 
 
-def test_frames_join_whatever_whole_numbers_and_names_are_held_as(study, workers):
-    """Another program's Int32, pandas' floats and categories: each frame alone is in them, the others are not."""
-    rel, page = of(study, workers[0])
-    task = rel["task"].min()
-    short = replace(study, samples_rel=rel.filter(task=task), samples_abs=page.filter(task=task))
-    ids = cs.by_name("worker", "task", "query", "response", "sentence", "char", require_all=False)
+def test_frames_join_whatever_whole_numbers_and_names_are_held_as():
+    """One frame has pandas' floats and categories, the others a program's Int32: each of them in its turn."""
+    rel, page, queries = recording(3)
+    page = page.with_columns(x=pl.lit(700.0), y=pl.lit(400.0))  # the eye rests, so that there are fixations
+    short = SimpleNamespace(samples_rel=rel, samples_abs=page, queries=queries)
+    ids = cs.by_name("worker", "task", "query", "response", "sentence", "char", require_all=False) - cs.string()
     names = cs.by_name("worker", "response_1", require_all=False)
-    for step, frames in steps(short, workers[0]).items():
+    for step, frames in steps(short, "P1").items():
         plain = step(**frames)
+        narrow = {name: frame.with_columns(ids.cast(pl.Int32)) for name, frame in frames.items()}
         for name, frame in frames.items():
-            for other in (
-                frame.with_columns((ids - cs.string()).cast(pl.Int32)),
-                frame.with_columns(cs.integer().cast(pl.Float64), names.cast(pl.Categorical)),
-            ):
-                got = step(**(frames | {name: other}))
-                assert_frame_equal(got, plain, check_dtypes=False, categorical_as_str=True)
-            torn = frame.with_columns((ids - cs.string()).cast(pl.Float64) + 0.5)
+            other = frame.with_columns(cs.integer().cast(pl.Float64), names.cast(pl.Categorical))
+            assert_frame_equal(step(**(narrow | {name: other})), plain, check_dtypes=False, categorical_as_str=True)
+            torn = frame.with_columns(ids.cast(pl.Float64) + 0.5)
             with pytest.raises(InputError, match=r"row \d+: \d+\.5 is no Int"):
                 step(**(frames | {name: torn}))
 
 
-def test_workers_may_be_numbers(study, workers):
-    rel, page = of(study, workers[0])
+def test_workers_may_be_numbers():
     number = pl.col("worker").str.slice(1).cast(pl.Int64)
     plain, numbers = (
-        pipeline(*(f.with_columns(worker=kind) for f in (rel, page, study.queries)))[2]
-        for kind in (number.cast(pl.String), number)
+        pipeline(*(f.with_columns(worker=kind) for f in recording(3)))[2] for kind in (number.cast(pl.String), number)
     )
     assert_frame_equal(numbers, plain)
 
@@ -382,6 +380,28 @@ def test_tables_of_the_registry_hold_it_all():
     assert short.filter(name="gaze_dwell_share")["swapped"].item() == "flips"
 
 
+def test_values_are_shown_without_the_outer_hundredths_and_spread_by_window():
+    rng = np.random.default_rng(2)
+    for n in (90, 300, 401):
+        frame = pl.DataFrame({"query": range(n), "window": rng.choice(["reading", "rating"], n), "a": rng.random(n)})
+        frame = frame.with_columns(mode=pl.lit("pairwise"), b=pl.when(pl.col("query") > 5).then(-pl.col("a")))
+        whole = pl.concat([frame, frame.with_columns(window=pl.lit("full"), a=pl.lit(9.0))])
+        found = distributions(whole, ("a", "b"))
+        for name in "ab":
+            values = frame.drop_nulls(name)
+            low, high = np.quantile(values[name], [0.01, 0.99], method="nearest")
+            kept = values.filter((pl.col(name) >= low) & (pl.col(name) <= high))
+            own = found.filter(feature=name).sort("query")
+            assert own.select("query", "window", "value").rows() == kept.select("query", "window", name).rows()
+            for window in ("reading", "rating"):
+                told = spread(found).filter(feature=name, window=window).row(0, named=True)
+                part = kept.filter(window=window)[name].sort().to_list()
+                assert (told["n"], told["median"]) == (len(part), pytest.approx(np.median(part)))
+                for share in (0.1, 0.9):  # the nearest value, either where two are as near
+                    at = part.index(told[f"q{100 * share:.0f}"])
+                    assert abs(at - share * (len(part) - 1)) <= 0.5 + 1e-9
+
+
 def test_distributions_are_drawn_as_they_are(features):
     values = distributions(features)
     assert set(values["window"]) == {"reading", "rating"} and set(values["feature"]) <= set(SHOWN)
@@ -402,7 +422,7 @@ def test_completeness_counts_what_is_defined(features):
     shares = [some[name].is_not_null().mean() for name in mouse]
     row = told.filter(mode="pairwise", window="reading", modality="mouse").row(0, named=True)
     assert row["features"] == len(mouse) and row["least"] == pytest.approx(min(shares))
-    assert row["defined"] == pytest.approx(sorted(shares)[len(shares) // 2], abs=0.05)
+    assert row["defined"] == pytest.approx(np.median(shares))
 
 
 def test_a_replay_holds_the_seconds_on_the_text(study, features, made):
@@ -437,6 +457,43 @@ def test_styles_are_extremes_and_no_query_is_taken_twice(features):
     style = styles.row(0, named=True)
     rows = features.filter((pl.col("window") == "reading") & (pl.col("gaze_coverage_1") >= 0.3))
     assert style["value"] == rows[style["feature"]].max()
+
+
+def test_a_style_is_shown_by_who_read_enough_of_short_answers():
+    """Each query but the fourth fails one rule by the least that it can; the fourth and fifth share the first style."""
+    plain = {"window": "reading", "gaze_text_s": 20.0, "gaze_coverage_1": 0.3, "text_characters_1": 1500.0}
+    plain |= {"text_characters_2": 1500.0, "gaze_progress_1": 0.5} | dict.fromkeys(
+        ["gaze_head_share_1", "gaze_switch_rate", "gaze_reread_share_1", "gaze_reading_speed_1"], 0.1
+    )
+    rows = [
+        {"gaze_text_s": 19.99, "gaze_progress_1": 0.9},
+        {"gaze_coverage_1": 0.29, "gaze_progress_1": 0.9},
+        {"text_characters_2": 1501.0, "gaze_progress_1": 0.9},
+        {"gaze_head_share_1": 0.7},
+        {"gaze_head_share_1": 0.6, "text_characters_2": None},
+        {"window": "full", "gaze_progress_1": 0.9},
+        {"gaze_progress_1": None, "gaze_switch_rate": 0.9, "gaze_mouse_correlation": 0.2},
+    ]
+    frame = pl.DataFrame([plain | {"gaze_mouse_correlation": None} | row for row in rows]).with_columns(
+        query=pl.int_range(1, len(rows) + 1), worker=pl.format("P{}", pl.int_range(pl.len()))
+    )
+    assert pick_styles(frame).select("style", "query", "worker", "value").rows() == [
+        ("reads through", 4, "P3", 0.5),  # of two alike the first
+        ("stays at the start", 5, "P4", 0.6),  # the fourth is taken
+        ("goes back and forth", 7, "P6", 0.9),
+    ]
+    assert pick_styles(frame, least_s=19.0)["query"][0] == 1 and pick_styles(frame, longest=1501)["query"][0] == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("abc-", min_size=1, max_size=30), min_size=1, max_size=40))
+def test_a_text_is_laid_out_as_textwrap_wraps_it(words):
+    text = " ".join(words)
+    lines = textwrap.wrap(text, 60, break_long_words=False, break_on_hyphens=False)
+    line, column, placed = _lay_out(text, 60)
+    assert [[w for w, _, row in placed if row == i] for i in range(len(lines))] == [own.split() for own in lines]
+    for i, (character, row, at) in enumerate(zip(text, line, column)):
+        assert character == " " or lines[row][at] == character, i
 
 
 # ---- the slow reference
