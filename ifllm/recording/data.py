@@ -638,12 +638,12 @@ def validated(frame: pl.DataFrame, model: type[pa.DataFrameModel]) -> pl.DataFra
 
 # %% ../../nbs/01_data.ipynb #8992977d
 _SHARED = {
-    **dict.fromkeys(("worker", "question", "response_1", "response_2"), pl.String),
-    **dict.fromkeys(("task", "query", "query_study", "sentence"), pl.Int64),
-    **dict.fromkeys(("asked_ms", "epoch_ms", "start_ms", "end_ms"), pl.Int64),
-    "response": pl.Int8,
-    "char": pl.Int32,
-    "row": pl.UInt32,
+    **dict.fromkeys(("worker", "question", "response_1", "response_2"), pl.String()),
+    **dict.fromkeys(("task", "query", "query_study", "sentence"), pl.Int64()),
+    **dict.fromkeys(("asked_ms", "epoch_ms", "start_ms", "end_ms"), pl.Int64()),
+    "response": pl.Int8(),
+    "char": pl.Int32(),
+    "row": pl.UInt32(),
 }  # of what frames are joined by: they do not join an i32 with an i64, and pandas has floats where one is missing
 
 

@@ -959,15 +959,32 @@ def test_reading_is_counted_from_the_start_of_its_window_up_to_its_end():
 
 
 def test_who_was_right_in_the_first_repeat():
+    """Of pairs, before rating, on unseen workers: in all other rows each model is wrong where it is right here."""
     rows = [
-        (q, "P1", "pairwise", model, window, "unseen_worker", repeat, 0, abs(repeat - p), 1.0)
+        (
+            q,
+            "P1",
+            target,
+            model,
+            window,
+            split,
+            repeat,
+            0,
+            p if first == (target, window, split, repeat) else 1 - p,
+            1.0,
+        )
+        for first in [("pairwise", "reading", "unseen_worker", 0)]
         for q, text, fusion in ((1, 0.6, 0.5), (2, 0.4, 0.9))
-        for model, p in (("text", text), ("all", fusion))
+        for model, p in (("text", text), ("all", fusion), ("mouse", 0.9))
+        for target in ("pairwise", "pointwise_better")
         for window in ("reading", "full")
+        for split in ("unseen_worker", "random")
         for repeat in (0, 1)
     ]
     oof = pl.DataFrame(rows, schema=rw.OOF_COLUMNS, orient="row")
     assert rw.right_of(oof, "text", "all").rows() == [(1, "P1", True, False), (2, "P1", False, True)]
+    wrong = oof.with_columns(y=1 - pl.col("y"))
+    assert rw.right_of(wrong, "text", "all").rows() == [(1, "P1", False, True), (2, "P1", True, False)]
 
 
 def test_a_gain_is_over_the_same_repeats_of_the_same_split():
