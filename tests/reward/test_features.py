@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -1080,6 +1080,25 @@ def test_a_candidate_learns_from_what_its_name_says():
         assert trees or model.n_first == (len(texts) if reads else None), name
 
 
+def test_a_row_of_the_ablation_may_leave_behaviour_out_and_never_shrinks_text():
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 2, 80).astype(float)
+    for name, sources in rw.MODELS.items():
+        model, grid, columns = rw.estimator("pairwise", BLOCKS, sources)
+        assert columns == [c for source in sources for c in BLOCKS[source]]
+        texts = [c for c in columns if c.startswith("text_")]
+        if not texts or len(texts) == len(columns):  # of one kind: all columns count alike
+            assert model.n_first is None and set(grid) == {"C"} and model.scale == 1, name
+            continue
+        x = rng.normal(size=(80, len(columns)))
+        assert texts == columns[: len(texts)] and min(grid["scale"]) == 0 and max(grid["scale"]) == 1
+        alone, beside = rw.SignedLogistic().fit(x[:, : len(texts)], y), clone(model)
+        for scale, same in ((0.0, True), (max(grid["scale"]), False)):
+            p = beside.set_params(scale=scale, C=alone.C).fit(x, y).predict_proba(x)
+            assert np.allclose(p, alone.predict_proba(x[:, : len(texts)])) == same, name
+        assert rw.estimator("pointwise", BLOCKS, sources)[2] == columns
+
+
 def test_further_candidates_read_the_map_and_what_was_read():
     content = ["map_relevance", "map_spread", *(f"map_{i:03d}" for i in range(20))]
     found = rw.content_candidates(BLOCKS["text"], content)
@@ -1210,7 +1229,8 @@ def test_the_plan_runs_every_split_before_rating_and_less_later():
         assert of(target="pairwise", model=model, window="reading") == 4
     for model in ("chance", "length", "model", "text"):  # without behaviour they are the same in every window
         assert of(model=model, window="full") == of(model=model, window="rating") == 0
-    assert of(target="pairwise", model="gaze", window="full") == 2  # random, unseen workers
+    later = {(row[1], row[3]) for row in plan if row[0] == "pairwise" and row[2] == "full"}
+    assert later == {(model, split) for model in ("gaze", "text_gaze", "all") for split in ("random", "unseen_worker")}
     assert (
         of(target="pointwise", model="gaze", window="full") == 0
         and of(target="pointwise", model="all", window="full") == 2
