@@ -1247,11 +1247,22 @@ def test_press_shares_are_shares_of_the_named():
     row = shares.row(0, named=True)
     assert shares.height == 1 and (row["verdicts"], row["named"], row["right"]) == (10, 8, 0.75)
     assert 0 <= row["low"] < 0.75 < row["high"] <= 1
-    counts = worker_counts(4, 500, 1)[1:]
-    named, hits = np.array([2, 2, 2, 2]), np.array([2, 2, 2, 0])  # of a, b, c and d
-    assert (row["low"], row["high"]) == pytest.approx(interval(counts @ hits / (counts @ named), 4))
     (trace,) = press_figure(shares).data
     assert list(trace.x) == [0.75] and list(trace.y) == ["pairwise, full"]
+
+
+def test_the_interval_of_a_press_share_draws_workers_and_not_the_sample_itself():
+    rng = np.random.default_rng(0)
+    named = rng.integers(1, 9, 12)
+    right = [rng.random(n) < 0.7 for n in named]
+    rows = [(f"P{w:03d}", bool(hit)) for w, own in enumerate(right) for hit in own]
+    rule = pl.DataFrame(rows, ["worker", "right"], orient="row").with_row_index("query")
+    rule = rule.with_columns(mode=pl.lit("pairwise"), window=pl.lit("full")).sample(fraction=1, shuffle=True, seed=1)
+    row = press_shares(rule, 500, lambda name: len(name)).row(0, named=True)
+    draws = worker_counts(12, 500, len("press pairwise full"))[1:]
+    low, high = interval(draws @ [own.sum() for own in right] / (draws @ named), 12)
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-12)
+    assert row["right"] == pytest.approx(np.concatenate(right).mean())
 
 
 @pytest.mark.parametrize(("workers", "told"), [("aabbc", 1), ("aabc", 0), ("aabbb", 0)])
