@@ -290,17 +290,17 @@ def test_win_rates_are_those_counted_by_hand():
             "worker": ["P001", "P001", "P002", "P002"],
             "model_1": ["gpt-4o-mini", "gpt-4o-mini", "x", "x"],
             "model_2": ["x", "x", "gpt-4o-mini", "x"],
-            "preference": [1, 2, 2, 1],
+            "preference": [1, 1, 2, 1],
         }
     )
     rates = {
         (row["model"], row["side"]): (row["mean"], row["n"]) for row in model_win_rates(pairs).iter_rows(named=True)
     }
     assert rates == {
-        ("GPT-4o mini", "left"): (0.5, 2),
+        ("GPT-4o mini", "left"): (1.0, 2),
         ("GPT-4o mini", "right"): (1.0, 1),
         ("x", "left"): (0.5, 2),
-        ("x", "right"): (pytest.approx(1 / 3), 3),
+        ("x", "right"): (0.0, 3),
     }
 
 
@@ -398,6 +398,12 @@ def test_strengths_flip_with_the_sides_and_the_side_is_told_from_the_model():
     for name, truth in [("a", 1.0), ("b", 0.0), ("c", -1.0), ("left side", 0.8)]:
         row = there.filter(term=name).row(0, named=True)
         assert row["ci_low"] - 0.1 < truth < row["ci_high"] + 0.1, name
+
+
+def test_a_model_that_stood_on_one_side_only_has_a_strength():
+    pairs = pl.DataFrame({"worker": [*"abab"], "model_1": [*"xxyx"], "model_2": [*"yzzz"], "preference": [1, 1, 2, 1]})
+    found = dict(bradley_terry(pairs, n_bootstrap=2).select("term", "log_odds").iter_rows())
+    assert list(found) == ["x", "y", "z", "left side"] and found["x"] > found["z"] > found["y"]
 
 
 def test_one_worker_who_always_prefers_the_left_gives_a_side_and_no_interval():
