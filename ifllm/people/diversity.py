@@ -809,6 +809,7 @@ def reidentify(
     n_folds: int = 5,
     trees: int = 200,
     n_bootstrap: int = 200,
+    most_workers: int = 100,
     seed: int = 0,
 ) -> dict:
     """How often a worker is recognised from one query's features, by their other conversations.
@@ -818,6 +819,8 @@ def reidentify(
     x : shape (n, features), finite
     worker : whose, length n; workers with a single group are left out
     group : conversation (task) of each row; never split between training and test
+    most_workers : of more, so many are drawn: the time of a forest grows with rows times workers, and who is one
+        of hundreds is another question than who is one of some
 
     Returns
     -------
@@ -833,6 +836,9 @@ def reidentify(
         Fewer than two workers have two conversations.
     """
     rows, worker, conversation = _met_twice(np.asarray(worker), np.asarray(group))
+    drawn = np.random.default_rng(seed).permutation(np.unique(worker))[:most_workers]
+    known = np.isin(worker, drawn)
+    rows, worker, conversation = rows[known], worker[known], conversation[known]
     rank = _guesses(x[rows], worker, conversation, n_folds, trees, seed)
     names, index = np.unique(worker, return_inverse=True)
     counts = worker_counts(len(names), n_bootstrap, seed)

@@ -710,6 +710,21 @@ def test_recognition_counts_as_by_hand():
         reidentify(x[:9], worker[:9], task[:9])
 
 
+def test_of_many_workers_some_are_drawn_and_they_are_recognised_as_if_alone():
+    rng = np.random.default_rng(7)
+    worker, task = np.repeat([f"P{k:02d}" for k in range(30)], 4), np.tile([0, 0, 1, 1], 30)
+    x = rng.normal(size=(120, 2)) + np.repeat(rng.normal(size=(30, 2)), 4, axis=0)
+    ways = dict(n_folds=2, trees=10, n_bootstrap=20)
+    found = reidentify(x, worker, task, **ways, most_workers=12, seed=3)
+    there = np.isin(worker, worker[found["rows"]])
+    assert found["workers"] == len(set(worker[there])) == 12 and found["n"] == there.sum() == 48
+    alone = reidentify(x[there], worker[there], task[there], **ways, seed=3)
+    assert found["top1"] == alone["top1"] and found["chance1"] == alone["chance1"] == pytest.approx(1 / 12)
+    assert (found["rank"] == alone["rank"]).all()
+    other = reidentify(x, worker, task, **ways, most_workers=12, seed=4)
+    assert set(worker[other["rows"]]) != set(worker[there])
+
+
 def test_the_rank_is_that_of_the_forests_sorted_guesses():
     # one conversation left out at a time, as many folds as conversations: the forest can be fitted again by hand
     rng = np.random.default_rng(6)
