@@ -1981,8 +1981,9 @@ def completeness(features: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
     """Share of the queries on which a feature of its mode is defined: mode, window, modality, defined (median over
     features), least, features.
     """
-    share = features.unpivot(table["name"].to_list(), index=["mode", "window"], variable_name="name")
-    share = share.group_by("mode", "window", "name").agg(share=pl.col("value").is_not_null().mean())
+    at, names = ["mode", "window"], table["name"].to_list()
+    share = features.group_by(at).agg(pl.col(names).is_not_null().mean())  # first: rows times columns are many
+    share = share.unpivot(names, index=at, variable_name="name", value_name="share")
     share = share.join(table.select("name", "modality", "modes"), on="name")
     share = share.filter(pl.col("modes").str.contains(pl.col("mode")))
     by = ["mode", "window", "modality"]
