@@ -938,9 +938,10 @@ def test_a_question_asked_twice_is_that_of_the_first_query_in_whatever_order_the
 def test_answers_do_not_depend_on_who_is_asked_beside(policy_and_reference):
     """The likeliest words (hardly any other is left), against the library's own greedy search of one at a time."""
     model, tokenizer = copy.deepcopy(policy_and_reference[0]), policy_and_reference[2]
-    with torch.no_grad():  # words of an untrained model hang on the last one alone
-        for weight in model.parameters():
-            weight.mul_(4 if weight.dim() > 1 else 1)
+    own = torch.Generator().manual_seed(3)
+    for weight in model.parameters():  # large: the words of an untrained model hang on the last one alone
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3, generator=own)
     questions = ["Why?", "What is Rome known for, and who built its old harbour?", "Who?"]
     recipe = dataclasses.replace(SMALL, top_p=1e-6)
     found = sample_answers(model, tokenizer, questions, recipe, 0, batch_size=2)
