@@ -935,13 +935,13 @@ def test_a_question_asked_twice_is_that_of_the_first_query_in_whatever_order_the
     assert drawn["query"].max() < 20 and [f"q{q}" for q in drawn["query"]] == drawn["prompt"].to_list()
 
 
-def test_answers_do_not_depend_on_who_is_asked_beside(policy_and_reference):
+def test_answers_do_not_depend_on_who_is_asked_beside():
     """The likeliest words (hardly any other is left), against the library's own greedy search of one at a time."""
-    model, tokenizer = copy.deepcopy(policy_and_reference[0]), policy_and_reference[2]
-    own = torch.Generator().manual_seed(3)
-    for weight in model.parameters():  # large: the words of an untrained model hang on the last one alone
-        if weight.dim() > 1:
-            torch.nn.init.normal_(weight, std=0.3, generator=own)
+    model, tokenizer, _ = twin()  # its own: what trained on the shared one shows in the weights that are left
+    own = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # large: the words of an untrained model hang on the last one alone
+        for weight in model.parameters():
+            weight.normal_(0, 0.3, generator=own) if weight.dim() > 1 else weight.fill_(1)
     questions = ["Why?", "What is Rome known for, and who built its old harbour?", "Who?"]
     recipe = dataclasses.replace(SMALL, top_p=1e-6)
     found = sample_answers(model, tokenizer, questions, recipe, 0, batch_size=2)
