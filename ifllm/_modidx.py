@@ -393,6 +393,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.base.cache._statements': ('base/cache.html#_statements', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.content_key': ('base/cache.html#content_key', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.imports': ('base/cache.html#imports', 'ifllm/base/cache.py'),
+                                  'ifllm.base.cache.keep_array': ('base/cache.html#keep_array', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.kept_array': ('base/cache.html#kept_array', 'ifllm/base/cache.py'),
                                   'ifllm.base.cache.module_files': ('base/cache.html#module_files', 'ifllm/base/cache.py')},
             'ifllm.base.enough': { 'ifllm.base.enough.NotEnough': ('base/enough.html#notenough', 'ifllm/base/enough.py'),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .models import packaged
-from ..base.cache import content_key, kept_array
-from ..base.files import InputError, atomic_path
+from ..base.cache import content_key, keep_array, kept_array
+from ..base.files import InputError
 from ..base.terminal import progress
 from ..recording.data import cache_folder
 
@@ -137,6 +137,5 @@ def read_states(
         for question, texts in progress(by_question.items(), f"{llm.label} reads", len(by_question)):
             for text, states in zip(texts, answer_states(model, tokenizer, question, [a for _, a in texts], reader)):
                 kept[text] = states
-                with atomic_path(_file(folder, *text)) as temporary, open(temporary, "wb") as handle:
-                    np.save(handle, states)
+                keep_array(_file(folder, *text), states)
     return np.array([kept[text] for text in zip(questions, answers)]).reshape(-1, width)

@@ -38,9 +38,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..base.bootstrap import interval, worker_counts
-from ..base.cache import content_key, kept_array
+from ..base.cache import content_key, keep_array, kept_array
 from ..base.enough import need
-from ..base.files import InputError, atomic_path, file_sha256
+from ..base.files import InputError, file_sha256
 from ..base.numbers import format_number
 from ..base.plots import COLOURS, GREY, SEQUENCE, error_bars, forest
 from ..base.text import LETTERS
@@ -524,8 +524,7 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
         return kept.astype(np.float32)
     out = _embed(texts, get_model_path(), max_tokens, batch).astype(np.float16)
     if file:
-        with atomic_path(file) as tmp, open(tmp, "wb") as handle:
-            np.save(handle, out)
+        keep_array(file, out)
     return out.astype(np.float32)
 
 # %% ../../nbs/08_reward.ipynb #93e40aad

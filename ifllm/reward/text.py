@@ -51,7 +51,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.logging import disable_progress_bar
 
-from ..base.cache import content_key, kept_array
+from ..base.cache import content_key, keep_array, kept_array
 from ..base.enough import NotEnough, need
 from ..base.files import InputError, as_new_files, atomic_path, write_json
 from ..base.numbers import format_number
@@ -467,8 +467,7 @@ def text_differences(
     both = embed(model, tokenizer, texts[0] * 2, texts[1] + texts[2], max_length)
     difference = both[: len(pairs)] - both[len(pairs) :]
     if file:
-        with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, difference)
+        keep_array(file, difference)
     return difference
 
 # %% ../../nbs/09_text_reward.ipynb #a28c1dfe
