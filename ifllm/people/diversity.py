@@ -809,7 +809,7 @@ def reidentify(
     n_folds: int = 5,
     trees: int = 200,
     n_bootstrap: int = 200,
-    most_workers: int = 100,
+    most_workers: int | None = 100,
     seed: int = 0,
 ) -> dict:
     """How often a worker is recognised from one query's features, by their other conversations.
@@ -820,7 +820,7 @@ def reidentify(
     worker : whose, length n; workers with a single group are left out
     group : conversation (task) of each row; never split between training and test
     most_workers : of more, so many are drawn: the time of a forest grows with rows times workers, and who is one
-        of hundreds is another question than who is one of some
+        of hundreds is another question than who is one of some; None takes all
 
     Returns
     -------
