@@ -40,7 +40,7 @@ from ..reward.evaluation import in_processes
 # %% auto #0
 __all__ = ['CONTROLS', 'ARMS', 'arm_labels', 'deal_folds', 'split_fold', 'Size', 'Start', 'both_sides', 'kept_frame', 'key_of',
            'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'Job', 'scored_folds',
-           'all_jobs', 'arm_job', 'rule_job', 'train_any', 'at_once', 'train_all', 'untrained_scores']
+           'all_jobs', 'arm_job', 'read_whole', 'rule_job', 'train_any', 'at_once', 'train_all', 'untrained_scores']
 
 # %% ../../nbs/alignment/crossfit.ipynb #ceaf65b5
 CONTROLS = {"flipped_80": 0.8, "flipped_64": 0.64, "flipped_55": 0.55, "random": 0.5, "reversed": 0.0}
@@ -336,6 +336,17 @@ def arm_job(job: Job, sets: pl.DataFrame, prompts: pl.DataFrame, seed: int, size
     about = start.test.select("query", "worker"), start.base["test"].select(pl.all().name.suffix("_base"))
     return Trained(pl.concat([*about, made.scores], how="horizontal"), made.answers, made.facts)
 
+# %% ../../nbs/alignment/crossfit.ipynb #7b1c2d90
+def read_whole(pairs: pl.DataFrame, tokenizer, recipe: Recipe, n: int, seed: int) -> tuple[pl.DataFrame, list[dict]]:
+    """At most `n` pairs (0: all), drawn by a seed among those whose answers the model reads to their ends; and their
+    token ids, as `tokenise_pairs` makes them."""
+    lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
+    rows = tokenise_pairs(pairs.with_columns(noise_rate=pl.lit(0.0)), tokenizer, *lengths)
+    end = tokenizer.eos_token_id
+    whole = [i for i, row in enumerate(rows) if row["chosen_ids"][-1] == row["rejected_ids"][-1] == end]
+    drawn = np.sort(np.random.default_rng(seed).permutation(np.array(whole, dtype=int))[: n or None])
+    return pairs[drawn], [rows[i] for i in drawn]
+
 # %% ../../nbs/alignment/crossfit.ipynb #c1da94c8
 def rule_job(
     job: Job, sets: pl.DataFrame, queries: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache: Path
@@ -345,11 +356,8 @@ def rule_job(
     own, recipe = derive_seed(seed, str(job.seed)), size.recipe
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
     start = fold_start(explicit, prompts, 0, own, size, cache)
-    pairs = rule_pairs(queries, job.labels)
-    true = pairs.sample(min(size.rule_pairs, pairs.height), seed=own)
+    true, rows = read_whole(rule_pairs(queries, job.labels), start.tokenizer, recipe, size.rule_pairs, own)
     labelled = turned(true, job.right, own)
-    lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
-    rows = tokenise_pairs(true.with_columns(noise_rate=pl.lit(0.0)), start.tokenizer, *lengths)
     base = kept_frame(
         cache, key_of("base", size, own, explicit, rows), lambda: both_sides(start.load(), start.tokenizer, rows)
     )

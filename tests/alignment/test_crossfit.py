@@ -20,13 +20,15 @@ from ifllm.alignment.crossfit import (
     deal_folds,
     fold_start,
     label_rows,
+    read_whole,
     rule_job,
     split_fold,
     token_kl,
     train_all,
     untrained_scores,
 )
-from ifllm.alignment.dpo import example_pairs, train_dpo
+from ifllm.alignment.dpo import example_pairs, train_dpo, train_tokenizer
+from ifllm.alignment.rules import RULES
 from ifllm.base.files import InputError
 
 SIZE = Size(
@@ -135,6 +137,28 @@ def test_the_jobs_are_all_arms_of_a_fold_first():
     jobs = all_jobs(SIZE)
     assert jobs[:3] == [Job(arm, 0, 0) for arm in SIZE.arms]
     assert [job.right for job in jobs[6:]] == [0.55, 1.0] and len(jobs) == 8
+
+
+def test_labels_of_a_rule_hold_for_what_the_model_reads():
+    """A rule that holds for a passage need not hold for its beginning: who reads only that has other labels."""
+    late = " ".join(["It is really very high and very old and well known."] * 4)
+    pairs = pl.DataFrame(
+        {
+            "query": [1, 2, 3, 4],
+            "prompt": ["How high is it?"] * 4,
+            "chosen": ["It is 330 m high.", late + " It is 330 m high.", "It is 5 m.", "It is 7 m high."],
+            "rejected": ["It is really high.", "It opened in 1889, they say.", late, "It is not."],
+        }
+    )
+    tokenizer, recipe = train_tokenizer([late, *pairs["prompt"]]), SIZE.recipe
+    kept, rows = read_whole(pairs, tokenizer, recipe, 0, 1)
+    assert kept["query"].to_list() == [1, 4] and len(rows) == 2
+    for (chosen, rejected), row in zip(kept.select("chosen", "rejected").iter_rows(), rows, strict=True):
+        read = {side: tokenizer.decode(row[f"{side}_ids"], skip_special_tokens=True) for side in ("chosen", "rejected")}
+        assert read == dict(chosen=chosen, rejected=rejected)
+        assert RULES["concrete"](read["chosen"]) > RULES["concrete"](read["rejected"])
+    drawn = [read_whole(pairs, tokenizer, recipe, 1, seed)[0]["query"].to_list() for seed in range(8)]
+    assert {query for queries in drawn for query in queries} == {1, 4} and all(len(queries) == 1 for queries in drawn)
 
 
 def test_turned_rows_take_the_reference_with_them():

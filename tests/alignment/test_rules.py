@@ -10,11 +10,10 @@ from ifllm.alignment.rules import (
     passages,
     repetition,
     rule_pairs,
-    sentences_of,
     text_faults,
     turned,
 )
-from ifllm.base.text import words_of
+from ifllm.base.text import sentences_of, words_of
 
 SENTENCES = ["It opened in 1889.", "Most visitors walk there!", "Is it 330 m high?", "Nobody knows."]
 texts = st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=30).map(" ".join)
@@ -30,17 +29,24 @@ def test_no_rule_is_length(rule, text):
 
 @settings(max_examples=25, deadline=None)
 @given(text=texts, words=st.integers(1, 40))
-def test_passages_lose_no_sentence(text, words):
-    pieces = passages(text, words)
-    assert sentences_of(" ".join(pieces)) == sentences_of(text)
-    assert len(pieces) == 1 or all(len(words_of(piece)) >= words for piece in pieces)
+def test_passages_lose_only_sentences_that_are_too_long(text, words):
+    pieces, short = passages(text, words), [s for s in sentences_of(text) if len(words_of(s)) <= words]
+    assert words_of(" ".join(pieces)) == words_of(" ".join(short))
+    assert all(0 < len(words_of(piece)) <= words and piece in text for piece in pieces)
 
 
 def test_rules_by_hand():
     text = "In 1889 it opened.\n- 330 m\n- 2.5 million visitors a year, they say"
     assert words_of(text) == "In 1889 it opened 330 m 2.5 million visitors a year they say".split()
     assert RULES["concrete"](text) == pytest.approx(100 * 3 / 13)
-    assert RULES["short_sentences"](text) == pytest.approx(-13 / 3)
+    assert RULES["short_sentences"](text) == pytest.approx(-13 / 2)  # "- 330 m" is too short to be one
+    assert RULES["short_sentences"]("It opened in 1889.\n\n---------------\n\nIt is high.") == pytest.approx(-7 / 2)
+
+
+def test_a_passage_keeps_its_lines():
+    """Joined by blanks, lines of a list would be one sentence, and the rule another than that of the answer."""
+    listed = "Three things:\n- a first of them\n- a second of them"
+    assert passages(listed) == [listed] and RULES["short_sentences"](listed) == pytest.approx(-10 / 3)
 
 
 def queries(left, right, **more):

@@ -6,7 +6,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifllm.base.text import LETTERS, words_of
+from ifllm.base.text import _SENTENCE, LETTERS, SENTENCE_LEAST, sentences_of, words_of
 
 PHRASES = [
     "It's 3.5 km.",
@@ -64,3 +64,37 @@ def test_a_vocabulary_has_words_of_four_letters_and_ideographs():
     found = lambda text: pl.Series([text]).str.extract_all(LETTERS)[0].to_list()
     assert found("a naïve São Paulo café, well-known: don't 2024") == ["naïve", "Paulo", "café", "well", "known"]
     assert found("Indigenous融合 хлеб हिन्दी") == ["Indigenous", "融", "合", "хлеб", "हिन्दी"]
+
+
+MARKS = [
+    *PHRASES,
+    " ",
+    ". ",
+    ".",
+    "? ",
+    '!"  ',
+    "*) ",
+    "\n",
+    "\n\n",
+    "\u2028",
+    "。",
+    "？」",
+    "۔ ",
+    "3.",
+    "1. ",
+    "e.g. ",
+    "- ",
+]
+
+
+@given(st.lists(st.sampled_from(MARKS), max_size=12).map("".join))
+def test_sentences_against_another_engine(text):
+    """The pieces are those of Rust's regular expressions, and short ones are joined as a loop of its own does it."""
+    pieces = pl.Series([text]).str.extract_all(_SENTENCE.pattern.replace(r"\Z", "$"))[0].to_list()
+    want = [""]
+    for i, piece in enumerate(pieces):
+        want[-1] += piece
+        if len(piece.strip()) >= SENTENCE_LEAST and i < len(pieces) - 1:
+            want.append("")
+    assert sentences_of(text) == [sentence for sentence in want if sentence]
+    assert "".join(sentences_of(text)) == text
