@@ -896,6 +896,16 @@ def test_fixations_are_sought_within_half_a_second_of_the_text():
     assert fixations(matched, moves, cut, queries)["offset_ms"].to_list() == [12_825]
 
 
+def test_a_text_that_was_not_looked_at_has_no_fixations():
+    matched, _, _, queries = resting(np.arange(12_000, 13_001, 50))
+    cuts = pl.DataFrame(
+        {"query": [100, 101], "window": "reading", "start_ms": [10_000, 20_000], "end_ms": [20_000, 30_000]}
+    )
+    page = make_page([("gaze", t / 1000, 300.0, 300.0) for t in np.arange(11_000, 25_000, 50)])
+    both = pl.concat([queries, queries.with_columns(query=pl.lit(101, pl.Int64))])
+    assert fixations(matched, page, cuts, both)["query"].to_list() == [100]
+
+
 def test_eyes_that_wander_for_a_second_make_no_saccade():
     for wander, told in ((800, 1), (1100, 0)):
         times = np.arange(12_000, 16_000 + wander, 50)
@@ -1411,6 +1421,13 @@ FOURTH, FIFTH, RIGHT = 0.625, 0.7083, 0.6667  # the layout of the study's page, 
 def test_the_onset_of_rating_case_by_case(rows, mode, told):
     found = rating_onset(path_of(*rows, mode=mode))
     assert found.rows() == ([] if told is None else [(100, *told)])
+
+
+@pytest.mark.parametrize("mode", ["pairwise", "pointwise"])
+def test_buttons_are_where_the_form_has_them(mode):
+    """In 24ths of the window's width: five for satisfaction, two steps apart, and in pairs two for the preference."""
+    begun = [at for at in range(25) if len(rating_onset(path_of(TEXT, (1500, 1700, at / 24, 500, False), mode=mode)))]
+    assert begun == ([9, 11, 12, 13, 15, 16, 17] if mode == "pairwise" else [9, 11, 13, 15, 17])
 
 
 def test_a_press_of_another_query_makes_no_chain():

@@ -2,6 +2,7 @@
 are not."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ifllm.base.bootstrap import interval, worker_counts
 from ifllm.base.files import InputError
 from ifllm.recording.data import load
 from ifllm.recording.features import extract_features, registry_frame
@@ -556,6 +558,14 @@ def test_paper_forest_is_the_studys_and_selection_outside_the_folds_flatters():
     assert accuracy(outside) > 0.6 > accuracy(inside)
 
 
+def test_of_equally_important_features_the_first_are_chosen():
+    """Many features are in no tree, so that all weigh 0: which of them are taken is the same on every machine."""
+    weight = np.random.default_rng(0).integers(0, 3, 400) / 2
+    forest = SimpleNamespace(feature_importances_=weight)
+    for k in (20, 50, 390):
+        assert rw._top(forest, k).tolist() == sorted(range(400), key=lambda i: (-weight[i], i))[:k]
+
+
 # -- reading maps
 
 
@@ -664,6 +674,21 @@ def test_worker_means_are_means_of_rows():
     assert found["share_of_workers"].to_list() == [2 / 3, 2 / 3]
     small = rw.worker_means(np.array([[0.5], [-0.1], [0.3]]), np.array(list("abc")), 10)
     assert small["share_of_workers"].to_list() == [2 / 3] and small["value"][0] == pytest.approx(0.7 / 3)
+    none = rw.worker_means(np.zeros((3, 1)), np.array(list("abc")), 10)  # who does not change has no rise
+    assert none["share_of_workers"].to_list() == [0]
+
+
+def test_intervals_of_worker_means_are_those_of_rows_drawn_with_their_worker():
+    """Each draw written out: the rows of a worker drawn twice stand there twice, and the sample itself is no draw."""
+    rng = np.random.default_rng(4)
+    values, worker = rng.normal(size=(9, 2)), np.array(list("aabbbcddd"))
+    means = []
+    for times in worker_counts(4, 5, seed=8)[1:]:
+        drawn = [row for who, n in zip("abcd", times) for row in values[worker == who] for _ in range(int(n))]
+        means.append(np.mean(drawn, axis=0))
+    found = rw.worker_means(values, worker, 5, seed=8)
+    ends = [interval(column, 4) for column in np.array(means).T]
+    assert np.allclose(found.select("ci_low", "ci_high").to_numpy(), ends)
 
 
 # -- the study's steps and what is drawn
@@ -685,6 +710,19 @@ def test_steps_fall_to_one_half_on_shuffled_labels_only_where_nothing_leaks(plan
     assert list(null)[2] == "50 features chosen on all rows" and len(null) == 9 and null["text alone"].shape == (1,)
     assert null["50 features chosen on all rows"].mean() > 0.56
     assert abs(null["text alone"].mean() - 0.5) < 0.07 and abs(null["workers held out"].mean() - 0.5) < 0.07
+
+
+def test_labels_are_shuffled_alike_in_whatever_order_the_rows_stand():
+    data = toy(n_workers=5, n_tasks=2, n_turns=3, seed=2)
+    mixed = [
+        rw.Steps(data.sample(fraction=1, shuffle=True, seed=order), data, [], data, {}).shuffled(
+            np.random.default_rng(3)
+        )
+        for order in (1, 2)
+    ]
+    labels = [steps.full.sort("query")["y"] for steps in mixed]
+    assert labels[0].equals(labels[1]) and not labels[0].equals(data["y"])
+    assert mixed[0].early["y"].equals(labels[0])  # the rows of the other tables stay where they are
 
 
 def test_each_step_has_its_table_its_folds_and_its_choice_of_features(monkeypatch):
