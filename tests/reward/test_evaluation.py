@@ -347,12 +347,15 @@ def test_sign_flips_keep_their_level_with_few_workers_and_the_bootstrap_does_not
 
 
 def test_few_workers_counts_as_a_loop_over_studies():
-    """Studies of so few workers that many an interval ends at 0: it holds 0, and nothing was found."""
-    found = ev.few_workers((3, 6), n_studies=60, n_draws=41, gain=0.1, seed=7)
+    """Studies of so few workers that many an interval ends at 0: it holds 0, and nothing was found.
+
+    Thirty-nine draws, the fewest that bound 95 %: they cut the line into 40 parts, and 1 / 40 is left out at each end.
+    """
+    found = ev.few_workers((3, 6), n_studies=60, n_draws=39, gain=0.1, seed=7)
     rng, rows = np.random.default_rng(7), []
     for n in (3, 6):
         studies = {gain: ev.simulate_differences(n, 60, gain, rng) for gain in (0.0, 0.1)}
-        for method, counts in (("sign flips", ev.subset_counts(n, 41, 7)), ("bootstrap", ev.worker_counts(n, 41, 7))):
+        for method, counts in (("sign flips", ev.subset_counts(n, 39, 7)), ("bootstrap", ev.worker_counts(n, 39, 7))):
             ends = {0.0: [], 0.1: []}
             for gain, (size, difference) in studies.items():
                 for study in range(60):
@@ -365,6 +368,7 @@ def test_few_workers_counts_as_a_loop_over_studies():
             bounded = np.mean([np.isfinite(low) and np.isfinite(high) for low, high in ends[0.1]])
             rows.append((n, method, false, covers, above, bounded))
     assert found.rows() == rows
+    assert found.filter(method="sign flips")["bounded"].to_list() == [0, 1]
     assert any(0.0 in pair for pair in ends[0.0])
 
 
@@ -505,6 +509,25 @@ def test_noise_ceiling_counts_ties_half():
     assert ev.noise_ceiling(pairs, 5)["value"].to_list() == [1.0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
 
 
+def test_the_ends_of_a_noise_ceiling_are_those_of_workers_drawn_by_hand():
+    rng, own = np.random.default_rng(2), {}
+    for name in "abcdef":
+        n = rng.integers(9, 40)
+        own[name] = list(zip(rng.integers(1, 5, n), rng.integers(1, 5, n), rng.integers(1, 3, n)))
+    rows = [(name, *ratings) for name, each in own.items() for ratings in each]
+    pairs = pl.DataFrame(rows, schema=["worker", "likert_1", "likert_2", "preference"], orient="row")
+    draws = []
+    for counts in ev.worker_counts(6, 7, 5)[1:]:
+        drawn = [ratings for name, n in zip(own, counts) for ratings in own[name] * int(n)]
+        right = [0.5 if a == b else (a > b) == (side == 1) for a, b, side in drawn]
+        draws.append(([hit for hit in right if hit != 0.5], [hit == 0.5 for hit in right], right))
+    found = ev.noise_ceiling(pairs, 7, 5)
+    assert found["measure"].to_list() == ["agreement", "tied", "ceiling"]
+    for row, hits in zip(found.iter_rows(named=True), zip(*draws)):
+        ends = ev.interval(np.array([np.mean(own) for own in hits]), 6)
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(ends)
+
+
 # -- against something written apart: scipy, loops over rows, counts by hand
 
 
@@ -568,9 +591,11 @@ def test_calibration_is_that_of_ten_equal_heaps():
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_levels_reach_the_interval(oof, level):
-    counts = ev.worker_counts(oof["worker"].n_unique(), 100, 3)
-    draws = ev.metric_draws(oof, "accuracy", counts)
-    row = ev.metric_scores(oof, ["accuracy"], 100, 3, level).row(0, named=True)
+    """Of the draws without the sample itself; few of them, and no two alike, so that each one counts."""
+    counts = ev.worker_counts(oof["worker"].n_unique(), 40, 3)
+    draws = ev.metric_draws(oof, "brier", counts)
+    assert len(set(draws)) == 41
+    row = ev.metric_scores(oof, ["brier"], 40, 3, level).row(0, named=True)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(ev.interval(draws[1:], 20, level))
     assert (row["n"], row["n_workers"]) == (oof["query"].n_unique(), 20)
     flat = oof.with_columns(p=pl.lit(0.5))
