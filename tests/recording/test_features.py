@@ -361,6 +361,9 @@ def test_study_window_never_sees_the_future(study, workers, made):
 def test_complete_has_every_query_and_window(features, study):
     whole = complete(features, study.queries)
     assert whole.height == study.queries.height * len(WINDOWS) and whole.columns == features.columns
+    gone = features.filter(pl.col("worker") != study.queries["worker"][0])  # of the first nothing was recorded
+    every = [(query, window) for query in sorted(study.queries["query"]) for window in sorted(WINDOWS)]
+    assert complete(gone, study.queries).select("query", "window").rows() == every
 
 
 # ---- what the chapter shows
@@ -437,6 +440,9 @@ def test_a_replay_holds_the_seconds_on_the_text(study, features, made):
         sum(sum(map(sum, t.z)) for t in f.data if t.type == "heatmap") for f in (fig.frames[0], fig.frames[-1])
     )
     assert first < last == pytest.approx(sum(heat))
+    times = matched.filter(pl.col("query") == query, pl.col("char").is_not_null())["epoch_ms"]
+    times = times.filter(times.is_between(*span, closed="left"))
+    assert fig.frames[-1].name == f"{(times.max() - times.min()) / 1000:.1f}"  # the slider ends with the last sample
 
 
 def test_a_replay_without_gaze_colours_the_seconds_of_the_mouse(study, features, made):
@@ -697,6 +703,27 @@ def recording(seed):
     )
     where = dict(worker=pl.lit("P1"), task=pl.lit(3, pl.Int64))
     return rel.with_columns(**where), page.with_columns(**where), queries
+
+
+def test_reference_where_a_file_holds_no_look_at_any_answer():
+    """The mouse never came onto the text: what its files hold belongs to no query."""
+    rel, page, queries = recording(5)
+    off = {"x": None, "y": None, "on_element": False, "window": None, "centre_idx": None}
+    mouse = pl.col("modality") == "mouse"
+    rel = rel.with_columns(pl.when(~mouse).then(name).otherwise(value).alias(name) for name, value in off.items())
+    matched, cut, got = pipeline(rel, page, queries)
+    compare(matched, cut, got, rel, page, queries, [1, 2])
+    assert got["gaze_total_entries_left"].drop_nulls().sum() > 0
+    assert got["mouse_total_entries_left"].null_count() == got.height
+
+
+def test_what_is_told_in_widths_of_a_window_is_null_where_that_is_unknown():
+    rel, page, queries = recording(5)
+    matched, cut, got = pipeline(rel, page, queries)
+    blank = extract_features(matched, queries, cut.with_columns(width=pl.lit(None, pl.Float64)), page)
+    for name in ("mouse_travel", "gaze_step", "gaze_off_page_share"):
+        assert got[name].null_count() < got.height == blank[name].null_count(), name
+    assert blank["mouse_still_share"].equals(got["mouse_still_share"])
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -247,7 +247,8 @@ def test_boosting_is_antisymmetric_and_learns():
     p = fitted.predict_proba(x)[:, 1]
     assert np.allclose(p, 1 - rw.SymmetricBoosting().fit(x, y).predict_proba(-x)[:, 1])
     assert np.mean((p > 0.5) == y) > 0.7
-    for model in (fitted, rw.SignedLogistic().fit(x, y)):  # as a classifier of scikit-learn's
+    x = np.vstack([x, np.zeros(3)])  # and a row that takes no side
+    for model in (fitted, rw.SignedLogistic().fit(x[:-1], y)):  # as a classifier of scikit-learn's
         p = model.predict_proba(x)
         assert np.array_equal(predict(model, x), p[:, list(model.classes_).index(1)])
         assert np.array_equal(model.predict(x), model.classes_[p.argmax(axis=1)]) and set(model.predict(x)) == {0, 1}
@@ -516,6 +517,17 @@ def test_styles_fitted_are_those_of_the_smallest_log_loss():
     assert 0 < np.argmin(losses) < len(losses) - 1
 
 
+def test_one_choice_against_all_odds_decides_no_style():
+    """Sixty nats against a choice, as good as impossible: the other choices still tell how far people differ."""
+    data = people(1.0, 0.0, seed=6, n_workers=16)
+    z, y, worker, task = (data[name].to_numpy() for name in ("z", "y", "worker", "task"))
+    offset = np.zeros(len(y))
+    plain = rw.fit_styles(offset, z[:, None], y, worker, task, sides=False)
+    offset[-1] = 60 * (1 - 2 * y[-1])  # the last choice of all: nothing is learnt from it
+    assert rw.fit_styles(offset, z[:, None], y, worker, task, sides=False).tolist() == plain.tolist()
+    assert plain[0] not in (rw.STEPS[0], rw.STEPS[-1])
+
+
 def test_filter_uses_the_past_only():
     data = people(2.0, 1.0, seed=3, n_workers=3)
     args = np.zeros(data.height), data.select("z").to_numpy()
@@ -564,6 +576,11 @@ def test_of_equally_important_features_the_first_are_chosen():
     forest = SimpleNamespace(feature_importances_=weight)
     for k in (20, 50, 390):
         assert rw._top(forest, k).tolist() == sorted(range(400), key=lambda i: (-weight[i], i))[:k]
+
+
+def test_the_published_lift_is_the_difference_of_the_published_accuracies():
+    told = {name.removeprefix("paper."): value for name, (value, _) in rw.PAPER_ACCURACY.items()}
+    assert told["lift"] == pytest.approx(told["implicit_accuracy"] - told["text_accuracy"])
 
 
 # -- reading maps
