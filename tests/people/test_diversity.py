@@ -249,6 +249,17 @@ def test_each_group_has_its_own_mean_and_is_drawn_with_it():
     assert list(bands[0].x) == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0] and bands[1].fillcolor == "rgba(0,114,178,0.16)"
 
 
+def test_a_curve_that_is_not_whole_is_nowhere_at_any_time():
+    data = seen(3, 2, 10)
+    each, curves = readings(data), position_curves(data, 20)
+    torn = curves.copy()
+    torn[0], torn[5, 7] = np.nan, np.nan
+    left_out = np.isin(np.arange(each.height), (0, 5))
+    assert positions_over_time(torn, each).equals(
+        positions_over_time(curves[~left_out], each.filter(pl.Series(~left_out)))
+    )
+
+
 def test_positions_over_time_are_counted_and_drawn_mirrored():
     data = seen(3, 1, 30)
     each, curves = readings(data), position_curves(data, 100)
@@ -382,6 +393,14 @@ def test_intraclass_correlation_ties_what_differs_by_rounding_only():
     who, shares = np.repeat(np.arange(12), 20), np.round(rng.random(240), 1)
     noise = shares * (1 + 1e-15 * rng.choice([-1, 0, 1], 240))
     assert (noise != shares).any() and intraclass_correlation(shares, who) == intraclass_correlation(noise, who)
+
+
+def test_a_feature_turned_around_is_as_personal():
+    """Counts, some of them 0: turned around, none is above 0, and what was the least is the most."""
+    rng, who = np.random.default_rng(3), np.repeat(np.arange(12), 6)
+    counts = rng.poisson(np.repeat(rng.gamma(2, 2, 12), 6)).astype(float)
+    there, back = (intraclass_correlation(sign * counts, who, n_bootstrap=20) for sign in (1, -1))
+    assert counts.min() == 0 and there[0] > 0.2 and back == pytest.approx(there)
 
 
 def features_frame() -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -532,6 +551,15 @@ def test_lags_are_tried_up_to_half_of_a_short_reading():
     assert found["lag_ms"] == 1700 and found["r_lag"] > 0.8
     longest = gaze_mouse_agreement(traces(noise[:42], noise[:42]), step_ms=100, max_lag_ms=10**6)
     assert longest["lag_ms"].item() == 0
+
+
+def test_a_lag_of_half_a_reading_is_not_looked_for():
+    """At such a lag too little of both is left to compare: one step less is found."""
+    noise = np.random.default_rng(6).random(70)
+    for lag, within in ((20, True), (21, False), (22, False)):
+        mouse = np.r_[noise[60 - lag : 60], noise[: 43 - lag]]  # the gaze, so many steps later
+        found = gaze_mouse_agreement(traces(noise[:43], mouse), step_ms=100, max_lag_ms=10**6).row(0, named=True)
+        assert (found["lag_ms"] == 100 * lag) == (found["r_lag"] > 0.8) == within, lag
 
 
 def test_agreement_is_that_of_scipy():
@@ -768,6 +796,16 @@ def test_the_recorders_clock_is_the_gaps_between_distinct_stamps():
     assert (clock["gap_5%"][0], clock["gap_95%"][0], clock["gap_95%"][1]) == (100, 200, None)
 
 
+def test_the_recorders_pace_is_told_at_its_quarters_and_near_its_ends():
+    """Of 21 gaps, 1 to 441 ms, each of these shares is one gap of the sorted list and needs no interpolation."""
+    gaps = np.random.default_rng(2).permutation(np.arange(1, 22) ** 2)
+    stamps = np.cumsum([1000, *gaps])
+    clock = recorder_clock(pl.LazyFrame({"epoch_ms": stamps}).with_columns(query=1, modality=pl.lit("gaze")))
+    assert clock.to_dicts() == [
+        {"query": 1, "gap_5%": 2**2, "gap_25%": 6**2, "gap_50%": 11**2, "gap_75%": 16**2, "gap_95%": 20**2}
+    ]
+
+
 def test_missing_values_are_a_value_of_their_own():
     frame = pl.DataFrame({"x": [1.0, None, np.inf], "y": [True, False, None]})
     assert feature_matrix(frame, ["y", "absent", "x"]).tolist() == [[1, 1], [0, -1], [-1, -1]]
@@ -824,6 +862,14 @@ def test_reading_maps_are_those_of_a_loop():
                 assert row[f"{modality}_{side}_last"] == last
                 for part in range(4):
                     assert row[f"{modality}_{side}_{part}"] == pytest.approx(bins.count(part) / max(total, 1))
+
+
+def test_a_single_look_is_all_of_the_looks():
+    one = uneven(5).filter(pl.col("query") == 1, pl.col("side") == "right").group_by("modality").head(1)
+    (row,) = reading_maps(one.select(*KEYS, "position", "epoch_ms", "length", "model"), bins=4).to_dicts()
+    for modality in ("gaze", "mouse"):
+        assert sum(row[f"{modality}_right_{part}"] for part in range(4)) == 1
+        assert sum(row[f"{modality}_left_{part}"] for part in range(4)) == row[f"{modality}_left_last"] == 0
 
 
 def test_the_names_of_coarser_traces_say_what_was_done():
