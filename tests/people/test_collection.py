@@ -281,6 +281,24 @@ def test_ages_fall_into_their_bands():
     assert demographics(people, 1).filter(item="age").rows() == [("age", band, 2) for band in bands]
 
 
+def test_ages_are_shown_from_young_to_old_and_all_else_from_many_to_few():
+    people = pl.DataFrame(
+        {
+            "age": [25] * 6 + [35] * 5 + [65] * 9,
+            "gender": ["Female"] * 8 + ["Male"] * 12,
+            "race": ["White"] * 5 + ["Asian"] * 15,
+            "education": ["Bachelor"] * 5 + ["Doctor"] * 8 + ["Master"] * 7,
+        }
+    )
+    shown = demographics(people).select("item", pl.concat_str("answer", "people", separator=" "))
+    assert shown.group_by("item", maintain_order=True).agg("answer").rows() == [
+        ("age", ["18-29 6", "30-39 5", "60 and over 9"]),
+        ("gender", ["Male 12", "Female 8"]),
+        ("race", ["Asian 15", "White 5"]),
+        ("education", ["Doctor 8", "Master 7", "Bachelor 5"]),
+    ]
+
+
 # -- preferences
 
 
@@ -460,6 +478,8 @@ def test_ratings_know_where_their_answer_stood():
     shares = rating_shares(ratings)
     assert shares.filter(where="left of a pair", rating=5)["share"].item() == 0.5
     assert shares.filter(where="alone", rating=4)["share"].item() == 1.0
+    kinds = ["alone", *["left of a pair"] * 2, *["right of a pair"] * 2]
+    assert shares["where"].to_list() == kinds and shares["rating"].to_list() == [4, 3, 5, 2, 4]
     drawn = {trace.name: dict(zip(trace.x, trace.y)) for trace in ratings_figure(shares).data}
     assert drawn == {
         "left of a pair": {3: 0.5, 5: 0.5},
