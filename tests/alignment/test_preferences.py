@@ -294,6 +294,16 @@ def test_a_card_gives_ones_own_choices_no_licence_of_ours(tmp_path, data, licenc
     assert yaml.safe_load(card.split("---")[1])["license"] == licence and told in card
 
 
+@pytest.mark.parametrize("source", pf.SOURCES)
+def test_a_card_says_whose_word_is_taken_and_how_wrong_it_is(sets, tmp_path, source):
+    """Only the reader's own choice is taken at its word; what a model says has the rate that it was calibrated to."""
+    card = (pf.write_preferences(sets, source, tmp_path / "set") / "README.md").read_text(encoding="utf-8")
+    assert ("the choice is taken at its word" in card) == ("the reader's own choice" in card) == (source == "explicit")
+    assert ("out-of-fold confidence" in card) == ("reward model" in card) == (source != "explicit")
+    rates = [row["noise_rate"] for row in sets.to_dicts() if row["source"] == source]
+    assert f"Mean noise rate: {sum(rates) / 24:.3f}." in card and len(rates) == 24 and "by 6 workers" in card
+
+
 def test_plain_is_the_dialogue_that_models_are_asked_in():
     from ifllm.alignment.dpo import as_prompt
 
@@ -519,6 +529,8 @@ def test_summary_and_matrix_by_hand():
     assert np.isclose(row["noise_rate"], 0.2) and np.isclose(row["noise_rate_low"], row["noise_rate_high"])
     assert np.isclose(row["excess"], 0.3 - 0.2) and row["excess_low"] <= 0.1 <= row["excess_high"]
     assert np.isclose(row["longer"], 0.3)  # "right i" is the longer answer of each pair
+    even = made.with_columns(pl.col("chosen", "rejected").str.replace("left", "LEFTY"))
+    assert pf.source_summary(even, 5)["longer"].to_list() == [0, 0]  # of two as long as each other, neither is longer
     matrix = pf.agreement_matrix(made)
     assert np.isclose(
         matrix.filter((pl.col("source") == "text") & (pl.col("other") == "explicit"))["agreement"][0], 0.7
