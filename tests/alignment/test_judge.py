@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ifllm.alignment.judge import (
     INSTRUCTIONS,
+    RATING_ITEMS,
     Judge,
     VerdictCache,
     analyse_ratings,
@@ -441,7 +442,7 @@ def test_length_of_chinese_answers_is_controlled():
 
 def test_win_rates_are_a_mean_over_models_worked_by_hand():
     """Model a wins 1, 1, 0, 0.5 of four questions, b 1 of one, c 1 of two: mean (.625 + 1 + .5) / 3, pooled 4.5 / 7."""
-    rows = [("a", 0, 1.0, 2), ("a", 1, 1.0, -4), ("a", 2, 0.0, 6), ("a", 3, 0.5, 0), ("b", 0, 1.0, 10)]
+    rows = [("a", 0, 1.0, 2), ("a", 1, 1.0, -4), ("a", 2, 0.0, 14), ("a", 3, 0.5, 0), ("b", 0, 1.0, 10)]
     rows += [("c", 1, 1.0, -40), ("c", 2, 0.0, -50)]
     results = pl.DataFrame(
         [
@@ -453,7 +454,7 @@ def test_win_rates_are_a_mean_over_models_worked_by_hand():
     assert [rates[m]["win_rate"] for m in "abc"] == [0.625, 1.0, 0.5]
     mean = (0.625 + 1 + 0.5) / 3
     assert rates["all"]["win_rate"] == pytest.approx(mean) and rates["all"]["score_gain"] == pytest.approx(mean)
-    assert rates["all"]["extra_words"] == pytest.approx((1 + 10 - 45) / 3)
+    assert rates["all"]["extra_words"] == pytest.approx((3 + 10 - 45) / 3)
     assert (rates["all"]["n"], rates["all"]["questions"]) == (7, 4)
     assert rates["all"]["lc_win_rate"] == pytest.approx(np.mean([rates[m]["lc_win_rate"] for m in "abc"]))
     for model, wins in (("a", [1, 1, 0, 0.5]), ("c", [1, 0])):
@@ -667,6 +668,23 @@ def test_ratings_there_and_back(tmp_path):
         assert (row["low"], row["high"]) == pytest.approx(ends, rel=1e-3, abs=1e-4)
 
 
+def test_the_error_of_a_balanced_study_is_that_of_the_analysis_of_variance():
+    """Two raters of each of ten questions: mean squares of questions and of raters, less that of what is left."""
+    rng = np.random.default_rng(4)
+    said = np.clip(np.round(rng.normal(0.4, 1, (10, 1)) + [-0.8, 0.8] + rng.normal(0, 0.7, (10, 2))), -3, 3)
+    rows = [(f"R{rater}", "a", "text", question, int(said[question, rater])) for question, rater in np.ndindex(10, 2)]
+    ratings = pl.DataFrame(rows, schema=["rater", "llm", "source", "index", "comparison"], orient="row")
+    items = {f"{item}_{who}": pl.lit(1) for item in RATING_ITEMS for who in ("dpo", "sft")}
+    items["overall_dpo"] = pl.col("comparison") + 1
+    found = analyse_ratings(ratings.with_columns(**items)).filter(pl.col("item").is_in(["comparison", "overall"]))
+    of_questions, of_raters = 2 * said.mean(1).var(ddof=1), 10 * said.mean(0).var(ddof=1)
+    left = said - said.mean(1, keepdims=True) - said.mean(0) + said.mean()
+    error = np.sqrt((of_questions + of_raters - (left**2).sum() / 9) / 20)
+    assert of_raters > of_questions > (left**2).sum() / 9
+    assert found["effect"].to_list() == pytest.approx([said.mean()] * 2)
+    assert (found["high"] - found["effect"]).to_list() == pytest.approx([1.96 * error] * 2, rel=1e-2)
+
+
 @pytest.mark.parametrize(
     "broken, told",
     [
@@ -809,6 +827,22 @@ def test_figures_draw_what_the_frames_say():
     assert [list(line.y) for line in lines if line.xaxis == "x2"] == [[-1.0, -2.0]] * 2
 
 
+def test_answers_side_by_side_are_those_of_one_question():
+    from ifllm.alignment.judge import side_by_side
+
+    answers = some_answers(3, ("qwen3_4b", "gpt2_xl_twin"), ("explicit", "implicit_no_gaze"))
+    found = side_by_side(answers, 2)
+    assert found.columns == ["model", "after fine-tuning", "DPO on explicit", "DPO on implicit no gaze"]
+    assert found["model"][0] == "Qwen3 4B" and found.drop("model").rows() == [
+        tuple(
+            f"{llm} {kind} 2 {stars}" for kind, stars in (("sft", "*"), ("explicit", "**"), ("implicit_no_gaze", "**"))
+        )
+        for llm in ("qwen3_4b", "gpt2_xl_twin")
+    ]
+    short = side_by_side(answers, 2, 2)["DPO on explicit"][0]
+    assert short.startswith("qwen3_4b explicit") and "2" not in short
+
+
 def test_a_sheet_is_not_read_with_the_key_of_another(tmp_path):
     sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
     first, later = (
@@ -835,6 +869,29 @@ def test_a_row_pasted_twice_is_not_two_ratings(tmp_path):
     lines = sheet.read_bytes().splitlines(keepends=True)
     sheet.write_bytes(b"".join([*lines, lines[-1]]))
     with pytest.raises(InputError, match="is there twice"):
+        read_ratings(sheet, key)
+
+
+@pytest.mark.parametrize(
+    "fault, told",
+    [
+        ({"rater": ""}, "no rater"),
+        ({"index": "1.5"}, "index or dpo_is is none that a key has"),
+        ({"index": "-1"}, "index or dpo_is is none that a key has"),
+        ({"dpo_is": "c"}, "index or dpo_is is none that a key has"),
+    ],
+)
+def test_one_wrong_cell_of_a_key_is_told_with_its_line(tmp_path, fault, told):
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "key.csv"
+    export_ratings(some_answers(3, ("a",), ("explicit",)), sheet, key)
+    fill(sheet, key, {"explicit": 0.0}, random.Random(2))
+    lines = list(csv.DictReader(open(key, encoding="utf-8-sig")))
+    lines[1] |= fault
+    with open(key, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    with pytest.raises(InputError, match=f"key.csv:3: {told}; use the key as it was written"):
         read_ratings(sheet, key)
 
 
