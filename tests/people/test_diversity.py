@@ -436,6 +436,23 @@ def test_features_are_ranked_by_icc_and_rare_ones_left_out():
     assert mouse.y[0] - mouse.error_y.arrayminus[0] == pytest.approx(alone[1])
 
 
+def test_a_feature_is_looked_at_from_so_many_rows_on():
+    """Of 40 pairwise rows, 0.3 are 12; every one of ten workers has a value of either feature."""
+    rows = np.arange(80)
+    features = pl.DataFrame({"worker": rows % 10, "mode": ["pairwise", "pointwise"] * 40}).with_columns(
+        twelve=pl.when(pl.Series(rows < 12)).then(pl.Series(rows**2 % 7)),
+        eleven=pl.when(pl.Series(rows < 11)).then(pl.Series(rows**2 % 7)),
+    )
+    registry = pl.DataFrame({"name": ["eleven", "twelve"], "modality": "gaze", "family": "f", "source": "s"})
+    for share, names in ((0.3, ["twelve"]), (0.31, []), (0.275, ["eleven", "twelve"])):
+        if names:
+            found = feature_iccs(features, registry, least_share=share, n_bootstrap=2)
+            assert sorted(found["feature"]) == names and dict(found["feature", "n"].iter_rows())["twelve"] == 12
+        else:
+            with pytest.raises(NotEnough, match="no features with values from 10 workers"):
+                feature_iccs(features, registry, least_share=share)
+
+
 # -- clusters
 
 
@@ -923,9 +940,11 @@ def test_a_preference_is_predicted_as_by_a_penalty_minimised_directly():
         hits.append((sign[own] * (z[own] @ weight) > 0).mean())
     n = np.bincount(np.unique(worker, return_inverse=True)[1])
     assert len(set(n)) == 2 and 0.3 < np.average(hits, weights=n) < 0.9
-    counts = worker_counts(4, 30, 3)[1:]
-    ends = interval((counts @ (n * hits)) / (counts @ n), 4)
-    found = preference_accuracy(maps, queries, n_bootstrap=30, seed=3)
+    counts = worker_counts(4, 30, 5)[1:]
+    draws = (counts @ (n * hits)) / (counts @ n)
+    ends = interval(draws, 4)
+    assert draws[0] != pytest.approx(np.average(hits, weights=n))  # no draw stands for the sample
+    found = preference_accuracy(maps, queries, n_bootstrap=30, seed=5)
     assert found == pytest.approx((np.average(hits, weights=n), *ends))
 
 
