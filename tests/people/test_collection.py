@@ -147,7 +147,7 @@ def study_tables():
         schema=["worker", "task", "mode", "preference", "error_1", "error_2", "excluded"],
         orient="row",
     )
-    recorded = pl.DataFrame({"worker": ["P005", "P006", "P006"], "task": [3, 3, 3]})
+    recorded = pl.DataFrame({"worker": ["P005", "P006", "P006", "P006"], "task": [3, 3, 3, 4]})
     return workers, tasks, queries, recorded
 
 
@@ -156,7 +156,7 @@ def test_a_flow_counts_as_by_hand():
     reached = {unit: stages.filter(unit=unit)["reached"].to_list() for unit in stages["unit"].unique()}
     assert reached == {
         "worker": [8, 5, 3, 2, 1],  # three without consent, two who asked nothing, one not recorded, one excluded
-        "conversation": [8, 5, 2, 1],  # eight chosen, five with a question, two recorded, one of a kept worker
+        "conversation": [8, 5, 3, 2],  # eight chosen, five with a question, three recorded, two of a kept worker
         "pairwise question": [7, 6, 4, 2, 1],  # logged, of kept workers, two messages, two without a side, one recorded
     }
     assert stages.filter(unit="worker")["lost"].to_list() == [None, 3, 2, 1, 1]
