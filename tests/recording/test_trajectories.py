@@ -594,6 +594,22 @@ def test_a_query_without_time_is_timed_by_its_text():
     assert times["shown_ms"].to_list() == [10_000, 61_000] and times["until_ms"].to_list() == [61_000, None]
 
 
+def test_answers_follow_each_other_by_the_clock_in_whatever_order_the_log_has_them():
+    """Of two tasks, the log of one backwards and with its turns against the clock."""
+    here = make_queries([(A, None), (B, None), (A, None)]).with_columns(turn=pl.Series([3, 1, 2], dtype=pl.Int32))
+    there = make_queries([(A, None), (B, None)], task=9).with_columns(pl.col("query") + 100)
+    log = pl.concat([there[1:], here, there[:1]])[::-1]
+    seen = pl.DataFrame({"query": [100, 201], "epoch_ms": [10_500, 60_500]})
+    times = display_times(seen, log)
+    assert times.select("query", "shown_ms", "until_ms").rows() == [
+        (100, 10_000, 60_000),
+        (101, 60_000, 110_000),
+        (102, 110_000, None),
+        (200, 10_000, 60_000),
+        (201, 60_000, None),
+    ]
+
+
 # ---- phases
 
 
@@ -1317,14 +1333,16 @@ def test_onset_errors_are_drawn_where_they_are():
 
 
 def test_planted_figure_draws_the_table():
-    found = planted_hits((13, 30), ("ivt",), 2, seed=3)
+    found = planted_hits((13, 30), ("ivt",), 3, seed=3)
     assert found.height == 3 * 2 * 3 and (found["low"] <= found["value"]).all()
     shares = found.filter(pl.col("measure") != "bias_ms").select("low", "value", "high")
     assert ((shares.to_numpy() >= 0) & (shares.to_numpy() <= 1)).all() and shares["high"].max() == 1
     drawn = sorted(y for trace in planted_figure(found).data for y in trace.y)
     assert drawn == pytest.approx(sorted(found["value"].to_list()))
     own = found.filter(pl.col("rate_hz") == 13, pl.col("condition") == "uneven")
-    told = [hits(detect(gaze), truth) for gaze, truth in (plant_gaze(13, jitter=0.2, loss=0.2, seed=s) for s in (3, 4))]
+    told = [
+        hits(detect(gaze), truth) for gaze, truth in (plant_gaze(13, jitter=0.2, loss=0.2, seed=s) for s in (3, 4, 5))
+    ]
     for measure, *row in own.select("measure", "value", "low", "high").iter_rows():
         values = [one[measure] for one in told]
         ends = np.mean(values) + np.array([0, -1, 1]) * 1.96 * stats.sem(values)
