@@ -282,6 +282,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ifllm.alignment.real.ranked': ('real.html#ranked', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.rule_numbers': ('real.html#rule_numbers', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.rule_spread': ('real.html#rule_spread', 'ifllm/alignment/real.py'),
+                                      'ifllm.alignment.real.rungs': ('real.html#rungs', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.shipped': ('real.html#shipped', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.text_numbers': ('real.html#text_numbers', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.text_table': ('real.html#text_table', 'ifllm/alignment/real.py'),

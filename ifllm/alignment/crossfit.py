@@ -255,8 +255,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job leaves: held-out log-probabilities, answers, and a row of facts: seconds, steps, KL, last loss,
-    whether its weights are no longer numbers (`broken`)."""
+    """What a job leaves: held-out log-probabilities, answers, and a row of facts: seconds, pairs trained on, steps,
+    KL, last loss, whether its weights are no longer numbers (`broken`)."""
 
     scores: pl.DataFrame
     answers: pl.DataFrame
@@ -274,9 +274,9 @@ def _measured(model, log: Sequence[Mapping], start: Start, work: Work, seed: int
         said = sample_answers(model, start.tokenizer, work.questions, size.recipe, seed)
         kl = token_kl(model, start.load(), start.tokenizer, work.questions, said, size.recipe)
     losses = [float(entry["loss"]) for entry in log if "loss" in entry]
-    kinds = dict(steps=pl.Int64, kl=pl.Float64, broken=pl.Boolean, loss=pl.Float64)
+    kinds = dict(pairs=pl.Int64, steps=pl.Int64, kl=pl.Float64, broken=pl.Boolean, loss=pl.Float64)
     steps = max((entry["step"] for entry in log), default=0)
-    facts = dict(steps=steps, kl=kl, broken=not whole, loss=losses[-1] if losses else None)
+    facts = dict(pairs=len(work.train), steps=steps, kl=kl, broken=not whole, loss=losses[-1] if losses else None)
     answers = pl.DataFrame(
         dict(prompt=work.questions, answer=said), schema=dict.fromkeys(("prompt", "answer"), pl.String)
     )
@@ -351,19 +351,24 @@ def read_whole(pairs: pl.DataFrame, tokenizer, recipe: Recipe, n: int, seed: int
 def rule_job(
     job: Job, sets: pl.DataFrame, queries: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache: Path
 ) -> Trained:
-    """Train on labels that follow a rule at a known rate, and answer all questions."""
+    """Train on labels that follow a rule at a known rate, score pairs of other questions, and answer all questions."""
     assert job.right is not None  # or it is an arm's
     own, recipe = derive_seed(seed, str(job.seed)), size.recipe
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
     start = fold_start(explicit, prompts, 0, own, size, cache)
-    true, rows = read_whole(rule_pairs(queries, job.labels), start.tokenizer, recipe, size.rule_pairs, own)
-    labelled = turned(true, job.right, own)
-    base = kept_frame(
-        cache, key_of("base", size, own, explicit, rows), lambda: both_sides(start.load(), start.tokenizer, rows)
+    pairs = rule_pairs(queries, job.labels)
+    true, rows = read_whole(pairs, start.tokenizer, recipe, size.rule_pairs, own)
+    others = pairs.filter(~pl.col("prompt").is_in(true["prompt"].implode()))
+    held, test = read_whole(others, start.tokenizer, recipe, size.heldout, own)
+    known = lambda ids: kept_frame(
+        cache, key_of("base", size, own, explicit, ids), lambda: both_sides(start.load(), start.tokenizer, ids)
     )
-    rows = label_rows(rows, base, labelled["chosen"] != true["chosen"], labelled["noise_rate"])
-    name = key_of("rule", size, job.labels, job.right, own, rows, prompts)
-    return train_job(start, Work(rows, [], prompts["prompt"].to_list()), name, own, size, cache)
+    labelled = turned(true, job.right, own)
+    rows = label_rows(rows, known(rows), labelled["chosen"] != true["chosen"], labelled["noise_rate"])
+    name = key_of("rule", size, job.labels, job.right, own, rows, test, prompts)
+    made = train_job(start, Work(rows, test, prompts["prompt"].to_list()), name, own, size, cache)
+    about = held.select("query"), known(test).select(pl.all().name.suffix("_base"))
+    return Trained(pl.concat([*about, made.scores], how="horizontal"), made.answers, made.facts)
 
 # %% ../../nbs/alignment/crossfit.ipynb #355a7bdc
 def train_any(

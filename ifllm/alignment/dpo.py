@@ -225,6 +225,8 @@ def tokenise_pairs(
     One dict a pair: `prompt_ids`, `chosen_ids`, `rejected_ids`, `noise_rate`.
     """
     gap, end = "" if template == "chat" else " ", [tokenizer.eos_token_id]
+    if pairs.is_empty():  # which a tokenizer does not take
+        return []
     encode = lambda texts: [ids + end for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     chosen, rejected = (encode(gap + text for text in pairs[side]) for side in ("chosen", "rejected"))
     longest = [max(len(a), len(b)) for a, b in zip(chosen, rejected)]

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from great_tables import GT
+from numpy.typing import ArrayLike
 
 from .crossfit import CONTROLS, Job, Size, Trained, scored_folds
 from .dpo import ANSWER_SCHEMA
@@ -29,10 +30,10 @@ from ..reward.power import Design, power_curve
 
 # %% auto #0
 __all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'NOTHING', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN',
-           'NUMBER', 'CONTRASTS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said', 'graded', 'ranked',
-           'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times', 'as_numbers',
-           'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'ladder_frame',
-           'ladder_figure', 'answer_table', 'text_table']
+           'NUMBER', 'CONTRASTS', 'STEPS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said', 'graded',
+           'ranked', 'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times',
+           'as_numbers', 'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure',
+           'rungs', 'ladder_frame', 'ladder_figure', 'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
 ASSUMED = Design(discordance=1 / 3, worker_sd=0.05)
@@ -70,9 +71,9 @@ def verdict_of(difference: Mapping) -> str:
 
 
 RULES_SAID = (
-    "is not shown to change what the model writes",
-    "changes what the model writes under one of the two rules",
-    "changes what the model writes under both rules",
+    "is not shown to change what the model",
+    "changes, under one of the two rules, what the model",
+    "changes, under both rules, what the model",
 )
 
 
@@ -177,10 +178,13 @@ def _number(id: str, row: Mapping, unit: str) -> dict:
     return dict(id=id, n=row["n"], unit=unit) | {name: finite(name) for name in ("value", "ci_low", "ci_high")}
 
 # %% ../../nbs/11a_real.ipynb #2c72534a
+STEPS = {"step": (0.55, 0.64), "range": (0.5, 1.0)}
+
+
 def rule_numbers(
     trained: Mapping[Job, Trained], before: Sequence[str], spread: Mapping[str, float], n_bootstrap: int, seed: int
 ) -> list[dict]:
-    """`real.rule.RULE.PERCENT` (gain in SD), `real.rule_words.RULE.PERCENT` (words more) and `real.rule_step.RULE`.
+    """What training on a rule did, for each share of right labels and from one share to another.
 
     Parameters
     ----------
@@ -190,28 +194,54 @@ def rule_numbers(
         Answers of the fine-tuned model to the same questions.
     spread
         Standard deviation of each rule over the release's passages.
+
+    Returns
+    -------
+    `real.rank.RULE.PERCENT` (held-out pairs ranked as the rule does, a share), `real.rule.RULE.PERCENT` (gain of
+    answers in SD), `real.rule_words.RULE.PERCENT` (words more), and of the first two the paired differences
+    `real.rank_STEP.RULE` and `real.rule_STEP.RULE`, where STEP is one of `STEPS`; intervals are over questions.
+    `real.rule_pairs` and `real.rule_held`: the fewest pairs that a training had, and that it ranked.
     """
-    gains, numbers, words = {}, [], np.array(text_faults(before)["words"])
+    gains, ranks, numbers, words = {}, {}, [], np.array(text_faults(before)["words"])
+    over = lambda id, values, unit, by=None: numbers.append(_over_questions(id, values, unit, n_bootstrap, seed, by))
     trained = {job: out for job, out in trained.items() if not out.facts["broken"].item()}
     for rule, right in dict.fromkeys((job.labels, job.right or 0.0) for job in trained):
-        own = [
-            out.answers["answer"].to_list() for job, out in trained.items() if (job.labels, job.right) == (rule, right)
-        ]
-        moved = [[RULES[rule](a) - RULES[rule](b) for a, b in zip(said, before, strict=True)] for said in own]
+        own = [out for job, out in trained.items() if (job.labels, job.right) == (rule, right)]
+        said = [out.answers["answer"].to_list() for out in own]
+        moved = [[RULES[rule](a) - RULES[rule](b) for a, b in zip(one, before, strict=True)] for one in said]
         gains[rule, right] = np.mean(moved, axis=0) / spread[rule]
-        longer = np.mean([text_faults(said)["words"] for said in own], axis=0) - words
-        where = f"{rule}.{100 * right:.0f}"
-        numbers.append(_over_questions(f"real.rule.{where}", gains[rule, right], "SD", n_bootstrap, seed))
-        numbers.append(_over_questions(f"real.rule_words.{where}", longer, "words", n_bootstrap, seed))
+        longer, where = (
+            np.mean([text_faults(one)["words"] for one in said], axis=0) - words,
+            f"{rule}.{100 * right:.0f}",
+        )
+        over(f"real.rule.{where}", gains[rule, right], "SD")
+        over(f"real.rule_words.{where}", longer, "words")
+        ranks[rule, right] = pl.concat([out.scores.select("query", hit=(GAINED.sign() + 1) / 2) for out in own])
+        if ranks[rule, right].height:
+            over(f"real.rank.{where}", ranks[rule, right]["hit"], "share", ranks[rule, right]["query"])
     for rule in spread:
-        if {(rule, 0.55), (rule, 0.64)} <= set(gains):
-            step = gains[rule, 0.64] - gains[rule, 0.55]
-            numbers.append(_over_questions(f"real.rule_step.{rule}", step, "SD", n_bootstrap, seed))
-    return numbers
+        for name, (low, high) in STEPS.items():
+            if not {(rule, low), (rule, high)} <= set(gains):
+                continue
+            over(f"real.rule_{name}.{rule}", gains[rule, high] - gains[rule, low], "SD")
+            less, more = ranks[rule, low], ranks[rule, high]
+            if less.height and less["query"].equals(more["query"]):
+                over(f"real.rank_{name}.{rule}", more["hit"] - less["hit"], "share", more["query"])
+    counted = {
+        "pairs": [out.facts["pairs"].item() for out in trained.values()],
+        "held": [r.height for r in ranks.values()],
+    }
+    return numbers + [
+        _number(f"real.rule_{name}", dict(value=min(n), n=len(n)), "pairs") for name, n in counted.items() if n
+    ]
 
 # %% ../../nbs/11a_real.ipynb #dfdb7153
-def _over_questions(id: str, values: np.ndarray, unit: str, n_bootstrap: int, seed: int) -> dict:
-    mean, low, high = worker_mean(np.arange(len(values)), values, n_bootstrap, seed)
+def _over_questions(
+    id: str, values: ArrayLike, unit: str, n_bootstrap: int, seed: int, question: ArrayLike | None = None
+) -> dict:
+    values = np.asarray(values, dtype=float)
+    question = np.arange(len(values)) if question is None else np.asarray(question)
+    mean, low, high = worker_mean(question, values, n_bootstrap, seed)
     return _number(id, dict(value=mean, ci_low=low, ci_high=high, n=len(values)), unit)
 
 
@@ -362,26 +392,31 @@ def difference_figure(numbers: pl.DataFrame) -> go.Figure:
     return forest(named, rows["value"], rows["low"], rows["high"], reference=0.0, x_title="difference in accuracy")
 
 # %% ../../nbs/11a_real.ipynb #0346221e
-def ladder_frame(numbers: pl.DataFrame, world: pl.DataFrame) -> pl.DataFrame:
-    """Gains by the share of right labels: of each rule in real answers, and of the small world's worth.
-
-    `curve`, `right` (a share), `value`, `ci_low`, `ci_high`. `world` are the records of 11b_world.
-    """
+def rungs(numbers: pl.DataFrame, start: str) -> pl.DataFrame:
+    """Numbers called `start` RULE.PERCENT, by the share of right labels: `curve`, `right`, `value`, `ci_low`,
+    `ci_high`."""
     place = r"^(.+)\.(\d+)$"
-    rules = _of(numbers, "real.rule.").filter(pl.col("name").str.contains(place))
-    rules = rules.with_columns(curve=pl.col("name").str.extract(place, 1), percent=pl.col("name").str.extract(place, 2))
-    known = world.filter(pl.col("id").str.contains(r"^dpo\.world\.accuracy\.\d+_per_pair_nll$"))
-    known = known.with_columns(curve=pl.lit("small world"), percent=pl.col("id").str.extract(r"(\d+)_per_pair_nll$", 1))
-    pick = [
-        "curve",
-        pl.col("percent").cast(pl.Float64).truediv(100).alias("right"),
-        *(pl.col(c).cast(pl.Float64) for c in ("value", "ci_low", "ci_high")),
-    ]
-    return pl.concat([rules.select(pick), known.select(pick)]).sort("curve", "right")
+    rules = _of(numbers, start).filter(pl.col("name").str.contains(place))
+    right = pl.col("name").str.extract(place, 2).cast(pl.Float64) / 100
+    ends = [pl.col(c).cast(pl.Float64) for c in ("value", "ci_low", "ci_high")]
+    return rules.select(pl.col("name").str.extract(place, 1).alias("curve"), right.alias("right"), *ends).sort(
+        "curve", "right"
+    )
 
 
-def ladder_figure(ladder: pl.DataFrame) -> go.Figure:
-    """One line a curve, with its intervals."""
+def ladder_frame(numbers: pl.DataFrame, world: pl.DataFrame) -> pl.DataFrame:
+    """Gains by the share of right labels, as `rungs`: of each rule in real answers, and of the small world's worth.
+
+    `world` are the records of 11b_world.
+    """
+    place = r"^dpo\.world\.accuracy\.(\d+)_per_pair_nll$"
+    known = world.filter(pl.col("id").str.contains(place))
+    known = known.with_columns(id=pl.format("small world.{}", pl.col("id").str.extract(place, 1)))
+    return pl.concat([rungs(numbers, "real.rule."), rungs(known, "")])
+
+
+def ladder_figure(ladder: pl.DataFrame, reference: float = 0.0, title: str = "gain (SD)") -> go.Figure:
+    """One line a curve, with its intervals, and where labels that say nothing would be."""
     figure = go.Figure()
     for colour, (curve,) in zip(SEQUENCE, ladder.select("curve").unique(maintain_order=True).iter_rows()):
         line = ladder.filter(pl.col("curve") == curve)
@@ -390,11 +425,9 @@ def ladder_figure(ladder: pl.DataFrame) -> go.Figure:
         bars = error_bars(line["value"], low, high)
         style = dict(name=name, mode="lines+markers", line_color=colour, error_y=bars)
         figure.add_scatter(x=line["right"].to_list(), y=line["value"].to_list(), **style)
-    figure.add_hline(y=0, line=dict(color=GREY, dash="dot", width=1))
+    figure.add_hline(y=reference, line=dict(color=GREY, dash="dot", width=1))
     figure.update_xaxes(title_text="labels that are right", tickformat=".0%")
-    return figure.update_layout(
-        height=420, yaxis_title="gain (SD)", legend=dict(orientation="h", y=1.02, yanchor="bottom")
-    )
+    return figure.update_layout(height=420, yaxis_title=title, legend=dict(orientation="h", y=1.02, yanchor="bottom"))
 
 # %% ../../nbs/11a_real.ipynb #4d8d40e8
 def answer_table(answers: pl.DataFrame) -> GT:

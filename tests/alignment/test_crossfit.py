@@ -211,14 +211,22 @@ def test_training_moves_the_held_out_pairs_and_labels_matter(sets, cache):
     assert arm_job(Job("explicit", 1, 0), sets, PROMPTS, 1, SIZE, cache).answers.is_empty()
 
 
-def test_a_rule_job_answers_all_questions(sets, cache):
-    facts = [("It is 330 m high.", "It is very high."), ("They say so.", "In 1889 it opened.")]
+def test_a_rule_job_answers_all_questions_and_ranks_others_passages(sets, cache):
+    """Eight questions with a pair of passages each: four to train on, four to rank; the reference is the start."""
     rows = [
-        dict(query=i, mode="pairwise", question="How?", response_1=a, response_2=b) for i, (a, b) in enumerate(facts)
+        dict(query=i, mode="pairwise", question=f"How {i}?", response_1=f"It is {i} m.", response_2=f"It is {word}.")
+        for i, word in enumerate("high wide long old big far late near".split())
     ]
     queries = pl.DataFrame(rows).with_columns(error_1=pl.lit(False), error_2=pl.lit(False))
     made = rule_job(Job("concrete", 0, 0, 0.55), sets, queries, PROMPTS, 1, SIZE, cache)
-    assert made.answers["prompt"].to_list() == PROMPTS["prompt"].to_list() and made.scores.is_empty()
+    assert made.answers["prompt"].to_list() == PROMPTS["prompt"].to_list() and made.facts["pairs"].item() == 4
+    assert made.scores["query"].n_unique() == len(made.scores) == 4
+    again = rule_job(Job("concrete", 0, 0, 1.0), sets, queries, PROMPTS, 1, SIZE, cache)
+    base = [f"{side}_base" for side in ("chosen", "rejected")]
+    assert again.scores.select("query", *base).equals(made.scores.select("query", *base))
+    assert (made.scores["chosen"] != made.scores["chosen_base"]).all()  # it was trained
+    few = replace(SIZE, rule_pairs=99)  # all are trained on: none is left to rank
+    assert rule_job(Job("concrete", 0, 0, 1.0), sets, queries, PROMPTS, 1, few, cache).scores.is_empty()
 
 
 def test_the_untrained_model_scores_every_pair(explicit, cache):

@@ -1,6 +1,7 @@
 """Chapter 11a: numbers against hand-made outcomes, verdicts by the rule, and figures that draw what the data say."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -36,7 +37,7 @@ from ifllm.alignment.real import (
 from ifllm.base.files import InputError
 from ifllm.engine.compare import write_real
 
-FACTS = pl.DataFrame({"seconds": [1.0], "steps": [3], "kl": [0.25], "broken": [False], "loss": [0.6]})
+FACTS = pl.DataFrame({"seconds": [1.0], "pairs": [6], "steps": [3], "kl": [0.25], "broken": [False], "loss": [0.6]})
 
 
 def outcome(right, answers=(), workers=8, facts=FACTS, query=0):
@@ -53,7 +54,8 @@ def outcome(right, answers=(), workers=8, facts=FACTS, query=0):
             "rejected_base": [-12.0] * n,
             "chosen_tokens": [10] * n,
             "rejected_tokens": [3] * n,
-        }
+        },
+        schema_overrides=dict.fromkeys(("chosen", "rejected", "chosen_base", "rejected_base"), pl.Float64),
     )
     said = pl.DataFrame({"prompt": [f"q{i}" for i in range(len(answers))], "answer": list(answers)})
     return Trained(scores, said, facts)
@@ -135,6 +137,35 @@ def test_gains_along_a_rule_by_hand():
     assert found["real.rule.concrete.64"]["value"] == pytest.approx(100 / 6 / 10 / 2)
     assert found["real.rule_step.concrete"]["value"] == pytest.approx(found["real.rule.concrete.64"]["value"])
     assert found["real.rule_words.concrete.64"]["value"] == 0
+
+
+def test_ranks_along_a_rule_by_hand():
+    """Two pairs of the first question and one of the second: shares are over pairs, and differences are paired."""
+    ranked = {0.5: [True, False, False], 0.55: [True, None, False], 0.64: [True, True, False], 1.0: [True, True, True]}
+    outcomes = {Job("concrete", 0, 0, right): outcome(hits, BEFORE) for right, hits in ranked.items()}
+    found = {row["id"]: row for row in rule_numbers(outcomes, BEFORE, {"concrete": 10.0}, 500, 1)}
+    shares = {right: found[f"real.rank.concrete.{100 * right:.0f}"] for right in ranked}
+    assert {right: row["value"] for right, row in shares.items()} == pytest.approx(
+        {0.5: 1 / 3, 0.55: 0.5, 0.64: 2 / 3, 1.0: 1}
+    )
+    assert {row["n"] for row in shares.values()} == {3} and shares[1.0]["unit"] == "share"
+    assert found["real.rank_step.concrete"]["value"] == pytest.approx(1 / 6)
+    assert found["real.rank_range.concrete"]["value"] == pytest.approx(2 / 3)
+    assert found["real.rule_pairs"]["value"] == 6 and found["real.rule_held"]["value"] == 3
+
+
+def test_pairs_of_one_question_are_no_independent_cases():
+    """Forty pairs of eight questions that agree within a question: the interval is that of eight cases."""
+    hits = [q % 2 == 0 for q in range(40)]
+    wide, narrow = (
+        {row["id"]: row for row in rule_numbers({Job("concrete", 0, 0, 1.0): made}, BEFORE, {"concrete": 1.0}, 2000, 1)}
+        for made in (
+            replace(outcome(hits, BEFORE), scores=outcome(hits).scores.with_columns(query=pl.int_range(40) % 8)),
+            outcome(hits, BEFORE),
+        )
+    )
+    width = lambda found: found["real.rank.concrete.100"]["ci_high"] - found["real.rank.concrete.100"]["ci_low"]
+    assert width(wide) > 1.8 * width(narrow)
 
 
 def test_the_spread_is_that_of_the_passages():
