@@ -1333,13 +1333,13 @@ def test_onset_errors_are_drawn_where_they_are():
 
 
 def test_planted_figure_draws_the_table():
-    found = planted_hits((13, 30), ("ivt",), 3, seed=3)
+    found = planted_hits((13, 30), ("ivt",), 2, seed=3)
     assert found.height == 3 * 2 * 3 and (found["low"] <= found["value"]).all()
     shares = found.filter(pl.col("measure") != "bias_ms").select("low", "value", "high")
     assert ((shares.to_numpy() >= 0) & (shares.to_numpy() <= 1)).all() and shares["high"].max() == 1
     drawn = sorted(y for trace in planted_figure(found).data for y in trace.y)
     assert drawn == pytest.approx(sorted(found["value"].to_list()))
-    own = found.filter(pl.col("rate_hz") == 13, pl.col("condition") == "uneven")
+    own = planted_hits((13,), ("ivt",), 3, seed=3).filter(pl.col("condition") == "uneven")
     told = [
         hits(detect(gaze), truth) for gaze, truth in (plant_gaze(13, jitter=0.2, loss=0.2, seed=s) for s in (3, 4, 5))
     ]
