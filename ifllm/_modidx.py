@@ -286,7 +286,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ifllm.alignment.real.shipped': ('real.html#shipped', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.text_numbers': ('real.html#text_numbers', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.text_table': ('real.html#text_table', 'ifllm/alignment/real.py'),
-                                      'ifllm.alignment.real.times': ('real.html#times', 'ifllm/alignment/real.py'),
                                       'ifllm.alignment.real.verdict_of': ('real.html#verdict_of', 'ifllm/alignment/real.py')},
             'ifllm.alignment.rules': { 'ifllm.alignment.rules.concrete': ('alignment/rules.html#concrete', 'ifllm/alignment/rules.py'),
                                        'ifllm.alignment.rules.passages': ('alignment/rules.html#passages', 'ifllm/alignment/rules.py'),

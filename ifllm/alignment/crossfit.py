@@ -5,7 +5,6 @@
 # %% ../../nbs/alignment/crossfit.ipynb #75e2f250
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -255,8 +254,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job leaves: held-out log-probabilities, answers, and a row of facts: seconds, pairs trained on, steps,
-    KL, last loss, whether its weights are no longer numbers (`broken`)."""
+    """What a job leaves: held-out log-probabilities, answers, and a row of facts: pairs trained on, steps, KL, last
+    loss, whether its weights are no longer numbers (`broken`)."""
 
     scores: pl.DataFrame
     answers: pl.DataFrame
@@ -287,12 +286,11 @@ def train_job(start: Start, work: Work, name: str, seed: int, size: Size, cache:
     """Train one job from its start, score held-out pairs, answer questions; or read what an earlier run kept."""
     with cached_folder(cache, name) as (folder, done):
         if not done:
-            began, place = time.monotonic(), folder / "checkpoints"
+            place = folder / "checkpoints"
             model, log = train_dpo(start.load(), start.tokenizer, work.train, size.model, size.recipe, place, seed)
             made = _measured(model, log, start, work, seed, size)
-            seconds = pl.lit(time.monotonic() - began)
-            for part, frame in zip(_PARTS, (made.scores, made.answers, made.facts.with_columns(seconds=seconds))):
-                frame.write_parquet(folder / f"{part}.parquet")
+            for part in _PARTS:
+                getattr(made, part).write_parquet(folder / f"{part}.parquet")
         return Trained(*(pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS))
 
 # %% ../../nbs/alignment/crossfit.ipynb #56354b8d

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,9 @@ from ..reward.power import Design, power_curve
 # %% auto #0
 __all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'NOTHING', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN',
            'NUMBER', 'CONTRASTS', 'STEPS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said', 'graded',
-           'ranked', 'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'times',
-           'as_numbers', 'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure',
-           'rungs', 'ladder_frame', 'ladder_figure', 'answer_table', 'text_table']
+           'ranked', 'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'as_numbers',
+           'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'rungs',
+           'ladder_frame', 'ladder_figure', 'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
 ASSUMED = Design(discordance=1 / 3, worker_sd=0.05)
@@ -297,13 +296,6 @@ def all_numbers(
     return as_numbers([*rows, *text_numbers(trained, before)])
 
 
-def times(trained: Mapping[Job, Trained]) -> pl.DataFrame:
-    """Seconds that each training took when it was made: `labels`, `right`, `fold`, `seed`, `seconds`."""
-    kinds = dict(labels=pl.String, right=pl.Float64, fold=pl.Int64, seed=pl.Int64, seconds=pl.Float64)
-    rows = [asdict(job) | {"seconds": out.facts["seconds"].item()} for job, out in trained.items()]
-    return pl.DataFrame(rows, schema=kinds)
-
-
 def as_numbers(rows: Sequence[Mapping]) -> pl.DataFrame:
     """Numbers as a frame."""
     return pl.DataFrame([{name: row.get(name) for name in NUMBER} for row in rows], schema=NUMBER)
@@ -329,7 +321,7 @@ def drawn_answers(
 
 # %% ../../nbs/11a_real.ipynb #592fa118
 def shipped(file: Path) -> dict | None:
-    """What a `smol` run of this project left: `numbers`, `answers`, `machine`, `hours`; None if nothing is there."""
+    """What a `smol` run of this project left: `numbers`, `answers`, `machine`; None if nothing is there."""
     return read_json(file) if file.exists() else None
 
 

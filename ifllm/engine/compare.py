@@ -199,7 +199,7 @@ def write_reference(run: Path, folder: Path) -> int:
 
 # %% ../../nbs/engine/compare.ipynb #03b65ac4
 def write_real(run: Path, folder: Path) -> int:
-    """Keep what a run's chapter 11a measured as `real.json`, with machine and hours; returns how many numbers.
+    """Keep what a run's chapter 11a measured as `real.json`, with the machine; returns how many numbers.
 
     Raises
     ------
@@ -209,13 +209,11 @@ def write_real(run: Path, folder: Path) -> int:
     manifest = _manifest(run)
     if manifest["data"]["source"] != "release" or not manifest["settings"]["real_whole"]:
         raise InputError(f"{run.name}: chapter 11a of this run is not whole, or not on the release; run --profile smol")
-    parts = ("numbers", "answers", "trainings")
-    numbers, answers, trainings = (pl.read_parquet(run / "artefacts" / f"real_{part}.parquet") for part in parts)
+    numbers, answers = (pl.read_parquet(run / "artefacts" / f"real_{part}.parquet") for part in ("numbers", "answers"))
     machine = manifest["hardware"]
     chips = ", ".join(machine["gpus"]) or f"{machine['cores']} cores of {machine['processor']}"
     kept = {
         "machine": f"{chips}, {machine['memory_gb']} GB",
-        "hours": trainings["seconds"].sum() / 3600,
         "numbers": numbers.to_dicts(),
         "answers": answers.to_dicts(),
     }

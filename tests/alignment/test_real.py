@@ -31,13 +31,12 @@ from ifllm.alignment.real import (
     shipped,
     text_numbers,
     text_table,
-    times,
     verdict_of,
 )
 from ifllm.base.files import InputError
 from ifllm.engine.compare import write_real
 
-FACTS = pl.DataFrame({"seconds": [1.0], "pairs": [6], "steps": [3], "kl": [0.25], "broken": [False], "loss": [0.6]})
+FACTS = pl.DataFrame({"pairs": [6], "steps": [3], "kl": [0.25], "broken": [False], "loss": [0.6]})
 
 
 def outcome(right, answers=(), workers=8, facts=FACTS, query=0):
@@ -243,18 +242,10 @@ def a_run(folder, source="release", whole=True):
     )
     answers = dict(llm=["m"], source=["text"], index=[0], query=[1], prompt=["q"], sft=["a"], dpo=["b"])
     pl.DataFrame(answers).write_parquet(folder / "artefacts" / "real_answers.parquet")
-    spent = pl.DataFrame({"labels": ["text", "random"], "seconds": [5400.0, 1800.0]})
-    spent.write_parquet(folder / "artefacts" / "real_trainings.parquet")
     machine = {"processor": "Chip", "cores": 2, "memory_gb": 23.4, "gpus": []}
     manifest = dict(data={"source": source}, settings={"real_whole": whole}, hardware=machine)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
-
-
-def test_trainings_keep_their_times():
-    made = times({Job("text", 1, 0): outcome([True]), Job("concrete", 0, 2, 0.64): outcome([True])})
-    assert made.rows() == [("text", None, 1, 0, 1.0), ("concrete", 0.64, 0, 2, 1.0)]
-    assert times({}).is_empty()
 
 
 def test_all_numbers_count_what_there_was():
@@ -285,7 +276,7 @@ def test_what_is_shipped_is_read_again(tmp_path):
     write_real(a_run(tmp_path / "run"), tmp_path / "reference")
     kept = shipped(tmp_path / "reference" / "real.json")
     assert as_numbers(kept["numbers"]).rows() == [("real.accuracy.text", 0.5, None, None, 7, None)]
-    assert kept["hours"] == 2 and kept["machine"] == "2 cores of Chip, 23.4 GB" and kept["answers"][0]["dpo"] == "b"
+    assert kept["machine"] == "2 cores of Chip, 23.4 GB" and kept["answers"][0]["dpo"] == "b"
     assert shipped(tmp_path / "nothing.json") is None
 
 
