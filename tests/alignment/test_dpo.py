@@ -405,6 +405,18 @@ def test_chat_template_is_used_when_asked():
     )
 
 
+@pytest.mark.parametrize(
+    "template, whole",
+    [("plain", "\n\nHuman: Why?\n\nAssistant: {}<|end|>"), ("chat", "<|user|>Why?<|end|><|assistant|>{}<|end|>")],
+)
+def test_prompt_and_answer_together_are_the_dialogue_as_it_is_written(template, whole):
+    pairs = pl.DataFrame({"prompt": ["Why?"], "chosen": ["So it is."], "rejected": ["No."], "noise_rate": [0.1]})
+    (row,) = tokenise_pairs(pairs, TOKENIZER, 500, 200, template)
+    for side in ("chosen", "rejected"):
+        said = TOKENIZER.decode(row["prompt_ids"] + row[f"{side}_ids"], clean_up_tokenization_spaces=False)
+        assert said == whole.format(pairs[side][0])
+
+
 def test_answers_stop_at_the_next_turn(monkeypatch, policy_and_reference):
     model, _, tokenizer, _ = policy_and_reference
     written = tokenizer(" Yes.\n\nHuman: and then?")["input_ids"]
@@ -724,6 +736,15 @@ def test_a_model_that_cannot_fit_is_refused_before_loading(monkeypatch):
     assert asked[2] == ("qwen3_4b", "lora", "bf16", both, True), "the way out that is told"
 
 
+def test_a_model_is_loaded_after_its_size_was_looked_at_and_a_twin_at_once(monkeypatch):
+    monkeypatch.setattr(dpo, "check_available", lambda llm: None)
+    monkeypatch.setattr(dpo, "available_gib", lambda: (0.1, "a small card"))
+    monkeypatch.setattr(dpo.AutoTokenizer, "from_pretrained", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(InputError, match="model qwen3_4b needs about .* a small card"):
+        load_model("qwen3_4b", SMALL, ["x"], 0)
+    assert count_parameters("qwen3_4b_twin") < 2e6 and load_model("qwen3_4b_twin", SMALL, ["x"], 0)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells of the card")
 def test_free_memory_is_in_gib():
     free, device = dpo.available_gib()
@@ -856,7 +877,8 @@ def test_all_sources_learn_from_the_same_queries_and_are_tested_on_readers_choic
     )
     chosen = dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(recipe, sft_targets="chosen"), 3)[2]
     assert sorted(chosen.rows()) == sorted(other.select("prompt", "chosen").rows())
-    assert len(dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(SMALL, pairs=0), 3)[0]) == 30
+    for n, there in ((0, 30), (25, 25), (31, 30)):  # of 30; 0 is all
+        assert len(dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(SMALL, pairs=n), 3)[0]) == there
 
 
 def test_answers_are_sampled_as_the_recipe_says(monkeypatch, policy_and_reference):
