@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -1043,9 +1042,9 @@ def partial_dependence(
 
 # %% ../../nbs/08_reward.ipynb #4fbb7d6b
 def fold_accuracy(data: pl.DataFrame, folds: pl.DataFrame, model: BaseEstimator, columns: Sequence[str]) -> float:
-    """Accuracy on unseen workers, of one repeat."""
+    """Accuracy on unseen workers, of one repeat; a tie is half right, as in `metric_scores`."""
     frame = out_of_fold(data, folds, "unseen_worker", model, columns, name="model")
-    return cast(float, ((frame["p"] > 0.5) == (frame["y"] > 0.5)).mean())
+    return float(metric_draws(frame, "accuracy", np.ones((1, frame["worker"].n_unique())))[0])
 
 
 def fewest_training_workers(data: pl.DataFrame, folds: pl.DataFrame) -> int:

@@ -691,8 +691,8 @@ def test_worker_means_are_means_of_rows():
     assert found["share_of_workers"].to_list() == [2 / 3, 2 / 3]
     small = rw.worker_means(np.array([[0.5], [-0.1], [0.3]]), np.array(list("abc")), 10)
     assert small["share_of_workers"].to_list() == [2 / 3] and small["value"][0] == pytest.approx(0.7 / 3)
-    none = rw.worker_means(np.zeros((3, 1)), np.array(list("abc")), 10)  # who does not change has no rise
-    assert none["share_of_workers"].to_list() == [0]
+    two = rw.worker_means(np.array([[0.0, 2.0], [0.0, -1.0], [0.0, 1.0]]), np.array(list("abc")), 10)
+    assert two["share_of_workers"].to_list() == [0, 2 / 3]  # of each column its own; who does not change has no rise
 
 
 def test_intervals_of_worker_means_are_those_of_rows_drawn_with_their_worker():
@@ -1088,6 +1088,8 @@ def test_the_accuracy_of_one_repeat_is_the_share_of_rows_that_are_right():
     for _, dealt in folds.group_by("fold"):
         test = data["query"].is_in(dealt["query"].implode()).to_numpy()
         hits += (rw.SignedLogistic().fit(x[~test], y[~test]).predict(x[test]) == y[test]).sum()
+    nothing = rw.fold_accuracy(data.with_columns(none=0.0), folds, rw.SignedLogistic(), ["none"])
+    assert nothing == 0.5 != y.mean()  # a model that takes no side is half right
     assert found == pytest.approx(hits / len(y)) and rw.fewest_training_workers(data, folds) == 4
 
 
