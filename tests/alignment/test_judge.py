@@ -586,7 +586,7 @@ def test_source_tests_are_uniform_under_the_null():
 def test_the_test_between_sources_is_scipys_sign_flip_test():
     """Differences of few sizes, so that many flips are as large as what was seen, and count."""
     rng = np.random.default_rng(8)
-    made = [made_outcomes(rng, 9, 2, effect, 0.5, source) for source, effect in (("text", 0.0), ("fusion", 1.5))]
+    made = [made_outcomes(rng, 9, 3, effect, 0.5, source) for source, effect in (("text", 0.0), ("fusion", 1.5))]
     found = source_tests(pl.concat(made), 20_000).row(0, named=True)
     d = made[0].group_by("index").agg(pl.col("dpo_wins").mean()).sort("index")["dpo_wins"].to_numpy()
     d = d - made[1].group_by("index").agg(pl.col("dpo_wins").mean()).sort("index")["dpo_wins"].to_numpy()

@@ -518,6 +518,14 @@ def test_clusters_are_numbered_from_early_to_late_and_the_same_twice():
     assert adjusted_rand_score(labels, np.repeat(np.arange(10), 8)) > 0.9
 
 
+def test_where_a_cluster_is_on_average_gives_its_number_not_where_it_is_most_of_the_time():
+    """Those who leap to the end in their last third are on average behind those who stand at a third of the text."""
+    leap, stand = np.repeat([0.25, 0.25, 1.0], 4), np.full(12, 0.35)
+    curves = np.concatenate([np.tile(leap, (20, 1)), np.tile(stand, (20, 1))])
+    labels, centres = study_clusters(curves + np.random.default_rng(1).normal(0, 0.01, curves.shape), 2)
+    assert labels.tolist() == [1] * 20 + [0] * 20 and np.allclose(centres, [stand, leap], atol=0.02)
+
+
 def test_the_studys_clusters_are_those_of_its_settings_where_nothing_is_clear():
     curves = np.random.default_rng(4).random((150, 6))  # a cloud: another start or seed ends elsewhere
     theirs = BisectingKMeans(n_clusters=10, n_init=10, random_state=42, bisecting_strategy="largest_cluster")
