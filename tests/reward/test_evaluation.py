@@ -509,6 +509,12 @@ def test_noise_ceiling_counts_ties_half():
     assert ev.noise_ceiling(pairs, 5)["value"].to_list() == [1.0, pytest.approx(2 / 3), pytest.approx(2 / 3)]
 
 
+def test_equal_ratings_alone_foretell_no_choice():
+    pairs = pl.DataFrame({"worker": [*"ab"], "likert_1": [4, 2], "likert_2": [4, 2], "preference": [1, 2]})
+    with pytest.raises(NotEnough, match="no choices between two answers that were rated unequally"):
+        ev.noise_ceiling(pairs, 5)
+
+
 def test_the_ends_of_a_noise_ceiling_are_those_of_workers_drawn_by_hand():
     rng, own = np.random.default_rng(2), {}
     for name in "abcdef":
