@@ -184,6 +184,13 @@ def test_a_source_without_all_labels_is_refused():
         pf.preference_sets(pf.usable_pairs(queries)[0], confidence)
 
 
+def test_labels_of_other_pairs_are_none_of_the_only_pair():
+    queries = make_queries(2)
+    other = make_confidence(queries).filter(pl.col("source") == "text", pl.col("query") == 2)
+    with pytest.raises(InputError, match="source explicit: labels for 0 of 1 pairs"):
+        pf.preference_sets(pf.usable_pairs(queries.head(1))[0], other)
+
+
 def test_prompt_in_both_folds_is_found_and_not_written(sets, tmp_path):
     assert pf.crossing_prompts(sets).is_empty()
     bad = sets.with_columns(
@@ -393,7 +400,7 @@ def test_folders_that_cannot_be_made_are_told_in_a_line(sets, tmp_path, monkeypa
 
 def test_what_cannot_be_written_is_named(sets, tmp_path):
     new = tmp_path / "new"
-    with pytest.raises(InputError, match="source nobody: no such set; there is explicit, text"):
+    with pytest.raises(InputError, match=f"source nobody: no such set; there is {', '.join(pf.SOURCES)}$"):
         pf.write_preferences(sets, "nobody", new)
     with pytest.raises(InputError, match="source text: no such set; there is none"):
         pf.write_preferences(sets.clear(), "text", new)
