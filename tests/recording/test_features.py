@@ -442,6 +442,13 @@ def test_a_replay_holds_the_seconds_on_the_text(study, features, made):
     assert first < last == pytest.approx(sum(heat))
     times = matched.filter(pl.col("query") == query, pl.col("char").is_not_null())["epoch_ms"]
     times = times.filter(times.is_between(*span, closed="left"))
+    drawn = [trace for trace in fig.data if trace.type == "scatter" and trace.mode == "lines+markers"]
+    assert sum(len(trace.x) for trace in drawn) == len(times)  # each sample, of either modality and answer
+    for frame in fig.frames:  # a frame moves the heat of each answer and the ways, each once
+        assert [fig.data[at].type for at in frame.traces] == [trace.type for trace in frame.data]
+        assert len(set(frame.traces)) == len(frame.traces) == len(heat) + len(drawn)
+    names = [note.text.split(":")[0] for note in fig.layout.annotations]
+    assert names == (["left", "right"] if own["mode"].item() == "pairwise" else ["answer"])
     assert fig.frames[-1].name == f"{(times.max() - times.min()) / 1000:.1f}"  # the slider ends with the last sample
 
 
@@ -724,6 +731,18 @@ def test_what_is_told_in_widths_of_a_window_is_null_where_that_is_unknown():
     for name in ("mouse_travel", "gaze_step", "gaze_off_page_share"):
         assert got[name].null_count() < got.height == blank[name].null_count(), name
     assert blank["mouse_still_share"].equals(got["mouse_still_share"])
+
+
+def test_one_moment_that_tells_of_the_head_is_enough_for_a_share():
+    rel, page, queries = recording(5)
+    matched, cut, _ = pipeline(rel, page, queries)
+    of_query = (pl.col("query") == 1) & (pl.col("modality") == "gaze")
+    inside = pl.col("epoch_ms").is_between(*cut.filter(query=1, window="full").select("start_ms", "end_ms").row(0))
+    (at,) = matched.with_row_index("at").filter(of_query & inside)["at"].head(1)
+    for flag in (True, False):
+        only = matched.with_columns(flag=pl.when(pl.int_range(pl.len()) == at).then(flag))
+        share = extract_features(only, queries, cut).filter(window="full")["gaze_head_ok_share"]
+        assert share.to_list() == [float(flag), None]
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -1157,6 +1157,12 @@ def test_a_row_of_the_ablation_may_leave_behaviour_out_and_never_shrinks_text():
         assert rw.estimator("pointwise", BLOCKS, sources)[2] == columns
 
 
+def test_what_is_tried_rises_and_behaviour_never_outweighs_text():
+    for grid in (rw.STEPS, rw.RIDGE["C"], rw.SHRUNK["C"], rw.SHRUNK["scale"]):
+        assert list(grid) == sorted(set(grid))  # of two as good the smaller is taken
+    assert rw.STEPS[0] == 0 < rw.SHRUNK["scale"][0] < rw.SHRUNK["scale"][-1] == 1
+
+
 def test_further_candidates_read_the_map_and_what_was_read():
     content = ["map_relevance", "map_spread", *(f"map_{i:03d}" for i in range(20))]
     found = rw.content_candidates(BLOCKS["text"], content)
