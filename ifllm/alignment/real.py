@@ -28,11 +28,11 @@ from ..reward.evaluation import metric_scores, paired_gain
 from ..reward.power import Design, power_curve
 
 # %% auto #0
-__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'NOTHING', 'RULES_SAID', 'GAINED', 'SUM', 'MEAN',
-           'NUMBER', 'CONTRASTS', 'STEPS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said', 'graded',
-           'ranked', 'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers', 'as_numbers',
-           'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure', 'rungs',
-           'ladder_frame', 'ladder_figure', 'answer_table', 'text_table']
+__all__ = ['ASSUMED', 'GAINS', 'SUPPORTS', 'CONTRADICTS', 'OPEN', 'TELLS', 'NOTHING', 'RULES_SAID', 'BLUNT', 'GAINED', 'SUM',
+           'MEAN', 'NUMBER', 'CONTRASTS', 'STEPS', 'NAMES', 'detectable', 'verdict_of', 'judged_by', 'power_said',
+           'graded', 'ranked', 'accuracy_numbers', 'rule_numbers', 'rule_spread', 'text_numbers', 'all_numbers',
+           'as_numbers', 'drawn_answers', 'shipped', 'not_here', 'check_room', 'accuracy_figure', 'difference_figure',
+           'rungs', 'ladder_frame', 'ladder_figure', 'answer_table', 'text_table']
 
 # %% ../../nbs/11a_real.ipynb #8a332dd6
 ASSUMED = Design(discordance=1 / 3, worker_sd=0.05)
@@ -69,11 +69,12 @@ def verdict_of(difference: Mapping) -> str:
     return SUPPORTS if low > 0 else CONTRADICTS if high < 0 else OPEN
 
 
-RULES_SAID = (
-    "is not shown to change what the model",
-    "changes, under one of the two rules, what the model",
-    "changes, under both rules, what the model",
-)
+RULES_SAID = ("is not shown to change", "changes, under one of the two rules,", "changes, under both rules,")
+BLUNT = {
+    True: "So ranks are a blunt measure after so short a training: labels of people, which are judged by ranks above, "
+    "could hardly have been told apart.",
+    False: "So ranks tell good labels from labels at random.",
+}
 
 
 def judged_by(claim: Mapping, control: Mapping) -> str:
