@@ -879,6 +879,8 @@ def test_all_sources_learn_from_the_same_queries_and_are_tested_on_readers_choic
     assert sorted(chosen.rows()) == sorted(other.select("prompt", "chosen").rows())
     for n, there in ((0, 30), (25, 25), (31, 30)):  # of 30; 0 is all
         assert len(dpo.job_pairs(both, QUESTIONS, "text", dataclasses.replace(SMALL, pairs=n), 3)[0]) == there
+    for part, again in zip((own, test), dpo.job_pairs(both.reverse(), QUESTIONS, "explicit", recipe, 3)[:2]):
+        assert again.equals(part), "the order of the rows says nothing"
 
 
 def test_answers_are_sampled_as_the_recipe_says(monkeypatch, policy_and_reference):
@@ -983,6 +985,12 @@ def test_a_log_keeps_the_numbers_of_each_step():
         (*about, 2, "epoch", 1.0, None),
         (*about, 4, "loss", 0.5, None),
     ]
+
+
+def test_trl_cuts_nothing_of_its_own(tmp_path):
+    """Its default length is 1,024 tokens; ours is the recipe's, and pairs are cut before they come to it."""
+    shared = dpo._arguments(SMALL, tmp_path, 5, 10)
+    assert DPOConfig(**shared).max_length == 1024 and dpo._dpo_config(SMALL, shared).max_length is None
 
 
 def test_a_line_of_progress_every_half_minute(monkeypatch, capsys):
