@@ -38,8 +38,9 @@ from ..reward.evaluation import in_processes
 
 # %% auto #0
 __all__ = ['CONTROLS', 'ARMS', 'arm_labels', 'deal_folds', 'split_fold', 'Size', 'Start', 'both_sides', 'kept_frame', 'key_of',
-           'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'Job', 'scored_folds',
-           'all_jobs', 'arm_job', 'read_whole', 'rule_job', 'train_any', 'at_once', 'train_all', 'untrained_scores']
+           'base_scores', 'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'beside_base',
+           'Job', 'scored_folds', 'all_jobs', 'arm_job', 'read_whole', 'rule_job', 'train_any', 'at_once', 'train_all',
+           'untrained_scores']
 
 # %% ../../nbs/alignment/crossfit.ipynb #ceaf65b5
 CONTROLS = {"flipped_80": 0.8, "flipped_64": 0.64, "flipped_55": 0.55, "random": 0.5, "reversed": 0.0}
@@ -95,8 +96,8 @@ class Size:
     """How large the experiment is; each field is the setting `real_<field>`.
 
     `folds_scored` is how many of the `folds` are held out in turn (0: all), so that a small machine can take fewer.
-    `pairs` and `heldout` cap the pairs of a fold to train on and to score (0: all). Questions are those that trained
-    models answer; of an arm's labels only the first `shown` of them.
+    `pairs` and `heldout` cap the pairs of a fold to train on and to score (0: all); `heldout` those of a rule, too.
+    Questions are those that trained models answer; of an arm's labels only the first `shown` of them.
     """
 
     model: str
@@ -184,6 +185,11 @@ def key_of(stage: str, size: Size, *parts: Any) -> str:
     own = ["ifllm.alignment.crossfit"]
     return job_key(stage, size.model, asdict(size.recipe), *parts, modules=own)
 
+
+def base_scores(load: Callable, tokenizer, rows: Sequence[Mapping], cache: Path, key: str) -> pl.DataFrame:
+    """What the model that a job starts from gives both answers of each pair (`both_sides`): made now, or kept."""
+    return kept_frame(cache, key, lambda: both_sides(load(), tokenizer, rows))
+
 # %% ../../nbs/alignment/crossfit.ipynb #5e4697e3
 def draw(pairs: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """At most `n` of the pairs (0: all), drawn by a seed, sorted by query."""
@@ -203,12 +209,8 @@ def fold_start(explicit: pl.DataFrame, prompts: pl.DataFrame, fold: int, seed: i
     load, tokenizer, _, answers = fine_tuned(texts, prompts, size.model, recipe, cache, own)
     lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
     rows = {name: tokenise_pairs(part, tokenizer, *lengths) for name, part in (("train", train), ("test", test))}
-    base = {
-        name: kept_frame(
-            cache, key_of("base", size, own, texts, rows[name]), lambda part=part: both_sides(load(), tokenizer, part)
-        )
-        for name, part in rows.items()
-    }
+    known = lambda part: base_scores(load, tokenizer, part, cache, key_of("base", size, own, texts, part))
+    base = {name: known(part) for name, part in rows.items()}
     return Start(load, tokenizer, answers, train, test, rows, base)
 
 # %% ../../nbs/alignment/crossfit.ipynb #8fd4c995
@@ -293,6 +295,12 @@ def train_job(start: Start, work: Work, name: str, seed: int, size: Size, cache:
                 getattr(made, part).write_parquet(folder / f"{part}.parquet")
         return Trained(*(pl.read_parquet(folder / f"{part}.parquet") for part in _PARTS))
 
+
+def beside_base(made: Trained, about: pl.DataFrame, base: pl.DataFrame) -> Trained:
+    """An outcome whose scores say of which pairs they are, with the start's own (`_base`) beside them."""
+    scores = pl.concat([about, base.select(pl.all().name.suffix("_base")), made.scores], how="horizontal")
+    return Trained(scores, made.answers, made.facts)
+
 # %% ../../nbs/alignment/crossfit.ipynb #56354b8d
 @dataclass(frozen=True)
 class Job:
@@ -331,8 +339,7 @@ def arm_job(job: Job, sets: pl.DataFrame, prompts: pl.DataFrame, seed: int, size
     test = start.rows["test"]
     name = key_of("arm", size, job.labels, own, job.fold, rows, test, asked)
     made = train_job(start, Work(rows, test, asked), name, own, size, cache)
-    about = start.test.select("query", "worker"), start.base["test"].select(pl.all().name.suffix("_base"))
-    return Trained(pl.concat([*about, made.scores], how="horizontal"), made.answers, made.facts)
+    return beside_base(made, start.test.select("query", "worker"), start.base["test"])
 
 # %% ../../nbs/alignment/crossfit.ipynb #7b1c2d90
 def read_whole(pairs: pl.DataFrame, tokenizer, recipe: Recipe, n: int, seed: int) -> tuple[pl.DataFrame, list[dict]]:
@@ -358,15 +365,13 @@ def rule_job(
     true, rows = read_whole(pairs, start.tokenizer, recipe, size.rule_pairs, own)
     others = pairs.filter(~pl.col("prompt").is_in(true["prompt"].implode()))
     held, test = read_whole(others, start.tokenizer, recipe, size.heldout, own)
-    known = lambda ids: kept_frame(
-        cache, key_of("base", size, own, explicit, ids), lambda: both_sides(start.load(), start.tokenizer, ids)
-    )
+    base_key = lambda part: key_of("base", size, own, explicit, part)
+    known = lambda part: base_scores(start.load, start.tokenizer, part, cache, base_key(part))
     labelled = turned(true, job.right, own)
     rows = label_rows(rows, known(rows), labelled["chosen"] != true["chosen"], labelled["noise_rate"])
     name = key_of("rule", size, job.labels, job.right, own, rows, test, prompts)
     made = train_job(start, Work(rows, test, prompts["prompt"].to_list()), name, own, size, cache)
-    about = held.select("query"), known(test).select(pl.all().name.suffix("_base"))
-    return Trained(pl.concat([*about, made.scores], how="horizontal"), made.answers, made.facts)
+    return beside_base(made, held.select("query"), known(test))
 
 # %% ../../nbs/alignment/crossfit.ipynb #355a7bdc
 def train_any(

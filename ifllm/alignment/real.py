@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from great_tables import GT
-from numpy.typing import ArrayLike
 
 from .crossfit import CONTROLS, Job, Size, Trained, scored_folds
 from .dpo import ANSWER_SCHEMA
@@ -181,6 +181,25 @@ def _number(id: str, row: Mapping, unit: str) -> dict:
 STEPS = {"step": (0.55, 0.64), "range": (0.5, 1.0)}
 
 
+def _rule_cases(own: Sequence[Trained], before: Sequence[str], rule: str, spread: float) -> dict[str, tuple]:
+    """Cases behind the numbers of one rule and one share of right labels: the question of each, values, and unit."""
+    said, asked = [out.answers["answer"].to_list() for out in own], np.arange(len(before))
+    moved = [[RULES[rule](a) - RULES[rule](b) for a, b in zip(one, before, strict=True)] for one in said]
+    longer = [text_faults(one)["words"] - text_faults(before)["words"] for one in said]
+    ranks = pl.concat([out.scores.select("query", hit=(GAINED.sign() + 1) / 2) for out in own])
+    return {
+        "rule": (asked, np.mean(moved, axis=0) / spread, "SD"),
+        "rule_words": (asked, np.mean(longer, axis=0), "words"),
+        "rank": (ranks["query"].to_numpy(), ranks["hit"].to_numpy(), "share"),
+    }
+
+
+def _over_questions(id: str, case: tuple, n_bootstrap: int, seed: int) -> dict:
+    question, values, unit = case
+    mean, low, high = worker_mean(question, values, n_bootstrap, seed)
+    return _number(id, dict(value=mean, ci_low=low, ci_high=high, n=len(values)), unit)
+
+# %% ../../nbs/11a_real.ipynb #2c72534b
 def rule_numbers(
     trained: Mapping[Job, Trained], before: Sequence[str], spread: Mapping[str, float], n_bootstrap: int, seed: int
 ) -> list[dict]:
@@ -202,49 +221,31 @@ def rule_numbers(
     `real.rank_STEP.RULE` and `real.rule_STEP.RULE`, where STEP is one of `STEPS`; intervals are over questions.
     `real.rule_pairs` and `real.rule_held`: the fewest pairs that a training had, and that it ranked.
     """
-    gains, ranks, numbers, words = {}, {}, [], np.array(text_faults(before)["words"])
-    over = lambda id, values, unit, by=None: numbers.append(_over_questions(id, values, unit, n_bootstrap, seed, by))
     trained = {job: out for job, out in trained.items() if not out.facts["broken"].item()}
+    cases, number = {}, lambda id, case: _over_questions(id, case, n_bootstrap, seed)
     for rule, right in dict.fromkeys((job.labels, job.right or 0.0) for job in trained):
         own = [out for job, out in trained.items() if (job.labels, job.right) == (rule, right)]
-        said = [out.answers["answer"].to_list() for out in own]
-        moved = [[RULES[rule](a) - RULES[rule](b) for a, b in zip(one, before, strict=True)] for one in said]
-        gains[rule, right] = np.mean(moved, axis=0) / spread[rule]
-        longer, where = (
-            np.mean([text_faults(one)["words"] for one in said], axis=0) - words,
-            f"{rule}.{100 * right:.0f}",
-        )
-        over(f"real.rule.{where}", gains[rule, right], "SD")
-        over(f"real.rule_words.{where}", longer, "words")
-        ranks[rule, right] = pl.concat([out.scores.select("query", hit=(GAINED.sign() + 1) / 2) for out in own])
-        if ranks[rule, right].height:
-            over(f"real.rank.{where}", ranks[rule, right]["hit"], "share", ranks[rule, right]["query"])
-    for rule in spread:
-        for name, (low, high) in STEPS.items():
-            if not {(rule, low), (rule, high)} <= set(gains):
-                continue
-            over(f"real.rule_{name}.{rule}", gains[rule, high] - gains[rule, low], "SD")
-            less, more = ranks[rule, low], ranks[rule, high]
-            if less.height and less["query"].equals(more["query"]):
-                over(f"real.rank_{name}.{rule}", more["hit"] - less["hit"], "share", more["query"])
+        cases[rule, right] = _rule_cases(own, before, rule, spread[rule])
+    numbers = [
+        number(f"real.{name}.{rule}.{100 * right:.0f}", case)
+        for (rule, right), made in cases.items()
+        for name, case in made.items()
+        if len(case[1])
+    ]
+    for rule, (step, (low, high)), kind in product(spread, STEPS.items(), ("rule", "rank")):
+        if {(rule, low), (rule, high)} <= set(cases):
+            (asked, less, unit), (question, more, _) = (cases[rule, right][kind] for right in (low, high))
+            if len(more) and np.array_equal(asked, question):  # paired
+                numbers.append(number(f"real.{kind}_{step}.{rule}", (question, more - less, unit)))
     counted = {
         "pairs": [out.facts["pairs"].item() for out in trained.values()],
-        "held": [r.height for r in ranks.values()],
+        "held": [len(made["rank"][1]) for made in cases.values()],
     }
     return numbers + [
         _number(f"real.rule_{name}", dict(value=min(n), n=len(n)), "pairs") for name, n in counted.items() if n
     ]
 
 # %% ../../nbs/11a_real.ipynb #dfdb7153
-def _over_questions(
-    id: str, values: ArrayLike, unit: str, n_bootstrap: int, seed: int, question: ArrayLike | None = None
-) -> dict:
-    values = np.asarray(values, dtype=float)
-    question = np.arange(len(values)) if question is None else np.asarray(question)
-    mean, low, high = worker_mean(question, values, n_bootstrap, seed)
-    return _number(id, dict(value=mean, ci_low=low, ci_high=high, n=len(values)), unit)
-
-
 def rule_spread(queries: pl.DataFrame, rules: Sequence[str]) -> dict[str, float]:
     """Standard deviation of each rule over the passages that it chooses between."""
     texts = {rule: rule_pairs(queries, rule) for rule in rules}

@@ -43,5 +43,6 @@ def sentences_of(text: str) -> list[str]:
     for piece in _SENTENCE.findall(text):
         own += piece
         if len(piece.strip()) >= SENTENCE_LEAST:
-            made, own = [*made, own], ""
+            made.append(own)
+            own = ""
     return [*made, own] if own else made
