@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from sklearn.model_selection import GroupKFold
 
 from ifllm.alignment.dpo import (
     Recipe,
-    answer_logprobs,
     available_gib,
     cached_folder,
     encode_prompts,
@@ -30,6 +30,7 @@ from ifllm.alignment.dpo import (
     train_dpo,
 )
 from .preferences import SOURCES
+from .prefix import LowerLayers, SharedPromptTrainer, lower_layers, lower_states, pair_logprobs
 from .rules import rule_pairs, turned
 from ..base.files import InputError
 from ..base.settings import check_settings
@@ -37,10 +38,10 @@ from ..base.study import derive_seed
 from ..reward.evaluation import in_processes
 
 # %% auto #0
-__all__ = ['CONTROLS', 'ARMS', 'arm_labels', 'deal_folds', 'split_fold', 'Size', 'Start', 'both_sides', 'kept_frame', 'key_of',
-           'base_scores', 'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job', 'beside_base',
-           'Job', 'scored_folds', 'all_jobs', 'arm_job', 'read_whole', 'rule_job', 'train_any', 'at_once', 'train_all',
-           'untrained_scores']
+__all__ = ['CONTROLS', 'ARMS', 'arm_labels', 'deal_folds', 'split_fold', 'Size', 'Known', 'Start', 'both_sides', 'kept_frame',
+           'key_of', 'known_pairs', 'draw', 'fold_start', 'label_rows', 'token_kl', 'Work', 'Trained', 'train_job',
+           'beside_base', 'Job', 'scored_folds', 'all_jobs', 'arm_job', 'read_whole', 'deal_rule', 'rule_job',
+           'train_any', 'at_once', 'make_start', 'train_all', 'untrained_scores']
 
 # %% ../../nbs/alignment/crossfit.ipynb #ceaf65b5
 CONTROLS = {"flipped_80": 0.8, "flipped_64": 0.64, "flipped_55": 0.55, "random": 0.5, "reversed": 0.0}
@@ -111,6 +112,7 @@ class Size:
     prompt_tokens: int
     learning_rate: float
     rank: int
+    layers: int
     questions: int
     shown: int
     new_tokens: int
@@ -134,6 +136,7 @@ class Size:
         return Recipe(
             method="lora",
             lora_rank=self.rank,
+            lora_layers=self.layers,
             template="chat",
             learning_rate=self.learning_rate,
             sft_learning_rate=self.learning_rate,
@@ -147,11 +150,21 @@ class Size:
 
 # %% ../../nbs/alignment/crossfit.ipynb #1a934086
 @dataclass(frozen=True)
+class Known:
+    """Pairs as the model that a job starts from knows them: token ids, its log-probabilities of both sides
+    (`both_sides`), and what its layers below the adapted ones make of them."""
+
+    rows: list[dict]
+    base: pl.DataFrame
+    lower: LowerLayers
+
+
+@dataclass(frozen=True)
 class Start:
     """Where the arms of a fold begin.
 
     `load` gives a copy of the fine-tuned model, `answers` are its own to the questions; `train` and `test` are the
-    fold's pairs as readers chose, `rows` their token ids and `base` the model's log-probabilities of both sides.
+    fold's pairs as readers chose, `known` what the model makes of either.
     """
 
     load: Callable
@@ -159,14 +172,13 @@ class Start:
     answers: list[str]
     train: pl.DataFrame
     test: pl.DataFrame
-    rows: dict[str, list[dict]]
-    base: dict[str, pl.DataFrame]
+    known: dict[str, Known]
 
 
-def both_sides(model, tokenizer, rows: Sequence[Mapping]) -> pl.DataFrame:
+def both_sides(model, tokenizer, rows: Sequence[Mapping], lower: LowerLayers | None = None) -> pl.DataFrame:
     """Log-probabilities (nats) and tokens of both answers of each pair: `chosen`, `rejected`, `chosen_tokens`,
     `rejected_tokens`."""
-    logps = {side: answer_logprobs(model, tokenizer, rows, side, 8).tolist() for side in ("chosen", "rejected")}
+    logps = dict(zip(("chosen", "rejected"), pair_logprobs(model, tokenizer, rows, lower).tolist(), strict=True))
     tokens = {f"{side}_tokens": [len(row[f"{side}_ids"]) for row in rows] for side in logps}
     kinds = dict.fromkeys(logps, pl.Float64) | dict.fromkeys(tokens, pl.Int64)
     return pl.DataFrame(logps | tokens, schema=kinds)
@@ -186,9 +198,18 @@ def key_of(stage: str, size: Size, *parts: Any) -> str:
     return job_key(stage, size.model, asdict(size.recipe), *parts, modules=own)
 
 
-def base_scores(load: Callable, tokenizer, rows: Sequence[Mapping], cache: Path, key: str) -> pl.DataFrame:
-    """What the model that a job starts from gives both answers of each pair (`both_sides`): made now, or kept."""
-    return kept_frame(cache, key, lambda: both_sides(load(), tokenizer, rows))
+def known_pairs(load: Callable, tokenizer, rows: list[dict], size: Size, cache: Path, *parts: Any) -> Known:
+    """What the model that a job starts from makes of pairs: computed now, or kept. `parts` tell which model it is."""
+    with cached_folder(cache, key_of("known", size, *parts, rows)) as (folder, done):
+        model = load()
+        if not done:
+            states = lower_states(model, tokenizer, rows, size.layers)
+            np.save(folder / "states.npy", states)
+            lower = lower_layers(model.config, rows, size.layers, states)
+            both_sides(model, tokenizer, rows, lower).write_parquet(folder / "frame.parquet")
+        states = np.load(folder / "states.npy", mmap_mode="r")
+        lower = lower_layers(model.config, rows, size.layers, states)
+        return Known(rows, pl.read_parquet(folder / "frame.parquet"), lower)
 
 # %% ../../nbs/alignment/crossfit.ipynb #5e4697e3
 def draw(pairs: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
@@ -208,18 +229,14 @@ def fold_start(explicit: pl.DataFrame, prompts: pl.DataFrame, fold: int, seed: i
     texts = pl.concat(sides).unique().sort("prompt", "answer")
     load, tokenizer, _, answers = fine_tuned(texts, prompts, size.model, recipe, cache, own)
     lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
-    rows = {name: tokenise_pairs(part, tokenizer, *lengths) for name, part in (("train", train), ("test", test))}
-    known = lambda part: base_scores(load, tokenizer, part, cache, key_of("base", size, own, texts, part))
-    base = {name: known(part) for name, part in rows.items()}
-    return Start(load, tokenizer, answers, train, test, rows, base)
+    read = lambda part: known_pairs(load, tokenizer, tokenise_pairs(part, tokenizer, *lengths), size, cache, own, texts)
+    return Start(load, tokenizer, answers, train, test, dict(train=read(train), test=read(test)))
 
 # %% ../../nbs/alignment/crossfit.ipynb #8fd4c995
-def label_rows(
-    rows: Sequence[Mapping], base: pl.DataFrame, turn: Iterable[bool], noise_rate: Iterable[float]
-) -> list[dict]:
+def label_rows(known: Known, turn: Iterable[bool], noise_rate: Iterable[float]) -> list[dict]:
     """Rows to train on: token ids and the reference's log-probabilities, with the sides of `turn` exchanged."""
     made = []
-    for row, logps, other, noise in zip(rows, base.iter_rows(named=True), turn, noise_rate, strict=True):
+    for row, logps, other, noise in zip(known.rows, known.base.iter_rows(named=True), turn, noise_rate, strict=True):
         a, b = ("rejected", "chosen") if other else ("chosen", "rejected")
         sides = dict(chosen_ids=row[f"{a}_ids"], rejected_ids=row[f"{b}_ids"])
         reference = dict(ref_chosen_logps=logps[a], ref_rejected_logps=logps[b])
@@ -247,17 +264,19 @@ def token_kl(policy, reference, tokenizer, questions: Sequence[str], answers: Se
 # %% ../../nbs/alignment/crossfit.ipynb #33f1fc54
 @dataclass(frozen=True)
 class Work:
-    """What one job does: rows to train on (as `label_rows` makes them), rows to score, questions to answer."""
+    """What one job does: rows to train on (as `label_rows` makes them), rows to score, what the layers below the
+    adapted ones make of both, and questions to answer."""
 
     train: list[dict]
     test: list[dict]
+    lower: LowerLayers
     questions: list[str]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job leaves: held-out log-probabilities, answers, and a row of facts: pairs trained on, steps, KL, last
-    loss, whether its weights are no longer numbers (`broken`)."""
+    """What a job leaves: held-out log-probabilities, answers, and a row of facts: pairs trained on, steps, KL and the
+    number of answers behind it, last loss, whether its weights are no longer numbers (`broken`)."""
 
     scores: pl.DataFrame
     answers: pl.DataFrame
@@ -273,23 +292,27 @@ def _measured(model, log: Sequence[Mapping], start: Start, work: Work, seed: int
     said, kl = [""] * len(work.questions), None
     if whole and said:
         said = sample_answers(model, start.tokenizer, work.questions, size.recipe, seed)
-        kl = token_kl(model, start.load(), start.tokenizer, work.questions, said, size.recipe)
+        few = work.questions[: size.shown], said[: size.shown]
+        kl = token_kl(model, start.load(), start.tokenizer, *few, size.recipe)
     losses = [float(entry["loss"]) for entry in log if "loss" in entry]
-    kinds = dict(pairs=pl.Int64, steps=pl.Int64, kl=pl.Float64, broken=pl.Boolean, loss=pl.Float64)
-    steps = max((entry["step"] for entry in log), default=0)
-    facts = dict(pairs=len(work.train), steps=steps, kl=kl, broken=not whole, loss=losses[-1] if losses else None)
+    kinds = dict(pairs=pl.Int64, steps=pl.Int64, kl=pl.Float64, kl_answers=pl.Int64, broken=pl.Boolean, loss=pl.Float64)
+    steps, last = max((entry["step"] for entry in log), default=0), losses[-1] if losses else None
+    moved = dict(kl=kl, kl_answers=len(said[: size.shown]), broken=not whole)
+    facts = dict(pairs=len(work.train), steps=steps, loss=last) | moved
     answers = pl.DataFrame(
         dict(prompt=work.questions, answer=said), schema=dict.fromkeys(("prompt", "answer"), pl.String)
     )
-    return Trained(both_sides(model, start.tokenizer, work.test), answers, pl.DataFrame([facts], schema=kinds))
+    scores = both_sides(model, start.tokenizer, work.test, work.lower)
+    return Trained(scores, answers, pl.DataFrame([facts], schema=kinds))
 
 # %% ../../nbs/alignment/crossfit.ipynb #64b7619a
 def train_job(start: Start, work: Work, name: str, seed: int, size: Size, cache: Path) -> Trained:
     """Train one job from its start, score held-out pairs, answer questions; or read what an earlier run kept."""
     with cached_folder(cache, name) as (folder, done):
         if not done:
-            place = folder / "checkpoints"
-            model, log = train_dpo(start.load(), start.tokenizer, work.train, size.model, size.recipe, place, seed)
+            place, made_by = folder / "checkpoints", partial(SharedPromptTrainer, lower=work.lower)
+            own = size.model, size.recipe, place, seed, made_by
+            model, log = train_dpo(start.load(), start.tokenizer, work.train, *own)
             made = _measured(model, log, start, work, seed, size)
             for part in _PARTS:
                 getattr(made, part).write_parquet(folder / f"{part}.parquet")
@@ -318,9 +341,9 @@ def scored_folds(size: Size) -> range:
 
 
 def all_jobs(size: Size) -> list[Job]:
-    """All trainings: fold by fold, so that a run that is stopped has whole folds; then the rules."""
+    """All trainings: fold by fold, so that a run that is stopped has whole folds; then the rules, with one seed."""
     people = [Job(arm, f, s) for s in range(size.seeds) for f in scored_folds(size) for arm in size.arms]
-    return people + [Job(rule, 0, s, a) for s in range(size.seeds) for rule in size.rules for a in size.accuracies]
+    return people + [Job(rule, 0, 0, right) for right in size.accuracies for rule in size.rules]
 
 # %% ../../nbs/alignment/crossfit.ipynb #0f1c9cc3
 def arm_job(job: Job, sets: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache: Path) -> Trained:
@@ -334,23 +357,32 @@ def arm_job(job: Job, sets: pl.DataFrame, prompts: pl.DataFrame, seed: int, size
         raise InputError(
             f"preferences: source {job.labels} labels {lacking} pairs less than readers; run 10_preferences again"
         )
-    rows = label_rows(start.rows["train"], start.base["train"], train["said"] != train["chosen"], train["noise_rate"])
+    known, test = start.known["train"], start.known["test"]
+    rows = label_rows(known, train["said"] != train["chosen"], train["noise_rate"])
     asked = prompts["prompt"].to_list()[: size.shown] if (job.fold, job.seed) == (0, 0) else []
-    test = start.rows["test"]
-    name = key_of("arm", size, job.labels, own, job.fold, rows, test, asked)
-    made = train_job(start, Work(rows, test, asked), name, own, size, cache)
-    return beside_base(made, start.test.select("query", "worker"), start.base["test"])
+    name = key_of("arm", size, job.labels, own, job.fold, rows, test.rows, asked)
+    made = train_job(start, Work(rows, test.rows, known.lower | test.lower, asked), name, own, size, cache)
+    return beside_base(made, start.test.select("query", "worker"), test.base)
 
 # %% ../../nbs/alignment/crossfit.ipynb #7b1c2d90
-def read_whole(pairs: pl.DataFrame, tokenizer, recipe: Recipe, n: int, seed: int) -> tuple[pl.DataFrame, list[dict]]:
-    """At most `n` pairs (0: all), drawn by a seed among those whose answers the model reads to their ends; and their
-    token ids, as `tokenise_pairs` makes them."""
+def read_whole(pairs: pl.DataFrame, tokenizer, recipe: Recipe) -> tuple[pl.DataFrame, list[dict]]:
+    """The pairs whose answers the model reads to their ends, and their token ids, as `tokenise_pairs` makes them."""
     lengths = recipe.max_length, recipe.max_prompt_length, recipe.template
     rows = tokenise_pairs(pairs.with_columns(noise_rate=pl.lit(0.0)), tokenizer, *lengths)
     end = tokenizer.eos_token_id
-    whole = [i for i, row in enumerate(rows) if row["chosen_ids"][-1] == row["rejected_ids"][-1] == end]
-    drawn = np.sort(np.random.default_rng(seed).permutation(np.array(whole, dtype=int))[: n or None])
-    return pairs[drawn], [rows[i] for i in drawn]
+    whole = [row["chosen_ids"][-1] == row["rejected_ids"][-1] == end for row in rows]
+    return pairs.filter(pl.Series(whole, dtype=pl.Boolean)), [row for row, kept in zip(rows, whole) if kept]
+
+
+def deal_rule(pairs: pl.DataFrame, n: int, heldout: int, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs to train on (at most `n`) and to rank (at most `heldout`, and half of them), which share no
+    question; 0 is as many as there are. All are trained on, and none is ranked, where nothing else would be left."""
+    order, half = np.random.default_rng(seed).permutation(pairs.height), pairs.height // 2
+    held = order[: min(heldout or half, half)]
+    others = order[~pairs["prompt"][order].is_in(pairs["prompt"][held].implode()).to_numpy()]
+    if not len(others):
+        held, others = held[:0], order
+    return sorted(others[: n or None].tolist()), sorted(held.tolist())
 
 # %% ../../nbs/alignment/crossfit.ipynb #c1da94c8
 def rule_job(
@@ -358,20 +390,22 @@ def rule_job(
 ) -> Trained:
     """Train on labels that follow a rule at a known rate, score pairs of other questions, and answer all questions."""
     assert job.right is not None  # or it is an arm's
-    own, recipe = derive_seed(seed, str(job.seed)), size.recipe
+    own = derive_seed(seed, str(job.seed))
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
     start = fold_start(explicit, prompts, 0, own, size, cache)
-    pairs = rule_pairs(queries, job.labels)
-    true, rows = read_whole(pairs, start.tokenizer, recipe, size.rule_pairs, own)
-    others = pairs.filter(~pl.col("prompt").is_in(true["prompt"].implode()))
-    held, test = read_whole(others, start.tokenizer, recipe, size.heldout, own)
-    base_key = lambda part: key_of("base", size, own, explicit, part)
-    known = lambda part: base_scores(start.load, start.tokenizer, part, cache, base_key(part))
+    pairs, ids = read_whole(rule_pairs(queries, job.labels), start.tokenizer, size.recipe)
+    if pairs.is_empty():
+        raise InputError(
+            f"setting real_answer_tokens = {size.answer_tokens}: no passage of rule {job.labels} is read to its end"
+        )
+    dealt = deal_rule(pairs, size.rule_pairs, size.heldout, own)
+    read = lambda part: known_pairs(start.load, start.tokenizer, [ids[i] for i in part], size, cache, own, explicit)
+    (true, held), (known, test) = (pairs[part] for part in dealt), map(read, dealt)
     labelled = turned(true, job.right, own)
-    rows = label_rows(rows, known(rows), labelled["chosen"] != true["chosen"], labelled["noise_rate"])
-    name = key_of("rule", size, job.labels, job.right, own, rows, test, prompts)
-    made = train_job(start, Work(rows, test, prompts["prompt"].to_list()), name, own, size, cache)
-    return beside_base(made, held.select("query"), known(test))
+    rows = label_rows(known, labelled["chosen"] != true["chosen"], labelled["noise_rate"])
+    name = key_of("rule", size, job.labels, job.right, own, rows, test.rows, prompts)
+    work = Work(rows, test.rows, known.lower | test.lower, prompts["prompt"].to_list())
+    return beside_base(train_job(start, work, name, own, size, cache), held.select("query"), test.base)
 
 # %% ../../nbs/alignment/crossfit.ipynb #355a7bdc
 def train_any(
@@ -391,13 +425,19 @@ def at_once(key: str) -> int:
     return max(1, min(torch.get_num_threads(), int(available_gib()[0] / 4)))
 
 
+def make_start(*args) -> None:
+    """Keep a start for the trainings that follow; what it loads cannot be sent from one process to another."""
+    fold_start(*args)
+
+
 def train_all(
     jobs: Sequence[Job], sets: pl.DataFrame, queries: pl.DataFrame, prompts: pl.DataFrame, seed: int, size: Size, cache
 ) -> Iterator[Trained]:
     """The outcome of each job, in order, trained as many at a time as the machine bears (see `train_any`)."""
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
-    for repeat, fold in sorted({(job.seed, job.fold) for job in jobs}):
-        fold_start(explicit, prompts, fold, derive_seed(seed, str(repeat)), size, cache)
+    starts = sorted({(job.seed, job.fold) for job in jobs})
+    make = lambda repeat, fold: (explicit, prompts, fold, derive_seed(seed, str(repeat)), size, cache)
+    in_processes((delayed(make_start)(*make(*start)) for start in starts), min(at_once(size.model), len(starts)))
     calls = (delayed(train_any)(job, sets, queries, prompts, seed, size, cache) for job in jobs)
     return in_processes(calls, min(at_once(size.model), len(jobs)), return_as="generator")
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from ..base.settings import check_settings
 __all__ = ['CHAT_ML', 'LOG_SCHEMA', 'HELDOUT_SCHEMA', 'ANSWER_SCHEMA', 'robust_dpo_loss', 'NoisyPairCollator', 'TokenPairTrainer',
            'RobustDPOTrainer', 'as_prompt', 'train_tokenizer', 'encode_prompts', 'tokenise_pairs', 'example_pairs',
            'Training', 'Recipe', 'check_available', 'available_gib', 'check_fits', 'memory_errors', 'load_model',
-           'whole_checkpoint', 'train_sft', 'train_dpo', 'answer_logprobs', 'sample_answers', 'Outcome', 'sft_texts',
-           'draw_prompts', 'job_key', 'cached_folder', 'fine_tuned', 'job_pairs', 'implicit_rewards', 'run_job',
-           'curves_figure', 'shorten', 'answers_table', 'job_table']
+           'frozen_layers', 'whole_checkpoint', 'train_sft', 'train_dpo', 'answer_logprobs', 'sample_answers',
+           'Outcome', 'sft_texts', 'draw_prompts', 'job_key', 'cached_folder', 'fine_tuned', 'job_pairs',
+           'implicit_rewards', 'run_job', 'curves_figure', 'shorten', 'answers_table', 'job_table']
 
 # %% ../../nbs/11_dpo.ipynb #ee7227c9
 def robust_dpo_loss(
@@ -267,7 +267,8 @@ class Training:
 
     Lengths are in tokens. `method` is "full" or "lora", `precision` "fp32" or "bf16", `nll` "sum" (study)
     or "mean" (TRL), `sft_targets` "both" answers of a pair (study) or the "chosen" one, `template` "plain" (study)
-    or "chat". `save_steps` above 0 writes a checkpoint every so many steps, from which an interrupted run resumes.
+    or "chat". `lora_layers` is how many of the upper layers LoRA adapts (0: all). `save_steps` above 0 writes a
+    checkpoint every so many steps, from which an interrupted run resumes.
     """
 
     method: str = "full"
@@ -290,6 +291,7 @@ class Training:
     gradient_checkpointing: bool = False
     precompute_reference: bool = True
     lora_rank: int = 16
+    lora_layers: int = 0
     save_steps: int = 0
 
 # %% ../../nbs/11_dpo.ipynb #285f4d5b
@@ -450,14 +452,21 @@ def _arguments(recipe: Recipe, folder: Path, seed: int, steps: int) -> dict[str,
     )
 
 # %% ../../nbs/11_dpo.ipynb #64c95a92
-def _lora(recipe: Recipe, key: str):
+def frozen_layers(config, adapted: int) -> int:
+    """How many lower layers of a model stay as they are when LoRA adapts the `adapted` upper ones (0: all)."""
+    return max(0, config.num_hidden_layers - adapted) if adapted else 0
+
+
+def _lora(recipe: Recipe, key: str, config):
     from peft import LoraConfig
 
     if recipe.method == "lora":
+        lower = "|".join(str(layer) for layer in range(frozen_layers(config, recipe.lora_layers)))
         return LoraConfig(
             r=recipe.lora_rank,
             lora_alpha=2 * recipe.lora_rank,
             target_modules=find_llm(key)[0].lora_targets,
+            exclude_modules=rf".*\.(h|layers)\.({lower})\..*" if lower else None,
             task_type="CAUSAL_LM",
         )
 
@@ -574,7 +583,7 @@ def train_sft(model, tokenizer, rows: Sequence[Mapping[str, Any]], key: str, rec
             warmup_steps=recipe.warmup_steps,
             max_length=None,
         )
-        data, adapters = _supervised(rows), _lora(recipe, key)
+        data, adapters = _supervised(rows), _lora(recipe, key, model.config)
         trainer = SFTTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapters)
         return _train(trainer, folder, f"{key}, fine-tuning")
 
@@ -595,13 +604,24 @@ def _dpo_config(recipe: Recipe, shared: Mapping[str, Any]) -> DPOConfig:
     )
 
 # %% ../../nbs/11_dpo.ipynb #b0c41b67
-def train_dpo(model, tokenizer, rows: Sequence[Mapping[str, Any]], key: str, recipe: Recipe, folder: Path, seed: int):
+def train_dpo(
+    model,
+    tokenizer,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    trainer: Callable[..., RobustDPOTrainer] = RobustDPOTrainer,
+):
     """Preference training with a noise rate for each pair; the reference is the model as it is given.
 
     Parameters
     ----------
     rows
         As `tokenise_pairs` returns them.
+    trainer
+        Makes the trainer.
 
     Returns
     -------
@@ -612,19 +632,19 @@ def train_dpo(model, tokenizer, rows: Sequence[Mapping[str, Any]], key: str, rec
     shared = _arguments(recipe, folder, seed, _steps(len(rows), recipe.batch_size, recipe.epochs))
     kept = recipe.method == "full" and not recipe.precompute_reference
     with memory_errors(key), quietly():
-        trainer = RobustDPOTrainer(
+        made = trainer(
             model,
             ref_model=copy.deepcopy(model) if kept else None,
             args=_dpo_config(recipe, shared),
             train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
             data_collator=NoisyPairCollator(pad_token_id=tokenizer.pad_token_id),
-            peft_config=_lora(recipe, key),
+            peft_config=_lora(recipe, key, model.config),
             alpha=recipe.alpha,
             nll=recipe.nll,
             max_noise=recipe.max_noise,
         )
-        return _train(trainer, folder, f"{key}, DPO")
+        return _train(made, folder, f"{key}, DPO")
 
 # %% ../../nbs/11_dpo.ipynb #b3ec7016
 def answer_logprobs(

@@ -259,19 +259,21 @@ def text_numbers(trained: Mapping[Job, Trained], before: Sequence[str]) -> list[
     """What answers are like: `real.{words,repeats,endless,refuses}.LABELS`, of the fine-tuned model (`tuned`) and after
     training; `real.kl.LABELS` in nats a token; `real.broken`, how many jobs ended with weights that are no numbers."""
     said = {"tuned": list(before)}
-    kl: dict[str, list[float]] = {}
+    kl: dict[str, list[tuple[float, int]]] = {}
     for job, outcome in trained.items():
         if len(outcome.answers) and not outcome.facts["broken"].item():
             name = job.labels if job.right is None else f"{job.labels}_{100 * job.right:.0f}"
             said.setdefault(name, []).extend(outcome.answers["answer"])
-            kl.setdefault(name, []).append(outcome.facts["kl"].item())
+            kl.setdefault(name, []).append(outcome.facts.select("kl", "kl_answers").row(0))
     units = dict(words="words", repeats="share", endless="share", refuses="share")
     numbers = []
     for name, texts in said.items():
         faults = text_faults(texts)
         for kind, unit in units.items():
             numbers.append(_number(f"real.{kind}.{name}", dict(value=faults[kind].mean(), n=len(texts)), unit))
-    numbers += [_number(f"real.kl.{name}", dict(value=np.mean(v), n=len(said[name])), "nats") for name, v in kl.items()]
+    for name, found in kl.items():
+        value, n = np.mean([one for one, _ in found]), sum(n for _, n in found)
+        numbers.append(_number(f"real.kl.{name}", dict(value=value, n=n), "nats"))
     broken = sum(outcome.facts["broken"].item() for outcome in trained.values())
     return [*numbers, _number("real.broken", dict(value=broken, n=len(trained)), "jobs")]
 

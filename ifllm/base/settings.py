@@ -171,7 +171,7 @@ RULES |= {
     "real_accuracies": several(_share, 1),
     "real_folds": whole(2),
     "real_learning_rate": _size,
-    **dict.fromkeys(("real_pairs", "real_heldout", "real_folds_scored"), whole()),
+    **dict.fromkeys(("real_pairs", "real_heldout", "real_folds_scored", "real_layers", "dpo_lora_layers"), whole()),
     **dict.fromkeys(("real_seeds", "real_rank", "real_questions", "real_shown", "real_rule_pairs"), _count),
     **dict.fromkeys(("real_answer_tokens", "real_prompt_tokens", "real_new_tokens"), _count),
 }

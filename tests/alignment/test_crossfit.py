@@ -12,12 +12,14 @@ from ifllm.alignment.crossfit import (
     ARMS,
     CONTROLS,
     Job,
+    Known,
     Size,
     all_jobs,
     arm_job,
     arm_labels,
     both_sides,
     deal_folds,
+    deal_rule,
     fold_start,
     label_rows,
     read_whole,
@@ -43,6 +45,7 @@ SIZE = Size(
     prompt_tokens=32,
     learning_rate=1e-3,
     rank=4,
+    layers=1,
     questions=2,
     shown=1,
     new_tokens=6,
@@ -151,20 +154,33 @@ def test_labels_of_a_rule_hold_for_what_the_model_reads():
         }
     )
     tokenizer, recipe = train_tokenizer([late, *pairs["prompt"]]), SIZE.recipe
-    kept, rows = read_whole(pairs, tokenizer, recipe, 0, 1)
+    kept, rows = read_whole(pairs, tokenizer, recipe)
     assert kept["query"].to_list() == [1, 4] and len(rows) == 2
     for (chosen, rejected), row in zip(kept.select("chosen", "rejected").iter_rows(), rows, strict=True):
         read = {side: tokenizer.decode(row[f"{side}_ids"], skip_special_tokens=True) for side in ("chosen", "rejected")}
         assert read == dict(chosen=chosen, rejected=rejected)
         assert RULES["concrete"](read["chosen"]) > RULES["concrete"](read["rejected"])
-    drawn = [read_whole(pairs, tokenizer, recipe, 1, seed)[0]["query"].to_list() for seed in range(8)]
-    assert {query for queries in drawn for query in queries} == {1, 4} and all(len(queries) == 1 for queries in drawn)
+
+
+def test_pairs_of_a_rule_are_dealt_by_question():
+    """No question on both sides, no more than asked for, every pair in some draw; one question alone is trained on."""
+    pairs = pl.DataFrame({"prompt": [f"How {i // 3}?" for i in range(30)]})
+    seen: set[int] = set()
+    for seed in range(40):
+        train, held = deal_rule(pairs, 8, 6, seed)
+        assert not set(pairs[train]["prompt"]) & set(pairs[held]["prompt"])
+        assert len(held) == 6 and len(train) == len(set(train)) <= 8 and train == sorted(train)
+        seen |= {*train, *held}
+    assert seen == set(range(30))
+    train, held = deal_rule(pairs, 0, 0, 1)
+    assert len(held) == 15 and set(train) == {i for i in range(30) if f"How {i // 3}?" not in pairs[held]["prompt"]}
+    assert deal_rule(pairs[:3], 2, 1, 1)[1] == [] and len(deal_rule(pairs[:3], 2, 1, 1)[0]) == 2
 
 
 def test_turned_rows_take_the_reference_with_them():
     rows = [dict(prompt_ids=[1], chosen_ids=[2, 3], rejected_ids=[4])] * 2
     base = pl.DataFrame({"chosen": [-1.0, -2.0], "rejected": [-3.0, -4.0]})
-    as_is, other = label_rows(rows, base, [False, True], [0.1, 0.4])
+    as_is, other = label_rows(Known(rows, base, None), [False, True], [0.1, 0.4])
     assert as_is["chosen_ids"] == [2, 3] and as_is["ref_chosen_logps"] == -1.0 and as_is["noise_rate"] == 0.1
     assert other["chosen_ids"] == [4] and other["ref_chosen_logps"] == -4.0 and other["ref_rejected_logps"] == -2.0
 
@@ -172,7 +188,7 @@ def test_turned_rows_take_the_reference_with_them():
 def test_a_reference_that_is_brought_trains_as_one_that_is_computed(explicit, cache, tmp_path):
     """The log-probabilities computed once for all arms are those that TRL computes itself."""
     start = fold_start(explicit, PROMPTS, 0, 1, SIZE, cache)
-    rows = label_rows(start.rows["train"], start.base["train"], [True] + [False] * 5, [0.2] * 6)
+    rows = label_rows(start.known["train"], [True] + [False] * 5, [0.2] * 6)
     bare = [{k: v for k, v in row.items() if not k.startswith("ref_")} for row in rows]
     losses = []
     for number, own in enumerate((rows, bare)):
@@ -225,8 +241,10 @@ def test_a_rule_job_answers_all_questions_and_ranks_others_passages(sets, cache)
     base = [f"{side}_base" for side in ("chosen", "rejected")]
     assert again.scores.select("query", *base).equals(made.scores.select("query", *base))
     assert (made.scores["chosen"] != made.scores["chosen_base"]).all()  # it was trained
-    few = replace(SIZE, rule_pairs=99)  # all are trained on: none is left to rank
-    assert rule_job(Job("concrete", 0, 0, 1.0), sets, queries, PROMPTS, 1, few, cache).scores.is_empty()
+    cut, long = replace(SIZE, answer_tokens=2), pl.lit(" It was told to all who came, and to many more who never did.")
+    queries = queries.with_columns(pl.concat_str(f"response_{i}", long).alias(f"response_{i}") for i in (1, 2))
+    with pytest.raises(InputError, match="real_answer_tokens = 2: no passage of rule concrete is read to its end"):
+        rule_job(Job("concrete", 0, 0, 1.0), sets, queries, PROMPTS, 1, cut, cache)
 
 
 def test_the_untrained_model_scores_every_pair(explicit, cache):
@@ -274,7 +292,7 @@ def test_what_the_settings_accept_is_what_there_is():
 def test_log_probabilities_of_pairs_against_a_loop_over_tokens(explicit, cache):
     """Each answer read token by token, without a batch and without padding; the reference's reward is zero."""
     start = fold_start(explicit, PROMPTS, 0, 1, SIZE, cache)
-    model, rows = start.load().eval(), start.rows["test"]
+    model, rows = start.load().eval(), start.known["test"].rows
     found = both_sides(model, start.tokenizer, rows)
     for row, logps in zip(rows, found.iter_rows(named=True), strict=True):
         for side in ("chosen", "rejected"):

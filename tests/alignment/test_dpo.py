@@ -1023,8 +1023,12 @@ def test_arguments_are_those_of_the_study_and_of_the_recipe(tmp_path):
 
 
 def test_adapters_are_scaled_by_two():
-    adapters = dpo._lora(dataclasses.replace(SMALL, method="lora", lora_rank=4), "gpt2_xl")
-    assert (adapters.r, adapters.lora_alpha / adapters.r) == (4, 2) and dpo._lora(SMALL, "gpt2_xl") is None
+    config, small = (
+        dpo.find_llm("gpt2_xl")[0].architecture(True),
+        dataclasses.replace(SMALL, method="lora", lora_rank=4),
+    )
+    adapters = dpo._lora(small, "gpt2_xl", config)
+    assert (adapters.r, adapters.lora_alpha / adapters.r) == (4, 2) and dpo._lora(SMALL, "gpt2_xl", config) is None
 
 
 def test_what_is_no_lack_of_memory_is_raised_as_it_is():

@@ -229,7 +229,7 @@ def test_no_weights_is_said_without_a_network(monkeypatch, tmp_path):
 
 
 def test_no_room_is_said(monkeypatch, tmp_path):
-    size = Size("smollm2_135m", ("explicit",), 4, 0, 1, 0, 0, 8, 8, 1e-4, 4, 1, 1, 1, (), (1.0,), 1)
+    size = Size("smollm2_135m", ("explicit",), 4, 0, 1, 0, 0, 8, 8, 1e-4, 4, 0, 1, 1, 1, (), (1.0,), 1)
     monkeypatch.setattr(real.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2e9}))
     with pytest.raises(InputError, match=r"2\.0 GB free and needs 3\.4 GB"):
         check_room(size, tmp_path)

@@ -66,6 +66,7 @@ NOT_NEGATIVE = """
     min_rows min_text_rows min_minutes sim_gaze sim_mouse sim_text sim_heterogeneity sim_noise match_context
     dpo_alpha dpo_warmup_steps dpo_save_steps dpo_pairs dpo_prompts world_epochs judge_temperature
     judge_price_in judge_price_out judge_limit judge_prompts real_pairs real_heldout real_folds_scored
+    real_layers dpo_lora_layers
 """.split()
 FLAGS = (
     "reading_map text_study_recipe dpo_gradient_checkpointing dpo_precompute_reference judge_twins real_whole".split()
