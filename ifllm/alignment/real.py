@@ -338,8 +338,9 @@ def not_here(key: str) -> str | None:
 
 
 def check_room(size: Size, folder: Path) -> None:
-    """Raise an `InputError` if the fine-tuned models (0.6 GB a fold) do not fit on the disk."""
-    need, free = 0.6 * len(scored_folds(size)) * size.seeds + 1, shutil.disk_usage(folder).free / 1e9
+    """Raise an `InputError` if the fine-tuned models (0.7 GB a fold) and what their lower layers make of passages do
+    not fit on the disk."""
+    need, free = 0.7 * len(scored_folds(size)) * size.seeds + 2, shutil.disk_usage(folder).free / 1e9
     if not size.model.endswith("_twin") and free < need:
         raise InputError(
             f"model {size.model}: the run's disk has {free:.1f} GB free and needs {need:.1f} GB; make room"

@@ -36,7 +36,7 @@ from ifllm.alignment.real import (
 from ifllm.base.files import InputError
 from ifllm.engine.compare import write_real
 
-FACTS = pl.DataFrame({"pairs": [6], "steps": [3], "kl": [0.25], "broken": [False], "loss": [0.6]})
+FACTS = pl.DataFrame({"pairs": [6], "steps": [3], "kl": [0.25], "kl_answers": [3], "broken": [False], "loss": [0.6]})
 
 
 def outcome(right, answers=(), workers=8, facts=FACTS, query=0):
@@ -179,7 +179,9 @@ def test_broken_and_endless_models_are_reported():
         Job("explicit", 0, 0): outcome([True], ["and so on and so on and so on and so on", "I cannot say."]),
         Job("text", 0, 0): outcome([True], ["I cannot say.", "It is."], facts=FACTS.with_columns(broken=pl.lit(True))),
     }
-    found = {row["id"]: row["value"] for row in text_numbers(trained, BEFORE)}
+    rows = text_numbers(trained, BEFORE)
+    found, counted = ({row["id"]: row[column] for row in rows} for column in ("value", "n"))
+    assert counted["real.kl.explicit"] == 3  # the answers that it was measured on
     assert found["real.broken"] == 1 and found["real.endless.explicit"] == 0.5 and found["real.refuses.explicit"] == 0.5
     assert "real.words.text" not in found  # what broken weights say is no answer
     assert found["real.kl.explicit"] == 0.25 and found["real.words.tuned"] == 6 - 0.5
@@ -231,7 +233,7 @@ def test_no_weights_is_said_without_a_network(monkeypatch, tmp_path):
 def test_no_room_is_said(monkeypatch, tmp_path):
     size = Size("smollm2_135m", ("explicit",), 4, 0, 1, 0, 0, 8, 8, 1e-4, 4, 0, 1, 1, 1, (), (1.0,), 1)
     monkeypatch.setattr(real.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2e9}))
-    with pytest.raises(InputError, match=r"2\.0 GB free and needs 3\.4 GB"):
+    with pytest.raises(InputError, match=r"2\.0 GB free and needs 4\.8 GB"):
         check_room(size, tmp_path)
 
 
