@@ -83,6 +83,24 @@ def test_accuracies_by_hand(frames):
     assert "real.difference.implicit.text" not in found
 
 
+def test_seeds_hold_other_pairs_out():
+    """The mean over seeds of each one's share; pairs and readers are counted once; each seed keeps its own start."""
+    trained = {
+        Job("explicit", 0, 0): outcome([True] * 9 + [False] * 3),
+        Job("explicit", 0, 1): outcome([True] * 8, query=8),
+    }
+    trained |= {
+        Job("random", 0, 0): outcome([True] * 6 + [False] * 6),
+        Job("random", 0, 1): outcome([False] * 8, query=8),
+    }
+    came = outcome([True] * 16).scores.drop("chosen_base", "rejected_base")
+    pairs = pl.DataFrame({"query": range(16), "chosen": ["a"] * 16, "rejected": ["b"] * 16})
+    found = {row["id"]: row for row in accuracy_numbers(ranked(trained, came, pairs), 200, 1)}
+    explicit, gain = found["real.accuracy.explicit"], found["real.difference.explicit.random"]
+    assert explicit["value"] == pytest.approx((9 / 12 + 1) / 2) and explicit["n"] == gain["n"] == 16
+    assert gain["value"] == pytest.approx(((9 - 6) / 12 + 1) / 2)
+
+
 def test_a_broken_arm_is_left_out():
     """Weights that are no numbers rank nothing: the arm has no accuracy, rather than one of one half."""
     broken = FACTS.with_columns(broken=pl.lit(True))
