@@ -31,7 +31,7 @@ def main(n: int):
     model, tokenizer = load_model(KEY, RECIPE, [], 0)
     rows = tokenise_pairs(pairs, tokenizer, 96, 48, "chat")
     start = time.process_time()
-    lower = lower_layers(model.config, rows, 10, lower_states(model, tokenizer, rows, 10))
+    lower = lower_layers(rows, 10, lower_states(model, tokenizer, rows, 10))
     once = (time.process_time() - start) / n
     ways = {
         "two rows a pair (TRL)": RobustDPOTrainer,

@@ -45,25 +45,23 @@ def chapters(workers: int, until: list[str]) -> dict[str, dict]:
 def copied(workers: int, times: int) -> dict:
     """What chapter 6 takes on so many copies of the participants of a study: its line of a manifest."""
     source, made = Path("runs") / f"scale-{workers}", Path("runs") / f"scale-{workers}x{times}"
-    whole = ["queries", "windows", "reading"]
     shutil.rmtree(made, ignore_errors=True)
     shutil.copytree(source, made, ignore=shutil.ignore_patterns("artefacts", ".snakemake", "logs", ".lock"))
     (made / "artefacts").mkdir()
-    apart = 1 + max(pl.scan_parquet(source / "artefacts" / "queries.parquet").select("query").max().collect().item(), 0)
-    own = lambda frame, copy: frame.with_columns(pl.col("^query$") + copy * apart)
-    named = lambda worker, copy: f"{worker}{'abcdefghijklmnopqrstuvwxyz'[copy]}"
-    for name in whole:
+    apart = 1 + pl.read_parquet(source / "artefacts" / "queries.parquet")["query"].max()
+    own = lambda frame, copy: frame.with_columns(
+        pl.col("^query$") + copy * apart,
+        pl.col("^worker$") + f"_{copy}",  # the columns of these names that there are
+    )
+    for name in ("queries", "windows", "reading"):
         frame = pl.read_parquet(source / "artefacts" / f"{name}.parquet")
-        parts = [own(frame, copy) for copy in range(times)]
-        if "worker" in frame.columns:
-            parts = [part.with_columns(pl.col("worker") + named("", copy)) for copy, part in enumerate(parts)]
-        pl.concat(parts).write_parquet(made / "artefacts" / f"{name}.parquet")
+        pl.concat([own(frame, copy) for copy in range(times)]).write_parquet(made / "artefacts" / f"{name}.parquet")
     for name in ("matched", "samples_abs"):
         with Sink(made / "artefacts" / name) as sink:
             for part in sorted((source / "artefacts" / name).glob("worker=*")):
                 frame = pl.read_parquet(part / "part.parquet", hive_partitioning=False)
                 for copy in range(times):
-                    sink.write(named(part.name.removeprefix("worker="), copy), own(frame, copy))
+                    sink.write(f"{part.name.removeprefix('worker=')}_{copy}", own(frame, copy))
     if execute(made.resolve(), "06_features"):
         raise SystemExit(f"06_features failed on {made}")
     return read_json(made / "logs" / "timings" / "06_features.json")

@@ -200,16 +200,13 @@ def key_of(stage: str, size: Size, *parts: Any) -> str:
 
 def known_pairs(load: Callable, tokenizer, rows: list[dict], size: Size, cache: Path, *parts: Any) -> Known:
     """What the model that a job starts from makes of pairs: computed now, or kept. `parts` tell which model it is."""
+    read = lambda folder: lower_layers(rows, size.layers, np.load(folder / "states.npy", mmap_mode="r"))
     with cached_folder(cache, key_of("known", size, *parts, rows)) as (folder, done):
-        model = load()
         if not done:
-            states = lower_states(model, tokenizer, rows, size.layers)
-            np.save(folder / "states.npy", states)
-            lower = lower_layers(model.config, rows, size.layers, states)
-            both_sides(model, tokenizer, rows, lower).write_parquet(folder / "frame.parquet")
-        states = np.load(folder / "states.npy", mmap_mode="r")
-        lower = lower_layers(model.config, rows, size.layers, states)
-        return Known(rows, pl.read_parquet(folder / "frame.parquet"), lower)
+            model = load()
+            np.save(folder / "states.npy", lower_states(model, tokenizer, rows, size.layers))
+            both_sides(model, tokenizer, rows, read(folder)).write_parquet(folder / "frame.parquet")
+        return Known(rows, pl.read_parquet(folder / "frame.parquet"), read(folder))
 
 # %% ../../nbs/alignment/crossfit.ipynb #5e4697e3
 def draw(pairs: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
@@ -436,8 +433,8 @@ def train_all(
     """The outcome of each job, in order, trained as many at a time as the machine bears (see `train_any`)."""
     explicit = sets.filter(pl.col("source") == "explicit").sort("query")
     starts = sorted({(job.seed, job.fold) for job in jobs})
-    make = lambda repeat, fold: (explicit, prompts, fold, derive_seed(seed, str(repeat)), size, cache)
-    in_processes((delayed(make_start)(*make(*start)) for start in starts), min(at_once(size.model), len(starts)))
+    calls = (delayed(make_start)(explicit, prompts, f, derive_seed(seed, str(s)), size, cache) for s, f in starts)
+    in_processes(calls, min(at_once(size.model), len(starts)))
     calls = (delayed(train_any)(job, sets, queries, prompts, seed, size, cache) for job in jobs)
     return in_processes(calls, min(at_once(size.model), len(jobs)), return_as="generator")
 

@@ -35,7 +35,7 @@ class Packed:
     mask: torch.Tensor
     place: torch.Tensor
 
-
+# %% ../../nbs/alignment/prefix.ipynb #9a1c0e16
 def pack_pairs(ids: torch.Tensor, answer: torch.Tensor) -> Packed:
     """Pairs in a row each, from a batch as TRL collates it: rows with the chosen answers, then with the rejected ones.
 
@@ -66,13 +66,14 @@ def pack_pairs(ids: torch.Tensor, answer: torch.Tensor) -> Packed:
 # %% ../../nbs/alignment/prefix.ipynb #9a1c0e10
 @dataclass(frozen=True)
 class LowerLayers:
-    """What the `n` lower layers of a model make of rows: `states` by `row_key`, each (tokens, width)."""
+    """What a model's layers below the `adapted` upper ones (0: all) make of rows: `states` by `row_key`, each (tokens,
+    width); empty where no layer is below."""
 
-    n: int
+    adapted: int
     states: Mapping[bytes, np.ndarray]
 
     def __or__(self, other: LowerLayers) -> LowerLayers:
-        return LowerLayers(self.n, {**self.states, **other.states})
+        return LowerLayers(self.adapted, {**self.states, **other.states})
 
     def read(self, packed: Packed, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """(pairs, tokens, width) states of packed pairs, from those of their separate rows."""
@@ -111,10 +112,11 @@ def _collated(tokenizer, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def lower_states(model, tokenizer, rows: Sequence[Mapping], adapted: int, batch_size: int = 8) -> np.ndarray:
-    """(tokens, width) what the layers below the `adapted` upper ones make of all `separate_rows`, one after another."""
-    part = _some_layers(model, slice(frozen_layers(model.config, adapted)), norm=False).eval()
-    made = [np.zeros((0, model.config.hidden_size), dtype=np.float32)]
-    for start in range(0, len(rows), batch_size):
+    """(tokens, width) what the layers below the `adapted` upper ones make of all `separate_rows`, one after another; of
+    none, where no layer is below."""
+    frozen, made = frozen_layers(model.config, adapted), [np.zeros((0, model.config.hidden_size), dtype=np.float32)]
+    part = _some_layers(model, slice(frozen), norm=False).eval()
+    for start in range(0, len(rows) if frozen else 0, batch_size):
         batch = _collated(tokenizer, rows[start : start + batch_size])
         packed = pack_pairs(batch["input_ids"], batch["completion_mask"].bool())
         how = dict(attention_mask=packed.mask, position_ids=packed.positions, use_cache=False)
@@ -125,12 +127,11 @@ def lower_states(model, tokenizer, rows: Sequence[Mapping], adapted: int, batch_
     return np.concatenate(made)
 
 
-def lower_layers(config, rows: Sequence[Mapping], adapted: int, states: np.ndarray) -> LowerLayers:
+def lower_layers(rows: Sequence[Mapping], adapted: int, states: np.ndarray) -> LowerLayers:
     """States as `lower_states` made them, by row."""
-    frozen = frozen_layers(config, adapted)
     separate = separate_rows(rows)
     starts = np.cumsum([0, *(len(ids) for ids in separate)])
-    return LowerLayers(frozen, {row_key(ids): states[a : a + len(ids)] for ids, a in zip(separate, starts)})
+    return LowerLayers(adapted, {row_key(ids): states[a : a + len(ids)] for ids, a in zip(separate, starts)})
 
 # %% ../../nbs/alignment/prefix.ipynb #9a1c0e13
 def read_pairs(model, batch: Mapping[str, torch.Tensor], lower: LowerLayers | None = None) -> SimpleNamespace:
@@ -150,11 +151,12 @@ def read_pairs(model, batch: Mapping[str, torch.Tensor], lower: LowerLayers | No
     language = model.get_base_model() if hasattr(model, "get_base_model") else model
     packed = pack_pairs(ids, told)
     how = dict(attention_mask=packed.mask, position_ids=packed.positions, use_cache=False)
-    if lower is None or not lower.n:
+    frozen = frozen_layers(language.config, lower.adapted) if lower else 0
+    if lower is None or not frozen:
         states = language.base_model(input_ids=packed.ids, **how).last_hidden_state
     else:
         known = lower.read(packed, ids, batch["attention_mask"].sum(1).tolist())
-        states = _some_layers(language, slice(lower.n, None), norm=True)(inputs_embeds=known, **how).last_hidden_state
+        states = _some_layers(language, slice(frozen, None), norm=True)(inputs_embeds=known, **how).last_hidden_state
     told = told[:, 1:]
     logits = language.get_output_embeddings()(states.flatten(0, 1)[packed.place[:, :-1][told]]).float()
     target = ids[:, 1:][told]
@@ -165,7 +167,7 @@ def read_pairs(model, batch: Mapping[str, torch.Tensor], lower: LowerLayers | No
     whole = {name: values.new_zeros(told.shape).masked_scatter(told, values) for name, values in made.items()}
     return SimpleNamespace(**whole)
 
-
+# %% ../../nbs/alignment/prefix.ipynb #9a1c0e18
 class SharedPromptTrainer(RobustDPOTrainer):
     """`RobustDPOTrainer`, which reads a pair as one row; `lower` are the states of the layers that are not adapted."""
 
@@ -176,7 +178,7 @@ class SharedPromptTrainer(RobustDPOTrainer):
     def _compute_loss(self, model, inputs, return_outputs):
         return super()._compute_loss(lambda **batch: read_pairs(model, batch, self.lower), inputs, return_outputs)
 
-
+# %% ../../nbs/alignment/prefix.ipynb #9a1c0e19
 @torch.no_grad()
 def pair_logprobs(
     model, tokenizer, rows: Sequence[Mapping], lower: LowerLayers | None = None, batch_size: int = 8

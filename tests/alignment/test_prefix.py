@@ -56,8 +56,8 @@ def _token_by_token(model, row, side: str) -> float:
 @pytest.mark.parametrize("adapted", [0, 2])
 def test_log_probabilities_against_a_loop_over_tokens(key, adapted):
     model, tokenizer, rows = _small(key)
-    lower = lower_layers(model.config, rows, adapted, lower_states(model, tokenizer, rows, adapted, 3))
-    assert lower.n == (3 if adapted else 0)
+    lower = lower_layers(rows, adapted, lower_states(model, tokenizer, rows, adapted, 3))
+    assert frozen_layers(model.config, lower.adapted) == (3 if adapted else 0)
     found = pair_logprobs(model, tokenizer, rows, lower, 4)
     by_hand = [[_token_by_token(model, row, side) for row in rows[::4]] for side in ("chosen", "rejected")]
     np.testing.assert_allclose(found[:, ::4], by_hand, rtol=1e-4)
@@ -67,9 +67,7 @@ def test_log_probabilities_against_a_loop_over_tokens(key, adapted):
 def test_states_hold_in_either_order_and_from_any_batch():
     """Labels that are turned round read what was kept for the other order; parts that were kept apart are one."""
     model, tokenizer, rows = _small()
-    parts = [
-        lower_layers(model.config, part, 2, lower_states(model, tokenizer, part, 2)) for part in (rows[:3], rows[3:])
-    ]
+    parts = [lower_layers(part, 2, lower_states(model, tokenizer, part, 2)) for part in (rows[:3], rows[3:])]
     turned = [row | dict(chosen_ids=row["rejected_ids"], rejected_ids=row["chosen_ids"]) for row in rows]
     found = pair_logprobs(model, tokenizer, turned, parts[0] | parts[1])
     torch.testing.assert_close(found.flip(0), pair_logprobs(model, tokenizer, rows), rtol=1e-4, atol=1e-3)
@@ -82,7 +80,7 @@ def test_training_is_that_of_trl(tmp_path, nll):
     """Losses, what else is logged, and weights, after steps with noise rates; from all rows and from kept layers."""
     model, tokenizer, rows = _small()
     recipe = dataclasses.replace(LORA, nll=nll)
-    lower = lower_layers(model.config, rows, 2, lower_states(model, tokenizer, rows, 2))
+    lower = lower_layers(rows, 2, lower_states(model, tokenizer, rows, 2))
     start = {name: value.clone() for name, value in model.state_dict().items()}
     ways = RobustDPOTrainer, SharedPromptTrainer, partial(SharedPromptTrainer, lower=lower)
     logs, weights = [], []
