@@ -49,10 +49,13 @@ def copied(workers: int, times: int) -> dict:
     shutil.copytree(source, made, ignore=shutil.ignore_patterns("artefacts", ".snakemake", "logs", ".lock"))
     (made / "artefacts").mkdir()
     apart = 1 + pl.read_parquet(source / "artefacts" / "queries.parquet")["query"].max()
-    own = lambda frame, copy: frame.with_columns(
-        pl.col("^query$") + copy * apart,
-        pl.col("^worker$") + f"_{copy}",  # the columns of these names that there are
-    )
+    moved = lambda name, copy: pl.when(pl.col(name) >= 0).then(pl.col(name) + copy * apart).otherwise(pl.col(name))
+
+    def own(frame: pl.DataFrame, copy: int) -> pl.DataFrame:
+        """One copy's rows, with names and questions of its own; -1 is no question."""
+        ids = [moved(name, copy).alias(name) for name in ("query", "query_study") if name in frame.columns]
+        return frame.with_columns(*ids, pl.col("^worker$") + f"_{copy}")
+
     for name in ("queries", "windows", "reading"):
         frame = pl.read_parquet(source / "artefacts" / f"{name}.parquet")
         pl.concat([own(frame, copy) for copy in range(times)]).write_parquet(made / "artefacts" / f"{name}.parquet")
