@@ -12,6 +12,7 @@ import configparser
 import hashlib
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -23,9 +24,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
+from pyarrow import Table
+from pyarrow.parquet import ParquetWriter
 
 from .enough import builds_on
-from .files import InputError, read_json, write_bytes, write_json
+from .files import InputError, file_sha256, read_json, write_bytes, write_json
 from .numbers import format_number
 from .prose import lack
 from .settings import check_settings
@@ -159,6 +162,15 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)
     return buffer.getvalue()
+
+
+def _in_order(frame: pl.LazyFrame, keys: pl.Series, by: Sequence[str], rows: int) -> Iterator[Table]:
+    """A frame's rows sorted by columns, some `rows` at a time; `keys` are the values of the first of them."""
+    starts = keys.sort().gather_every(rows).unique(maintain_order=True).to_list()
+    ranges = [pl.col(by[0]).is_between(*ends, closed="left") for ends in itertools.pairwise(starts)]
+    last = pl.col(by[0]) >= starts[-1] if starts else pl.lit(True)
+    for own in [*ranges, last]:
+        yield frame.filter(own).collect().sort(by).to_arrow(compat_level=pl.CompatLevel.oldest())
 
 # %% ../../nbs/base/study.ipynb #73f93253
 def injected(cells: Iterable[str]) -> set[str]:
@@ -334,6 +346,27 @@ class _Writing(_Run):
         """Write a frame as `artefacts/NAME.parquet`, or as one part of the folder `artefacts/NAME`, if it differs."""
         place = self.out / "artefacts"
         write_bytes(place / name / f"{part}.parquet" if part else place / f"{name}.parquet", _parquet(frame))
+
+    def write_sorted(self, name: str, frames: Iterable[pl.DataFrame], by: Sequence[str], rows: int = 40_000) -> None:
+        """Write frames that come one after another as one artefact, sorted by the columns that tell its rows apart.
+
+        Of the whole some `rows` are in memory at a time; the frames wait on the disk.
+        """
+        place = self.out / "artefacts" / f"{name}.parquet"
+        waiting, whole = place.with_name(f".{name}"), place.with_name(f".{name}") / "whole"
+        shutil.rmtree(waiting, ignore_errors=True)  # of a run that was killed
+        keys = []
+        for number, frame in enumerate(frames):
+            write_bytes(waiting / f"{number}.parquet", _parquet(frame))
+            keys.append(frame[by[0]])
+        parts = _in_order(pl.scan_parquet(waiting / "*.parquet"), pl.concat(keys), by, rows)
+        first = next(parts)
+        with ParquetWriter(whole, first.schema, compression="zstd", compression_level=1) as writer:
+            for part in itertools.chain([first], parts):
+                writer.write_table(part)
+        if not place.exists() or file_sha256(place) != file_sha256(whole):
+            whole.replace(place)
+        shutil.rmtree(waiting)
 
     def sink(self, name: str, like: pl.DataFrame | None = None) -> Sink:
         """Write a frame worker by worker: `with study.sink("matched") as sink: sink.write(worker, frame)`."""

@@ -1867,7 +1867,7 @@ STYLES = {
 }
 
 # %% ../../nbs/06_features.ipynb #514e2148
-def pick_styles(features: pl.DataFrame, least_s: float = 20.0, longest: int = 1500) -> pl.DataFrame:
+def pick_styles(features: pl.DataFrame | pl.LazyFrame, least_s: float = 20.0, longest: int = 1500) -> pl.DataFrame:
     """Find a query for each of `STYLES`: the one with the largest value in `reading` among those with `least_s` on
     text and answers up to `longest` characters.
 
@@ -1878,7 +1878,8 @@ def pick_styles(features: pl.DataFrame, least_s: float = 20.0, longest: int = 15
     """
     short = pl.max_horizontal("text_characters_1", "text_characters_2") <= longest
     seen = (pl.col("gaze_text_s") >= least_s) & (pl.col("gaze_coverage_1") >= 0.3)
-    rows = features.filter((pl.col("window") == "reading") & short & seen)
+    rows = features.lazy().filter((pl.col("window") == "reading") & short & seen)
+    rows = rows.select("query", "worker", *{feature for feature, _ in STYLES.values()}).collect()
     picked = []
     for style, (feature, largest) in STYLES.items():
         taken = [p["query"] for p in picked]
@@ -1932,11 +1933,11 @@ SHOWN = (
 )
 
 
-def distributions(features: pl.DataFrame, names: tuple[str, ...] = SHOWN) -> pl.DataFrame:
+def distributions(features: pl.DataFrame | pl.LazyFrame, names: tuple[str, ...] = SHOWN) -> pl.DataFrame:
     """Values of some features in `reading` and `rating`, without the outer 1 % at either end: query, mode, window,
     feature, value.
     """
-    shown = features.filter(pl.col("window") != "full")
+    shown = features.lazy().filter(pl.col("window") != "full").select("query", "mode", "window", *names).collect()
     shown = shown.unpivot(names, index=["query", "mode", "window"], variable_name="feature").drop_nulls()
     ends = shown.group_by("feature").agg(low=pl.col("value").quantile(0.01), high=pl.col("value").quantile(0.99))
     return shown.join(ends, on="feature").filter(pl.col("value").is_between("low", "high")).drop("low", "high")
@@ -1977,12 +1978,12 @@ def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figu
     return fig.update_layout(height=700, legend=dict(y=1.12, title_text=""))
 
 # %% ../../nbs/06_features.ipynb #892d8ecc
-def completeness(features: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+def completeness(features: pl.DataFrame | pl.LazyFrame, table: pl.DataFrame) -> pl.DataFrame:
     """Share of the queries on which a feature of its mode is defined: mode, window, modality, defined (median over
     features), least, features.
     """
     at, names = ["mode", "window"], table["name"].to_list()
-    share = features.group_by(at).agg(pl.col(names).is_not_null().mean())  # first: rows times columns are many
+    share = features.lazy().group_by(at).agg(pl.col(names).is_not_null().mean()).collect(engine="streaming")
     share = share.unpivot(names, index=at, variable_name="name", value_name="share")
     share = share.join(table.select("name", "modality", "modes"), on="name")
     share = share.filter(pl.col("modes").str.contains(pl.col("mode")))

@@ -4,6 +4,7 @@ import html
 import json
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -229,3 +230,37 @@ def test_numbers_of_a_table_are_written_as_in_prose(run, monkeypatch):
     study.table(frame, "tbl-a", caption="c", fmt={"gain": ".1%", "p_value": "p"})
     cells = re.findall(r"<td[^>]*>(.*?)</td>", shown[0]["text/html"])
     assert [html.unescape(cell) for cell in cells] == ["\N{MINUS SIGN}25.0%", "< 0.001", "\N{EN DASH}", "0.042"]
+
+
+def test_frames_that_come_one_after_another_are_written_as_one_in_order(run):
+    """Whatever fits in memory at a time, the artefact is the sorted whole; what a killed run left waiting is no part of
+    it, and what has not changed is not written again."""
+    study, rng = Study.open(run, "x"), np.random.default_rng(5)
+    keys = [(int(query), window) for query in rng.permutation(50) for window in ("rating", "full")]
+    columns = dict(zip(("query", "window"), zip(*keys)), value=rng.normal(size=100), none=[None] * 100)
+    whole = pl.DataFrame(columns, schema_overrides={"none": pl.Float64})
+    place = run / "artefacts" / "features.parquet"
+    (run / "artefacts" / ".features").mkdir(parents=True)
+    whole.head(7).write_parquet(run / "artefacts" / ".features" / "99.parquet")
+    for rows in (7, 40_000):
+        study.write_sorted("features", whole.iter_slices(9), ["query", "window"], rows=rows)
+        assert study.read("features").equals(whole.sort("query", "window"), null_equal=True)
+        assert [file.name for file in place.parent.iterdir()] == ["features.parquet"]
+    before = place.stat().st_ino
+    study.write_sorted("features", whole.sample(fraction=1, shuffle=True, seed=3).iter_slices(20), ["query", "window"])
+    assert place.stat().st_ino == before
+    study.write_sorted("features", [whole.head(0)], ["query", "window"])
+    assert study.read("features").schema == whole.schema and study.read("features").is_empty()
+
+
+def test_a_frame_that_fails_leaves_the_artefact_as_it_was(run):
+    study = Study.open(run, "x")
+    study.write_sorted("features", [pl.DataFrame({"query": [1]})], ["query"])
+
+    def torn():
+        yield pl.DataFrame({"query": [2]})
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        study.write_sorted("features", torn(), ["query"])
+    assert study.read("features")["query"].to_list() == [1]
