@@ -128,7 +128,7 @@ def stage(root: Path, notebook: str) -> Stage:
     source = "\n\n".join(text for text, _ in cells)
     calls = frozenset().union(*(_calls(text) for text, _ in cells if "study." in text))
     named = lambda *methods: frozenset(name for method, name in calls if method in methods)
-    writes, sinks = named("write"), named("sink")
+    writes, sinks = named("write", "write_sorted"), named("sink")
     return Stage(
         notebook,
         named("read", "scan", "workers") - writes - sinks,
