@@ -6,7 +6,7 @@
 __all__ = ['WHOLE', 'PAGE', 'MODALITIES', 'OWN', 'MODELS', 'STEPS', 'RIDGE', 'SHRUNK', 'PAPER_ACCURACY', 'FOREST', 'PAPER_SEED',
            'PAPER_PAIRWISE', 'STUDY_BLOCKS', 'LABEL', 'HUE', 'distinct', 'signed_features', 'odd_features',
            'within_worker', 'text_measures', 'model_indicators', 'tables', 'pairs_like', 'SignedLogistic',
-           'SymmetricBoosting', 'estimator', 'chance', 'ablation', 'stacked', 'nested_choice', 'embed_texts',
+           'SymmetricBoosting', 'estimator', 'chance', 'ablation', 'planned', 'stacked', 'nested_choice', 'embed_texts',
            'read_sentences', 'reading_map_features', 'map_texts', 'filter_styles', 'fit_styles', 'personalise',
            'personal_models', 'personal_curve', 'study_table', 'paper_folds', 'paper_forest', 'in_sample_forest',
            'Steps', 'steps_null', 'permutation_importance', 'worker_means', 'column_groups', 'partial_dependence',
@@ -422,6 +422,14 @@ def ablation(
         )
 
     return pl.concat(in_processes((delayed(one)(*row) for row in plan), n_jobs))
+
+
+def planned(made: Mapping, folds: pl.DataFrame, plan: Sequence[tuple[str, str, str, str]], seed: int) -> pl.DataFrame:
+    """The `ablation` of a plan: for unseen workers in all repeats of the folds, under other splits in the first."""
+    headline = [row for row in plan if row[3] == "unseen_worker"]
+    others = [row for row in plan if row not in headline]
+    parts = (folds, headline), (folds.filter(pl.col("repeat") == 0), others)
+    return pl.concat([ablation(made, own, rows, seed) for own, rows in parts if rows])
 
 # %% ../../nbs/08_reward.ipynb #d441f780
 def _log_odds(model, x):

@@ -154,6 +154,10 @@ def test_gains_along_a_rule_by_hand():
     assert found["real.rule.concrete.64"]["value"] == pytest.approx(100 / 6 / 10 / 2)
     assert found["real.rule_step.concrete"]["value"] == pytest.approx(found["real.rule.concrete.64"]["value"])
     assert found["real.rule_words.concrete.64"]["value"] == 0
+    longer, shorter = BEFORE[0] + " So is this one.", "Nobody."  # four words more and four fewer
+    for after, words in (([longer, BEFORE[1]], 2), ([BEFORE[0], shorter], -2), ([longer, shorter], 0)):
+        told = rule_numbers({Job("concrete", 0, 0, 0.8): outcome([], after)}, BEFORE, {"concrete": 10.0}, 500, 1)
+        assert {row["id"]: row["value"] for row in told}["real.rule_words.concrete.80"] == words
 
 
 def test_ranks_along_a_rule_by_hand():

@@ -1,10 +1,8 @@
 """Slurm: what is asked of it, how its answers are read, and a real one where there is one."""
 
-import graphlib
 import io
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,7 +15,7 @@ from rich.console import Console
 
 from ifllm.base.files import InputError, write_json
 from ifllm.engine import cluster
-from ifllm.engine.cluster import Cluster, Partition, in_order, prepare, read_cluster, send
+from ifllm.engine.cluster import Cluster, Partition, prepare, read_cluster, send
 from ifllm.engine.jobs import Job, hashes
 from ifllm.engine.run import _Telling, run_study
 
@@ -223,25 +221,6 @@ def test_a_gpu_is_asked_only_where_there_is_one(slurm):
     home, run, job = slurm
     with pytest.raises(InputError, match="01_data needs a GPU, and partition main has none"):
         prepare(run, home / "published", Cluster(MAIN, "", 2), [job], {"01_data": 1})
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_jobs_come_after_what_they_read_and_else_as_in_the_report(seed):
-    rng = random.Random(seed)
-    hidden = [f"{number:02d}" for number in range(12)]  # an order in which nothing reads what is made later
-    reads = {name: rng.sample(hidden[:place], min(place, rng.randrange(4))) for place, name in enumerate(hidden)}
-    report = rng.sample(hidden, len(hidden))
-    jobs = [Job(name, name, None, {}, (*reads[name], name, "raw"), (name,), 1) for name in report]
-    expected = []
-    while len(expected) < len(report):
-        ready = (name for name in report if name not in expected and set(reads[name]) <= set(expected))
-        expected.append(next(ready))
-    assert [job.name for job in in_order(jobs)] == expected
-
-
-def test_notebooks_that_read_each_other_in_a_circle_have_no_order():
-    with pytest.raises(graphlib.CycleError):
-        in_order([Job(a, a, None, {}, (b,), (a,), 1) for a, b in (("x", "y"), ("y", "x"))])
 
 
 # -- a real Slurm; ../shared/tools/slurm starts one
