@@ -1333,3 +1333,25 @@ def test_certain_and_wrong_is_a_large_loss_and_no_infinite_one():
     oof = made_oof(40).with_columns(p=1 - pl.col("y"), method=pl.lit("none"))
     (row,) = tr.calibration_table(oof, n_bootstrap=20).to_dicts()
     assert row["log_loss"] == pytest.approx(-np.log(1e-6), rel=1e-3) and row["brier"] == pytest.approx(1, abs=1e-4)
+
+
+def test_gains_of_a_run_are_over_the_predictions_that_chapter_8_wrote():
+    """Chapter 9 fits simple measures of the text itself, not to wait for chapter 8. In the demo run, where `make test`
+    has made it, each gain is the difference of two shares of right answers counted here, the other one chapter 8's."""
+    run = Path(__file__).parents[2] / "runs" / "demo"
+    if not (run / "results.json").exists():
+        pytest.skip("no demo run here: `make test` makes it first")
+    told = {row["id"]: row["value"] for row in json.loads((run / "results.json").read_text())}
+    key = ["query", "repeat"]
+    right = lambda p: (1 + (pl.col(p) - 0.5).sign() * (2 * pl.col("y") - 1)) / 2
+    simple, text = (pl.read_parquet(run / "artefacts" / f"oof_{name}.parquet") for name in ("features", "text"))
+    simple = simple.filter(target="pairwise", model="text", window="reading")
+    seen = 0
+    for (model, window, split), own in text.group_by("model", "window", "split"):
+        id = f"reward.pairwise.gain.{model}.{window}.{split}"
+        if id in told:
+            both = own.join(simple.filter(split=split), on=key, suffix="_simple")
+            share, base = both.select(right("p_cal").mean()).item(), both.select(right("p_simple").mean()).item()
+            assert told[id] == pytest.approx(share - base, abs=1e-9), id
+            seen += 1
+    assert seen >= 4
