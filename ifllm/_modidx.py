@@ -2252,6 +2252,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'ifllm.reward.evaluation._expected_accuracy': ( 'evaluation.html#_expected_accuracy',
                                                                                          'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation._goodness': ('evaluation.html#_goodness', 'ifllm/reward/evaluation.py'),
+                                         'ifllm.reward.evaluation._leave_with': ( 'evaluation.html#_leave_with',
+                                                                                  'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation._spearman_draws': ( 'evaluation.html#_spearman_draws',
                                                                                       'ifllm/reward/evaluation.py'),
                                          'ifllm.reward.evaluation._toy_study': ('evaluation.html#_toy_study', 'ifllm/reward/evaluation.py'),

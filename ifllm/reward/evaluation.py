@@ -11,6 +11,9 @@ __all__ = ['SPLITS', 'OOF_COLUMNS', 'PAIRWISE_METRICS', 'RATING_METRICS', 'targe
            'memory_figure']
 
 # %% ../../nbs/07_evaluation.ipynb #fd27806d
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -272,13 +275,24 @@ def oof_frame(data: pl.DataFrame, test: np.ndarray, p: np.ndarray, repeat: int, 
     )
 
 # %% ../../nbs/07_evaluation.ipynb #c319eb9a
+def _leave_with(parent: int) -> None:
+    """Let this process end when its parent has: a training whose run was killed would go on for minutes."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def in_processes(calls: Iterable, n_jobs: int = -1, return_as: str = "list"):
     """Results of joblib's delayed `calls`, each in a process with one thread: a list, or a "generator" as they come.
 
     Many small fits gain nothing from threads: left to itself, a process takes as many as this one may use, and they
-    wait for each other on the same cores.
+    wait for each other on the same cores. The processes end with this one, however it ends.
     """
-    with parallel_config("loky", inner_max_num_threads=1):
+    with parallel_config("loky", inner_max_num_threads=1, initializer=_leave_with, initargs=(os.getpid(),)):
         return Parallel(n_jobs=n_jobs, return_as=return_as)(calls)
 
 # %% ../../nbs/07_evaluation.ipynb #482eeae7

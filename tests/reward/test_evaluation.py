@@ -2,9 +2,13 @@
 intervals and p-values keep their promise."""
 
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -434,6 +438,42 @@ def test_processes_have_one_thread_whatever_this_one_may_use(monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     asked = [delayed(os.getenv)(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     assert ev.in_processes(asked, 2) == ["1", "1"]
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """However it ends: it is killed by a signal that nothing can catch while two calls go on for two minutes."""
+    starts = f"""
+import os, time
+from pathlib import Path
+from joblib import delayed
+from ifllm.reward.evaluation import in_processes
+
+def long(number):
+    (Path({str(tmp_path)!r}) / str(os.getpid())).touch()
+    time.sleep(120)
+
+in_processes([delayed(long)(number) for number in range(2)], 2)
+"""
+    with subprocess.Popen([sys.executable, "-c", starts]) as parent:
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        parent.kill()
+    until(lambda: not [file for file in tmp_path.iterdir() if goes_on(int(file.name))], 20)
+
+
+def goes_on(pid: int) -> bool:
+    """Whether a process runs: it is there, and not only because nobody has asked how it ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(true, seconds: float = 90) -> None:
+    """Wait until something is so, and fail where it is not in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def agreement(data: pl.DataFrame) -> float:
