@@ -1743,6 +1743,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'ifllm.recording.features._ways': ('features.html#_ways', 'ifllm/recording/features.py'),
                                           'ifllm.recording.features._with_previous': ( 'features.html#_with_previous',
                                                                                        'ifllm/recording/features.py'),
+                                          'ifllm.recording.features.binned': ('features.html#binned', 'ifllm/recording/features.py'),
                                           'ifllm.recording.features.complete': ('features.html#complete', 'ifllm/recording/features.py'),
                                           'ifllm.recording.features.completeness': ( 'features.html#completeness',
                                                                                      'ifllm/recording/features.py'),

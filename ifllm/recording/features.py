@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'WINDOWS', 'BINS', 'EPSILON', 'CAP', 'CELL', 'LAGS', 'COLUMNS', 'STYLES', 'SHOWN', 'Feature', 'registry',
            'registry_frame', 'extract_features', 'complete', 'replay', 'pick_styles', 'families', 'listed',
-           'distributions', 'spread', 'distributions_figure', 'completeness']
+           'distributions', 'spread', 'binned', 'distributions_figure', 'completeness']
 
 # %% ../../nbs/06_features.ipynb #ac21a77b
 import re
@@ -1952,17 +1952,34 @@ def spread(values: pl.DataFrame) -> pl.DataFrame:
     )
 
 # %% ../../nbs/06_features.ipynb #b86e6cdd
+def binned(values: pl.DataFrame, bins: int = 40) -> pl.DataFrame:
+    """Histograms of `distributions`, so many equal bins a feature from its least to its largest value: feature, window,
+    middle, width (of its bins), share (of the window's values); empty bins have no row."""
+    ends, at = (
+        values.group_by("feature").agg(low=pl.col("value").min(), high=pl.col("value").max()),
+        ["feature", "window"],
+    )
+    width = pl.when(pl.col("high") > pl.col("low")).then((pl.col("high") - pl.col("low")) / bins).otherwise(1.0)
+    rows = values.join(ends, on="feature").with_columns(width=width)
+    rows = rows.with_columns(
+        bin=((pl.col("value") - pl.col("low")) / pl.col("width")).floor().clip(upper_bound=bins - 1)
+    )
+    counts = rows.group_by(*at, "low", "width", "bin").len().sort(*at, "bin")
+    middle = pl.col("low") + (pl.col("bin") + 0.5) * pl.col("width")
+    return counts.select(*at, "width", middle=middle, share=pl.col("len") / pl.col("len").sum().over(at))
+
+
 def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figure:
     """Histograms of `distributions`: a panel for each feature, windows overlaid."""
-    fig = px.histogram(
-        values,
-        x="value",
+    fig = px.bar(
+        binned(values),
+        x="middle",
+        y="share",
         color="window",
+        custom_data=["width"],
         facet_col="feature",
         facet_col_wrap=3,
-        histnorm="probability",
         barmode="overlay",
-        nbins=40,
         opacity=0.55,
         facet_row_spacing=0.14,
         facet_col_spacing=0.06,
@@ -1971,8 +1988,7 @@ def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figu
     )
     fig.update_xaxes(matches=None, showticklabels=True, title="")
     fig.update_yaxes(matches=None, title="", showticklabels=False)
-    # bins of a feature's own: both windows share them, other features do not
-    fig.for_each_trace(lambda t: t.update(bingroup=t.xaxis))
+    fig.for_each_trace(lambda t: t.update(width=[row[0] for row in t.customdata], marker_line_width=0))
     name = lambda a: a.text.split("=")[1]
     fig.for_each_annotation(lambda a: a.update(text=f"{name(a)}<br>{units[name(a)]}"))
     return fig.update_layout(height=700, legend=dict(y=1.12, title_text=""))

@@ -24,6 +24,7 @@ from ifllm.recording.features import (
     SHOWN,
     WINDOWS,
     _lay_out,
+    binned,
     complete,
     completeness,
     distributions,
@@ -413,8 +414,27 @@ def test_distributions_are_drawn_as_they_are(features):
         told = spread(values).filter(pl.col("feature") == feature, pl.col("window") == window).row(0, named=True)
         assert told["n"] == len(own) and told["median"] == pytest.approx(own.median())
     units = dict(registry_frame().select("name", "unit").iter_rows())
-    drawn = sum(len(trace.x) for trace in distributions_figure(values, units).data)
-    assert drawn == values.height
+    bars = {(trace.xaxis, trace.name): trace for trace in distributions_figure(values, units).data}
+    assert sum(map(len, (trace.x for trace in bars.values()))) == binned(values).height
+    assert len(bars) == values.select("feature", "window").n_unique()
+
+
+def test_bars_are_numpys_histogram(features):
+    """Of each feature, in edges that both windows share; a feature with one value has one bar."""
+    flat = pl.DataFrame({"query": [1, 2], "mode": ["pairwise"] * 2, "window": ["reading"] * 2, "feature": ["flat"] * 2})
+    values = pl.concat([distributions(features), flat.with_columns(value=pl.lit(3.0))])
+    bars = binned(values, 12)
+    for (feature, window), own in values.group_by("feature", "window"):
+        every = values.filter(feature=feature)["value"]
+        counts, edges = np.histogram(own["value"], 12, range=(every.min(), every.max()))
+        found = bars.filter(feature=feature, window=window)
+        if feature == "flat":
+            assert found.select("width", "middle", "share").rows() == [(1.0, 3.5, 1.0)]
+            continue
+        full = counts > 0
+        assert np.allclose(found["share"], counts[full] / own.height)
+        assert np.allclose(found["middle"], ((edges[1:] + edges[:-1]) / 2)[full])
+        assert np.allclose(found["width"], np.diff(edges)[full])
 
 
 def test_completeness_counts_what_is_defined(features):
