@@ -1955,17 +1955,12 @@ def spread(values: pl.DataFrame) -> pl.DataFrame:
 def binned(values: pl.DataFrame, bins: int = 40) -> pl.DataFrame:
     """Histograms of `distributions`, so many equal bins a feature from its least to its largest value: feature, window,
     middle, width (of its bins), share (of the window's values); empty bins have no row."""
-    ends, at = (
-        values.group_by("feature").agg(low=pl.col("value").min(), high=pl.col("value").max()),
-        ["feature", "window"],
-    )
-    width = pl.when(pl.col("high") > pl.col("low")).then((pl.col("high") - pl.col("low")) / bins).otherwise(1.0)
-    rows = values.join(ends, on="feature").with_columns(width=width)
-    rows = rows.with_columns(
-        bin=((pl.col("value") - pl.col("low")) / pl.col("width")).floor().clip(upper_bound=bins - 1)
-    )
+    value, low, width, at = pl.col("value"), pl.col("low"), pl.col("width"), ["feature", "window"]
+    ends = values.group_by("feature").agg(low=value.min(), width=(value.max() - value.min()) / bins)
+    rows = values.join(ends.with_columns(width.replace(0.0, 1.0)), on="feature")
+    rows = rows.with_columns(bin=((value - low) / width).floor().clip(upper_bound=bins - 1))
     counts = rows.group_by(*at, "low", "width", "bin").len().sort(*at, "bin")
-    middle = pl.col("low") + (pl.col("bin") + 0.5) * pl.col("width")
+    middle = low + (pl.col("bin") + 0.5) * width
     return counts.select(*at, "width", middle=middle, share=pl.col("len") / pl.col("len").sum().over(at))
 
 
