@@ -34,6 +34,24 @@ def edit(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.parametrize("long", ["00_alone", "09_alone"])
+def test_the_notebook_on_the_longest_way_is_first(tiny_project, long):
+    """Of two that may start on one core, the one on the way that took longest in the published run."""
+    for name in ("00_alone", "09_alone"):
+        opened = (
+            f'from ifllm.base.study import Study\nstudy = Study.open(run, "{name}")\nstudy.record("{name[:2]}.x", 1)'
+        )
+        cells = notebook(('run = "runs/demo"', "parameters"), opened)
+        (tiny_project / "nbs" / f"{name}.ipynb").write_text(cells)
+    took = {"00_alone": 1, "01_data": 20, "02_sum": 30, "09_alone": 1, long: 40}
+    rows = [{"notebook": name, "seconds": seconds, "peak_mb": 1} for name, seconds in took.items()]
+    (tiny_project / "reference").mkdir()
+    (tiny_project / "reference" / "manifest.json").write_text(json.dumps({"notebooks": rows}))
+    run = run_study(profile="demo", data="own", name="t", cores=1)
+    other = {"00_alone": "09_alone", "09_alone": "00_alone"}[long]
+    assert [job for job, event in events(run) if event == "start"] == ["01_data", long, "02_sum", other]
+
+
 def test_a_run_redoes_only_what_changed_and_gives_the_same_results(tiny_project):
     project = tiny_project
     run = run_study(profile="demo", data="own", name="t", cores=2)
