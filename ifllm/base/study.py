@@ -355,9 +355,10 @@ class _Writing(_Run):
         place = self.out / "artefacts" / f"{name}.parquet"
         waiting, whole = place.with_name(f".{name}"), place.with_name(f".{name}") / "whole"
         shutil.rmtree(waiting, ignore_errors=True)  # of a run that was killed
+        waiting.mkdir(parents=True)
         keys = []
         for number, frame in enumerate(frames):
-            write_bytes(waiting / f"{number}.parquet", _parquet(frame))
+            frame.write_parquet(waiting / f"{number}.parquet", compression="lz4")  # with the range of its keys
             keys.append(frame[by[0]])
         parts = _in_order(pl.scan_parquet(waiting / "*.parquet"), pl.concat(keys), by, rows)
         first = next(parts)
