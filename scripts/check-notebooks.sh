@@ -13,5 +13,5 @@ find "$copy/ifllm" -name '*.py' -not -path '*/assets/*' -not -name '__init__.py'
 (cd "$copy" && nbdev-export)
 diff -r -q -x __pycache__ "$copy/ifllm" ifllm ||
   { echo "check: ifllm/ is not what nbdev-export makes of nbs/: run nbdev-export and commit" >&2; exit 1; }
-nbdev-test nbs --skip-file-re '^[_.0-9]|^index' --skip-folder-re '^[_.]|^howto' --n-workers 2
+nbdev-test nbs --path-re 'nbs/[^/]+/' --skip-folder-re '^[_.]|^howto$' --n-workers 2
 echo "check: notebooks and package agree"

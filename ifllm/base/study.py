@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -28,7 +29,7 @@ from pyarrow import Table
 from pyarrow.parquet import ParquetWriter
 
 from .enough import builds_on
-from .files import InputError, file_sha256, read_json, write_bytes, write_json
+from .files import InputError, file_sha256, folder_beside, read_json, write_bytes, write_json
 from .numbers import format_number
 from .prose import lack
 from .settings import check_settings
@@ -164,8 +165,10 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _in_order(frame: pl.LazyFrame, keys: pl.Series, by: Sequence[str], rows: int) -> Iterator[Table]:
+def _sorted_parts(frame: pl.LazyFrame, keys: pl.Series, by: Sequence[str], rows: int) -> Iterator[Table]:
     """A frame's rows sorted by columns, some `rows` at a time; `keys` are the values of the first of them."""
+    if keys.null_count():
+        raise ValueError(f"{by[0]}: {keys.null_count()} rows have none; they have no place in the order")
     starts = keys.sort().gather_every(rows).unique(maintain_order=True).to_list()
     ranges = [pl.col(by[0]).is_between(*ends, closed="left") for ends in itertools.pairwise(starts)]
     last = pl.col(by[0]) >= starts[-1] if starts else pl.lit(True)
@@ -350,24 +353,22 @@ class _Writing(_Run):
     def write_sorted(self, name: str, frames: Iterable[pl.DataFrame], by: Sequence[str], rows: int = 40_000) -> None:
         """Write frames that come one after another as one artefact, sorted by the columns that tell its rows apart.
 
-        Of the whole some `rows` are in memory at a time; the frames wait on the disk.
+        Of the whole some `rows` are in memory at a time; the frames, of one schema, wait on the disk.
         """
-        place = self.out / "artefacts" / f"{name}.parquet"
-        waiting, whole = place.with_name(f".{name}"), place.with_name(f".{name}") / "whole"
-        shutil.rmtree(waiting, ignore_errors=True)  # of a run that was killed
-        waiting.mkdir(parents=True)
-        keys = []
-        for number, frame in enumerate(frames):
-            frame.write_parquet(waiting / f"{number}.parquet", compression="lz4")  # with the range of its keys
-            keys.append(frame[by[0]])
-        parts = _in_order(pl.scan_parquet(waiting / "*.parquet"), pl.concat(keys), by, rows)
-        first = next(parts)
-        with ParquetWriter(whole, first.schema, compression="zstd", compression_level=1) as writer:
-            for part in itertools.chain([first], parts):
-                writer.write_table(part)
-        if not place.exists() or file_sha256(place) != file_sha256(whole):
-            whole.replace(place)
-        shutil.rmtree(waiting)
+        place = Path(os.path.realpath(self.out / "artefacts" / f"{name}.parquet"))  # through a link, as `write` does
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with folder_beside(place) as waiting:
+            keys, whole = [], waiting / "whole"
+            for number, frame in enumerate(frames):
+                frame.write_parquet(waiting / f"{number}.parquet", compression="lz4")  # with the range of its keys
+                keys.append(frame[by[0]])
+            parts = _sorted_parts(pl.scan_parquet(waiting / "*.parquet"), pl.concat(keys), by, rows)
+            first = next(parts)
+            with ParquetWriter(whole, first.schema, compression="zstd", compression_level=1) as writer:
+                for part in itertools.chain([first], parts):
+                    writer.write_table(part)
+            if not place.exists() or file_sha256(place) != file_sha256(whole):
+                whole.replace(place)
 
     def sink(self, name: str, like: pl.DataFrame | None = None) -> Sink:
         """Write a frame worker by worker: `with study.sink("matched") as sink: sink.write(worker, frame)`."""
@@ -700,8 +701,8 @@ class Study(_Reading, _Writing, _RecordingRows, _LookingUp, _Figures, _Tables):
     """One notebook's view of a run folder: read artefacts, write artefacts, record numbers, show figures.
 
     Make one with `Study.open(run, notebook)`. The engine finds out which artefacts a notebook reads and writes by
-    looking for `study.read("...")`, `study.scan("...")`, `study.write("...")`, `study.sink("...")` and
-    `study.results("...")` in its source, so names are written as literals.
+    looking for `study.read("...")`, `study.scan("...")`, `study.write("...")`, `study.write_sorted("...")`,
+    `study.sink("...")` and `study.results("...")` in its source, so names are written as literals.
 
     Attributes
     ----------

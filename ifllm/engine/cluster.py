@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..base.files import InputError, alone, read_json, write_bytes, write_json
 from ..base.terminal import tell
-from .jobs import Job, in_order, measured, read_events, remembered, up_to_date
+from .jobs import Job, alike, in_order, measured, read_events, remembered, up_to_date
 
 # %% ../../nbs/engine/cluster.ipynb #6b94e66e
 def minutes_of(text: str) -> float:
@@ -157,11 +157,10 @@ class Ask:
 
 def ask_for(job: Job, rows: dict[str, dict], gpus: int = 0) -> Ask:
     """What a job asks for at first. Of a part never run, the most that its notebook's parts took; else a guess."""
-    own = [rows[job.name]] if job.name in rows else []
-    alike = own or [row for name, row in rows.items() if job.part and name.startswith(f"{job.notebook}-")]
-    if not alike:
+    known = alike(job, rows)
+    if not known:
         return Ask(120, 8000, job.threads, gpus)
-    seconds, peak = (max(row[key] for row in alike) for key in ("seconds", "peak_mb"))
+    seconds, peak = (max(row[key] for row in known) for key in ("seconds", "peak_mb"))
     return Ask(max(3, math.ceil(3 * seconds / 60)), 500 + math.ceil(1.5 * peak / 100) * 100, job.threads, gpus)
 
 # %% ../../nbs/engine/cluster.ipynb #ec2e74a6

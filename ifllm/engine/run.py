@@ -37,7 +37,7 @@ from ..base.prose import fill_notebook
 from ..base.study import load_settings
 from ..base.terminal import tell
 from .cluster import prepare, read_cluster
-from .jobs import Job, hashes, read_events, remembered, up_to_date
+from .jobs import Job, hashes, in_order, read_events, remembered, up_to_date
 
 SLURM = ("--executor", "slurm")
 
@@ -222,6 +222,7 @@ def plan(run: Path) -> list[Job]:
             written = [file for files in _artefacts(step, [part]).values() for file in files]
             outputs = (f"notebooks/{name}.ipynb", f"results/{name}.json", *written)
             jobs.append(Job(name, step.notebook, _suffix(part)[1:] or None, part, inputs, outputs, threads))
+    in_order(jobs)  # or a circle is refused, before Snakemake finds one
     return jobs
 
 # %% ../../nbs/engine/run.ipynb #6ed6f06d

@@ -1972,6 +1972,7 @@ def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figu
         y="share",
         color="window",
         custom_data=["width"],
+        labels={"middle": "value", "share": "share of values"},
         facet_col="feature",
         facet_col_wrap=3,
         barmode="overlay",

@@ -233,15 +233,12 @@ def test_numbers_of_a_table_are_written_as_in_prose(run, monkeypatch):
 
 
 def test_frames_that_come_one_after_another_are_written_as_one_in_order(run):
-    """Whatever fits in memory at a time, the artefact is the sorted whole; what a killed run left waiting is no part of
-    it, and what has not changed is not written again."""
+    """Whatever fits in memory at a time, the artefact is the sorted whole; unchanged, it is not written again."""
     study, rng = Study.open(run, "x"), np.random.default_rng(5)
     keys = [(int(query), window) for query in rng.permutation(50) for window in ("rating", "full")]
     columns = dict(zip(("query", "window"), zip(*keys)), value=rng.normal(size=100), none=[None] * 100)
     whole = pl.DataFrame(columns, schema_overrides={"none": pl.Float64})
     place = run / "artefacts" / "features.parquet"
-    (run / "artefacts" / ".features").mkdir(parents=True)
-    whole.head(7).write_parquet(run / "artefacts" / ".features" / "99.parquet")
     for rows in (7, 40_000):
         study.write_sorted("features", whole.iter_slices(9), ["query", "window"], rows=rows)
         assert study.read("features").equals(whole.sort("query", "window"), null_equal=True)
@@ -263,4 +260,21 @@ def test_a_frame_that_fails_leaves_the_artefact_as_it_was(run):
 
     with pytest.raises(RuntimeError):
         study.write_sorted("features", torn(), ["query"])
+    with pytest.raises(ValueError, match="query: 1 rows have none"):
+        study.write_sorted("features", [pl.DataFrame({"query": [2, None]})], ["query"])
     assert study.read("features")["query"].to_list() == [1]
+    assert [file.name for file in (run / "artefacts").iterdir()] == ["features.parquet"]
+
+
+def test_two_who_write_the_same_artefact_do_not_mix(run):
+    """A notebook run by hand takes no lock: the one that ends last has the artefact, whole."""
+    study, other = Study.open(run, "x"), Study.open(run, "y")
+
+    def meanwhile():
+        for query in (3, 1):
+            yield pl.DataFrame({"query": [query]})
+            other.write_sorted("features", [pl.DataFrame({"query": [query + 10]})], ["query"])
+        yield pl.DataFrame({"query": [2]})
+
+    study.write_sorted("features", meanwhile(), ["query"])
+    assert study.read("features")["query"].to_list() == [1, 2, 3]

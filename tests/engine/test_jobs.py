@@ -1,11 +1,11 @@
 """Jobs of a run: their order, and which of those that may start does."""
 
-import graphlib
 import random
 
 import pytest
 
-from ifllm.engine.jobs import Job, in_order, longest_ways
+from ifllm.base.files import InputError, write_json
+from ifllm.engine.jobs import Job, in_order, longest_ways, measured
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -22,9 +22,25 @@ def test_jobs_come_after_what_they_read_and_else_as_in_the_report(seed):
     assert [job.name for job in in_order(jobs)] == expected
 
 
-def test_notebooks_that_read_each_other_in_a_circle_have_no_order():
-    with pytest.raises(graphlib.CycleError):
+def test_notebooks_that_read_each_other_in_a_circle_are_named():
+    with pytest.raises(InputError, match="x <- y <- x|y <- x <- y"):
         in_order([Job(a, a, None, {}, (b,), (a,), 1) for a, b in (("x", "y"), ("y", "x"))])
+
+
+def test_what_is_known_of_jobs_is_read_from_whole_rows_only(tmp_path):
+    """The run's own last time comes before the published one; a part never run is like its notebook's other parts."""
+    row = dict(notebook="11_dpo-a", seconds=9.0, cpu_seconds=5.0, peak_mb=70)
+    torn = [{"seconds": 1}, {"notebook": "x", "seconds": None, "peak_mb": 1}, 3]
+    write_json(tmp_path / "published.json", {"notebooks": [row, dict(row, notebook="01_data"), *torn]})
+    write_json(tmp_path / "logs" / "timings" / "01_data.json", dict(row, notebook="01_data", cpu_seconds=2.0))
+    rows = measured(tmp_path, tmp_path / "published.json")
+    assert {name: row["cpu_seconds"] for name, row in rows.items()} == {"11_dpo-a": 5.0, "01_data": 2.0}
+    job = lambda name, part=None: Job(name, name.split("-")[0], part, {}, (), (f"{name}.out",), 1)
+    jobs = [job("01_data"), job("11_dpo-a", "a"), job("11_dpo-b", "b"), job("12_judge")]
+    assert longest_ways(jobs, rows, 1) == {"01_data": 2.0, "11_dpo-a": 5.0, "11_dpo-b": 5.0, "12_judge": 1}
+    for broken in ({"notebooks": None}, {"notebooks": {"a": 1}}, {}):
+        write_json(tmp_path / "published.json", broken)
+        assert set(measured(tmp_path, tmp_path / "published.json")) == {"01_data"}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -417,6 +417,9 @@ def test_distributions_are_drawn_as_they_are(features):
     bars = {(trace.xaxis, trace.name): trace for trace in distributions_figure(values, units).data}
     assert sum(map(len, (trace.x for trace in bars.values()))) == binned(values).height
     assert len(bars) == values.select("feature", "window").n_unique()
+    shares = binned(values).filter(feature=SHOWN[0], window="reading")
+    (first,) = (t for t in bars.values() if t.name == "reading" and np.array_equal(t.x, shares["middle"]))
+    assert np.array_equal(first.y, shares["share"]) and set(first.width) == set(shares["width"])
 
 
 def test_bars_are_numpys_histogram(features):

@@ -1385,3 +1385,18 @@ def test_the_leak_is_of_unseen_workers_and_of_the_press_rule():
         ("last press near a preference button", "full", 0.9, 0.8, 1.0, 40),
         ("text-relative mouse", "rating", 0.6, 0.5, 0.7, 50),
     ]
+
+
+def test_unseen_workers_are_predicted_in_all_repeats_and_other_splits_in_the_first():
+    data = toy(n_workers=8, n_tasks=2, seed=4)
+    folds = make_folds(data, 3, 2, splits=["random", "unseen_worker"])
+    made = {"reading": {"pairwise": (data, {"text": ["x0"]})}}
+    plan = [("pairwise", "text", "reading", split) for split in ("random", "unseen_worker")]
+    found = rw.planned(made, folds, plan, seed=5)
+    assert found.group_by("split").agg(pl.col("repeat").unique().sort()).sort("split").rows() == [
+        ("random", [0]),
+        ("unseen_worker", [0, 1]),
+    ]
+    one = rw.ablation(made, folds, plan[1:], 5)
+    assert found.filter(split="unseen_worker").equals(one)
+    assert rw.planned(made, folds, plan[:1], 5).equals(found.filter(split="random"))
