@@ -23,6 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path, len(LONG)))
 
 
+def wait_until(done: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something is so, and fail where it is not in time."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

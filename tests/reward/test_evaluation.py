@@ -4,12 +4,12 @@ intervals and p-values keep their promise."""
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import polars as pl
 import psutil
 import pytest
+from conftest import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import delayed
@@ -455,9 +455,9 @@ def long(number):
 in_processes([delayed(long)(number) for number in range(2)], 2)
 """
     with subprocess.Popen([sys.executable, "-c", starts]) as parent:
-        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, 90)
         parent.kill()
-    until(lambda: not [file for file in tmp_path.iterdir() if goes_on(int(file.name))], 20)
+    wait_until(lambda: not [file for file in tmp_path.iterdir() if goes_on(int(file.name))])
 
 
 def goes_on(pid: int) -> bool:
@@ -466,14 +466,6 @@ def goes_on(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def until(true, seconds: float = 90) -> None:
-    """Wait until something is so, and fail where it is not in time."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def agreement(data: pl.DataFrame) -> float:

@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
+from conftest import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
@@ -876,13 +877,6 @@ def test_a_batch_given_up_at_the_last_moment_does_not_end_the_writer(store):
     batch = SampleBatch.model_validate({"page": "0123abcd", "number": 0, "samples": []})
     writer._queue.put(_Item("worker_1", "a1", batch, GivenUp()))
     assert writer.submit("worker_1", "a1", batch.model_copy(update={"number": 1})).result(10)["rows"] == 0
-
-
-def wait_until(done, seconds: float = 20):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_database_has_one_server(tmp_path):
