@@ -15,6 +15,7 @@ __all__ = ['ENCODERS', 'PENALTIES', 'PACKAGES', 'CALIBRATIONS', 'OOF_TEXT', 'ELS
            'gains_table', 'errors_table']
 
 # %% ../../nbs/09_text_reward.ipynb #f454dd2a
+import copy
 import json
 import shutil
 from collections import Counter
@@ -952,6 +953,14 @@ class _Tuning:
         model.kept = self.kept
         return model, tokenizer
 
+    def share(self, below: RewardEncoder | None) -> None:
+        """Take and give states of `below`, if it has the same weights and as many frozen layers."""
+        if below is None or below.config.n_frozen != self.settings.frozen_layers:
+            return
+        model, tokenizer = self.fresh()
+        if encoder_key(below, tokenizer) == encoder_key(model, tokenizer):
+            self.kept = below.kept
+
     def key(self, data: pl.DataFrame, start: np.ndarray, rows: Mapping[str, np.ndarray]) -> str:
         mirrors = [mirror for mirror in self.features.values() if mirror]
         columns = ["worker", "task", "question", "response_1", "response_2", "y", *self.features, *mirrors]
@@ -984,6 +993,7 @@ def tuned_out_of_fold(
     name: str,
     window: str,
     features: Mapping[str, str] | None = None,
+    below: RewardEncoder | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Fine-tune in every fold of the first repeat and predict it; see `calibrated` for the frame.
@@ -1000,6 +1010,9 @@ def tuned_out_of_fold(
         `text_differences` of all rows, for the head that training starts from.
     features
         Of early fusion, from `reading_features`; none for text alone.
+    below
+        A model that may have run its frozen layers (`states_below`); where they are those of `encoder`, what it keeps
+        is used and added to.
 
     Raises
     ------
@@ -1009,6 +1022,7 @@ def tuned_out_of_fold(
     worker, y, parts = data["worker"].to_numpy(), data["y"].to_numpy(), []
     texts = data["question"].to_list() + data["response_1"].to_list() + data["response_2"].to_list()
     tuning = _Tuning(encoder, settings, split, dict(features or {}), seed, texts)
+    tuning.share(below)
     for repeat, number, train, test in iter_splits(data, folds.filter(pl.col("repeat") == 0), split):
         need("workers to train on in each fold", len(np.unique(worker[train])), 2)
         held = group_folds(worker[train], min(5, len(np.unique(worker[train]))), np.random.default_rng(seed)) == 0

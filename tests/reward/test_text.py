@@ -492,6 +492,31 @@ def test_fine_tuned_folds_are_kept_and_learn(tmp_path, monkeypatch):
     assert run().equals(first)
 
 
+@pytest.mark.parametrize("other", ["the same", "other weights", "other layers"])
+def test_states_under_trained_layers_are_shared_by_models_that_have_them(tmp_path, monkeypatch, other):
+    data = make_choices(24)
+    texts = data["question"].to_list() + data["response_1"].to_list() + data["response_2"].to_list()
+    recipe, ran = replace(tr.encoder_settings("tiny-bert"), frozen_layers=1), []
+    below, tokenizer = tr.load_encoder("tiny-bert", texts, seed=2 if other == "other weights" else 1)
+    tr.freeze_layers(below, 2 if other == "other layers" else 1)
+    start = tr.text_differences(below, tokenizer, data, recipe.max_length)
+    assert len(below.kept) > 24
+    before, run_layers = {row: states.clone() for row, states in below.kept.items()}, tr.run_layers
+    monkeypatch.setattr(
+        tr, "run_layers", lambda b, h, m, first, *end: ran.append(first) or run_layers(b, h, m, first, *end)
+    )
+    fit = lambda folder, **shared: tr.tuned_out_of_fold(
+        data, make_folds(data, 2, 1), "unseen_worker", "tiny-bert", recipe, tmp_path / folder, start=start,
+        name="tuned", window="reading", seed=1, **shared,
+    )  # fmt: skip
+    shared, times = fit("shared", below=below), ran.count(0)
+    assert (times == 0) == (other == "the same")
+    alone = fit("alone")
+    assert ran.count(0) > times and np.allclose(shared["p"], alone["p"], atol=1e-5)
+    assert before.keys() == below.kept.keys()
+    assert all(torch.equal(before[row], states) for row, states in below.kept.items())
+
+
 def test_inner_logits_do_not_know_their_own_labels(world):
     """Stacks and maps learn from logits made without the row's label: turning a fold's labels leaves its logits."""
     data, folds = world
