@@ -307,6 +307,26 @@ def _finish(executed: Path, run: Path, root: Path, job: Job) -> None:
     executed.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 # %% ../../nbs/engine/run.ipynb #2e22a6b5
+@functools.cache
+def _saving_seldom() -> str:
+    """Name of papermill's engine that writes a notebook every few seconds and at its end; by itself papermill writes it
+    whole, and validates it, twice a cell."""
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, *given, **options):
+            save = nb_man.save
+            nb_man.save = lambda **_: (nb_man.now() - nb_man.last_save_time).total_seconds() < 5 or save()
+            try:
+                return super().execute_managed_notebook(nb_man, *given, **options)
+            finally:
+                nb_man.save = save
+
+    papermill_engines.register("saving_seldom", Engine)
+    return "saving_seldom"
+
+
 def _run_notebook(run: Path, root: Path, job: Job, failed: Path) -> None:
     """Execute a job's notebook by papermill; a copy of one that fails goes to `failed`."""
     import papermill
@@ -318,6 +338,7 @@ def _run_notebook(run: Path, root: Path, job: Job, failed: Path) -> None:
                 executed,
                 parameters=_parameters(run, root, job),
                 kernel_name="python3",
+                engine_name=_saving_seldom(),
                 cwd=root,
                 progress_bar=False,
             )

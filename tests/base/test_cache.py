@@ -1,6 +1,7 @@
 """Laws of the keys of kept results: the same things give the same key, anything that decides gives another."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -133,3 +134,37 @@ def test_no_import_is_missed_at_any_depth():
         tree = ast.parse(source)
         assert imported(cache._statements(tree)) == imported(ast.walk(tree))
     assert imported(cache._statements(ast.parse(EVERYWHERE))) == 7
+
+
+ODD = [
+    "x = 1; import ifllm.a",
+    "if x: from ifllm import b",
+    "from ifllm \\\n    import c",
+    "from ifllm import (  # (two)\n    d,\n    e,\n)",
+    "%matplotlib inline\nfrom ifllm.f import g  # h",
+    "x = '''\n  import of the ducks\n'''\nimport ifllm.i, os",
+    "def f():\n\tfrom . import j\n\treturn j",
+]
+
+
+def test_imports_are_those_of_the_whole_source():
+    root = Path(cache.__file__).parents[2]
+    notebooks = [json.loads(file.read_text(encoding="utf-8"))["cells"] for file in (root / "nbs").rglob("*.ipynb")]
+    sources = [
+        *ODD,
+        EVERYWHERE,
+        *(file.read_text(encoding="utf-8") for file in (root / "ifllm").rglob("*.py")),
+        *("\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code") for cells in notebooks),
+    ]
+    for source in sources:
+        expected = set()
+        for node in ast.walk(
+            ast.parse("\n".join(line for line in source.splitlines() if line[:1] not in "%!" or not line))
+        ):
+            if isinstance(node, ast.Import):
+                expected |= {alias.name for alias in node.names if alias.name.split(".")[0] == "ifllm"}
+            elif isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "ifllm"):
+                home = "." * node.level + (node.module or "")
+                dot = "" if home.endswith(".") else "."
+                expected |= {home} | {f"{home}{dot}{alias.name}" for alias in node.names}
+        assert cache.imports(source) == expected, source[:300]

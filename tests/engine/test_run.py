@@ -17,7 +17,15 @@ from conftest import notebook
 import ifllm
 from ifllm.base.files import InputError, alone
 from ifllm.base.study import load_settings
-from ifllm.engine.run import hardware, resolve_data, run_study, stage_table, stages, write_manifest
+from ifllm.engine.run import (
+    _saving_seldom,
+    hardware,
+    resolve_data,
+    run_study,
+    stage_table,
+    stages,
+    write_manifest,
+)
 
 
 def events(run):
@@ -102,6 +110,24 @@ def test_a_failing_notebook_names_its_cell_and_leaves_the_others(tiny_project):
     run_study(profile="demo", data="own", name="t", cores=2)
     assert [job for job, event in events(run) if event == "done"] == ["03_bad"]
     assert not (run / "logs" / "03_bad-failed.ipynb").exists()
+
+
+def test_a_notebook_is_written_now_and_then_and_whole_at_its_end(tmp_path, monkeypatch):
+    """Papermill alone writes it twice a cell; of one that fails the copy must hold all that was done."""
+    papermill, written = pytest.importorskip("papermill"), []
+    from papermill import engines
+
+    write = engines.write_ipynb
+    monkeypatch.setattr(engines, "write_ipynb", lambda *given: written.append(given) or write(*given))
+    (tmp_path / "in.ipynb").write_text(notebook(*(f"print({n})" for n in range(20)), "1 / 0", "print(21)"))
+    with pytest.raises(papermill.exceptions.PapermillExecutionError):
+        papermill.execute_notebook(
+            tmp_path / "in.ipynb", tmp_path / "out.ipynb", engine_name=_saving_seldom(), progress_bar=False
+        )
+    cells = [cell for cell in json.loads((tmp_path / "out.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+    assert ["".join(cell["outputs"][0]["text"]).strip() for cell in cells[:20]] == [str(n) for n in range(20)]
+    assert cells[20]["outputs"][0]["ename"] == "ZeroDivisionError" and not cells[21]["outputs"]
+    assert 1 < len(written) < 12
 
 
 @pytest.mark.parametrize(
