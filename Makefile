@@ -1,7 +1,7 @@
 # Two commands: `make report` runs the study and renders it, `make test` checks everything. Both set up what they need first.
 #   make mutants MODULES="reward.evaluation base.files"   whether tests would notice a changed operator or number; by hand, long
 #   make audit                          known vulnerabilities of the locked versions; needs a network, by hand
-#   make report                         the published data on two cores: about 20 minutes, set-up and download aside
+#   make report                         the published data on two cores: 15 to 30 minutes, set-up and download aside
 #   make report PROFILE=demo            simulated participants, a few minutes
 #   make report IFLLM_ARCHIVE=FILE      the published archive, downloaded by hand
 PROFILE ?= quick

@@ -1247,6 +1247,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ifllm.engine.run._finish': ('engine/run.html#_finish', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._follow': ('engine/run.html#_follow', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._killed': ('engine/run.html#_killed', 'ifllm/engine/run.py'),
+                                  'ifllm.engine.run._limited': ('engine/run.html#_limited', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._make': ('engine/run.html#_make', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._no_orphans': ('engine/run.html#_no_orphans', 'ifllm/engine/run.py'),
                                   'ifllm.engine.run._own': ('engine/run.html#_own', 'ifllm/engine/run.py'),

@@ -530,11 +530,20 @@ def write_manifest(run: Path) -> dict:
 
 # %% ../../nbs/engine/run.ipynb #114097f1
 def _processor() -> str | None:
-    """The processor's kind, as the system names it."""
+    """The processor's kind, as the system names it, and where it tells family and model, these: a virtual machine's
+    "AMD EPYC" may be one of many, whose last digits differ."""
     with contextlib.suppress(OSError):
-        if found := re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text()):
-            return found[1].strip()
+        told = dict(re.findall(r"(?m)^(.+?)[ \t]*:[ \t]*(.+?)[ \t]*$", Path("/proc/cpuinfo").read_text()))
+        kind = [f"{name} {told[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in told]
+        if "model name" in told:
+            return told["model name"] + (f" ({', '.join(kind)})" if kind else "")
     return platform.processor() or None
+
+
+def _limited() -> str:
+    """What to say of vector instructions that a setting keeps some of the libraries from: it makes another machine."""
+    limits = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES")
+    return " by a setting" if any(os.environ.get(name) for name in limits) else ""
 
 
 def hardware() -> dict:
@@ -551,7 +560,7 @@ def hardware() -> dict:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "vectors": torch.backends.cpu.get_cpu_capability() + _limited(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(memory, 1) if memory else None,
         "gpus": gpus,

@@ -60,7 +60,7 @@ class Visit:
 
 
 CHECK = (ROOT / "tests" / "engine" / "check_page.js").read_text(encoding="utf-8")
-AXE_RUN = """() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']}).then((r) => r.violations.map(
+AXE_RUN = """() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations']}).then((r) => r.violations.map(
   (v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary.slice(0, 200)]))"""
 
 

@@ -17,7 +17,9 @@ from conftest import notebook
 import ifllm
 from ifllm.base.files import InputError, alone
 from ifllm.base.study import load_settings
+from ifllm.engine.compare import processor
 from ifllm.engine.run import (
+    _processor,
     _saving_seldom,
     hardware,
     resolve_data,
@@ -297,6 +299,31 @@ def test_committed_files_are_inputs_of_those_who_read_them_alone(root):
     assert not [file for file in reads["08_reward"] if file.startswith("benchmark/")]
     kept = "reference/real.json"
     assert [name for name, files in reads.items() if kept in files] == ["11a_real"] * (root / kept).exists()
+
+
+@pytest.mark.parametrize("limit", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "NPY_DISABLE_CPU_FEATURES"])
+def test_vectors_that_a_setting_withholds_make_another_machine(monkeypatch, limit):
+    """numpy and others still have them: a run that torch alone makes with AVX2 is none of an AVX2 processor."""
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES"):
+        monkeypatch.delenv(name, raising=False)
+    plain = hardware()
+    monkeypatch.setenv(limit, "AVX2")
+    limited = hardware()
+    assert processor({"hardware": limited}) != processor({"hardware": plain})
+    assert plain["vectors"] in limited["vectors"]  # torch settles its own at its start
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 25, model 1)"),
+        ("model name\t: ARMv8 : r1 \n", "ARMv8 : r1"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_family_and_model(monkeypatch, told, named):
+    monkeypatch.setattr(Path, "read_text", lambda self, *_: told)
+    assert _processor() == named
 
 
 def test_hardware_names_nobody():
