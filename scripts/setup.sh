@@ -19,26 +19,25 @@ if ! lock9 fcntl.LOCK_NB; then
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
-install() { pip install --quiet --no-compile "$@"; } # half the time: most modules are never imported, the others compiled when they are
-install --upgrade pip setuptools wheel
+pip install --quiet --upgrade pip setuptools wheel
 
 # torch first, and by itself: without a GPU the CPU build (a tenth of the size), with one the default build.
 if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
     echo "setup: torch $torch with CUDA"
-    install "torch==$torch"
+    pip install --quiet "torch==$torch"
   else
     echo "setup: torch $torch for the CPU"
-    install "torch==$torch+cpu" 2>/dev/null ||
-      { install uv && .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend=cpu "torch==$torch" 2>/dev/null; } ||
-      install "torch==$torch"
+    pip install --quiet "torch==$torch+cpu" 2>/dev/null ||
+      { pip install --quiet uv && .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend=cpu "torch==$torch" 2>/dev/null; } ||
+      pip install --quiet "torch==$torch"
   fi
 fi
 echo "setup: the package and what it needs"
 # A locked version that can no longer be had is named, and the newest that fits takes its place; any other failure is the end.
 cp "$lock" .venv/constraints
 wanted=(-c .venv/constraints -e ".[encoder,study,dev]")
-until install "${wanted[@]}" 2> .venv/said; do
+until pip install --quiet "${wanted[@]}" 2> .venv/said; do
   why=$(pip install --dry-run "${wanted[@]}" 2>&1) || true
   gone=$(sed -n 's/.*The user requested (constraint) \([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' <<< "$why" | head -n 1)
   if [ -z "$gone" ] || ! grep -qxF "$gone" .venv/constraints; then
