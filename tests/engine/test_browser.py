@@ -112,6 +112,25 @@ def test_panels_stand_below_each_other_on_a_phone(chromium):
     assert [note[1:] for note in phone["names"]] == [pytest.approx([0.5, y[1]]) for y in phone["y"]]
 
 
+ROWS = """() => { const { _fullLayout: layout } = document.querySelector('[data-figure=fig-text-forest] > div');
+  return { share: layout._size.w / layout.width, height: layout.height, names: layout.yaxis.ticktext || [], rows: layout.yaxis._categories }; }"""
+
+
+def test_long_names_of_rows_leave_a_phone_room_for_the_plot(chromium):
+    page = ROOT / "runs" / "demo" / "site" / "09_text_reward.html"
+    if not page.exists():
+        pytest.skip("no report of the demo run here: `make test` renders it first")
+    seen = {}
+    for width in (1440, 390):
+        with Visit(chromium, page, width, "light") as visit:
+            visit.scroll_through()
+            seen[width] = visit.page.evaluate(ROWS)
+    desk, phone = seen[1440], seen[390]
+    assert desk["names"] == [] and phone["share"] > 0.4 and phone["height"] > desk["height"]
+    assert [name.replace("<br>", " ") for name in phone["names"]] == desk["rows"] == phone["rows"]
+    assert max(name.count("<br>") for name in phone["names"]) == 1
+
+
 def test_the_first_page_is_light_until_its_plots_are_reached(fixture_site, chromium):
     for site in [fixture_site.index.parent, ROOT / "runs" / "demo" / "site"]:
         if not (site / "index.html").exists():

@@ -101,6 +101,23 @@
     const last = lines[lines.length - 1];
     return last !== undefined && (last + " " + word).length <= letters ? [...lines.slice(0, -1), last + " " + word] : [...lines, word];
   }, []).join("<br>")).join("<br>");
+  // on a narrow page, names of rows that would take a third of it go on in a second line, and rows get higher
+  const halved = (row) => {
+    for (let letters = Math.ceil(row.length / 2); ; letters++) {
+      const lines = broken(row, letters);
+      if (lines.split("<br>").length < 3) return lines;
+    }
+  };
+  const wrapped = (data, layout) => {
+    const long = Object.keys(layout).filter((name) => /^yaxis\d*$/.test(name) && !layout[name].tickvals).map((name) => {
+      const own = data.filter((trace) => (trace.yaxis || "y") === name.replace("axis", "") && Array.isArray(trace.y));
+      const rows = [...new Set(own.flatMap((trace) => trace.y).filter((value) => typeof value === "string"))];
+      return [layout[name], rows, Math.max(0, ...rows.map((row) => row.length))];
+    }).filter(([, rows, longest]) => longest > 22 && !rows.some((row) => row.includes("<br>")));
+    long.forEach(([axis, rows]) => Object.assign(axis, { tickmode: "array", tickvals: rows, ticktext: rows.map((row) => row.length > 22 ? halved(row) : row) }));
+    if (long.length) layout.height = 1.25 * (layout.height || 420);
+    return long.length > 0;
+  };
   const fitTitles = (place) => {
     const layout = place._fullLayout, frame = place.getBoundingClientRect(), changes = {};
     const titled = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name)).map((name) => [name, layout[name], place.querySelector(`.${layout[name]._id}title`)])
@@ -125,10 +142,9 @@
       if (box.querySelector("img")) await awake;
       await Promise.all([script("ifllm/plotly.min.js"), script(`figures/${box.dataset.figure}.js`)]);
       const narrow = window.innerWidth < 600, plot = structuredClone(figures.get(box.dataset.figure));
-      if (narrow && !plot.frames?.length && stacked(plot.data, plot.layout)) {
-        box.classList.add("is-stacked");
-        box.style.height = `${Math.round(plot.layout.height)}px`;
-      }
+      const still = narrow && !plot.frames?.length, isStacked = still && stacked(plot.data, plot.layout);
+      box.classList.toggle("is-stacked", isStacked);
+      if ((still && wrapped(plot.data, plot.layout)) || isStacked) box.style.height = `${Math.round(plot.layout.height)}px`;
       const { data, layout, frames } = dressed(plot, narrow, place.clientWidth);
       const config = { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
       place.replaceChildren();
