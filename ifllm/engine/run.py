@@ -326,7 +326,7 @@ def _saving_seldom() -> str:
     papermill_engines.register("saving_seldom", Engine)
     return "saving_seldom"
 
-
+# %% ../../nbs/engine/run.ipynb #5b1c0e7d
 def _run_notebook(run: Path, root: Path, job: Job, failed: Path) -> None:
     """Execute a job's notebook by papermill; a copy of one that fails goes to `failed`."""
     import papermill

@@ -68,7 +68,7 @@ def _unlikely(at: np.ndarray, x: np.ndarray, y: np.ndarray, lines: np.ndarray) -
     nearest = apart.max(axis=1)  # taken out of the sum of exponentials: scipy's logsumexp, at a third of its time
     return float(len(x) * log_sd - (nearest + np.log(np.exp(apart - nearest[:, None]).sum(axis=1))).sum())
 
-
+# %% ../../nbs/recording/clean.ipynb #7d20c4aa
 def line_drift(x: np.ndarray, y: np.ndarray, lines: np.ndarray, most_px: float = 60.0) -> tuple[float, float]:
     """Offset and slope of the samples of one trial against the lines of its text, by regression (Cohen, 2013).
 

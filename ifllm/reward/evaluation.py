@@ -149,7 +149,8 @@ def iter_splits(
     split: str,
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """Yield `repeat`, `fold`, training rows and test rows of `data` (as indices) for one split."""
-    worker, task = (np.unique(data[name], return_inverse=True)[1] for name in ("worker", "task"))  # found faster
+    numbered = lambda name: np.unique(data[name], return_inverse=True)[1]  # numbers are looked up faster than names
+    worker, task = numbered("worker"), numbered("task")
     chosen = folds.filter(pl.col("split") == split)
     if chosen.is_empty():
         raise NotEnough(f"the split {split} was not dealt: it takes two workers, or topics, or queries")

@@ -953,14 +953,6 @@ class _Tuning:
         model.kept = self.kept
         return model, tokenizer
 
-    def share(self, below: RewardEncoder | None) -> None:
-        """Take and give states of `below`, if it has the same weights and as many frozen layers."""
-        if below is None or below.config.n_frozen != self.settings.frozen_layers:
-            return
-        model, tokenizer = self.fresh()
-        if encoder_key(below, tokenizer) == encoder_key(model, tokenizer):
-            self.kept = below.kept
-
     def key(self, data: pl.DataFrame, start: np.ndarray, rows: Mapping[str, np.ndarray]) -> str:
         mirrors = [mirror for mirror in self.features.values() if mirror]
         columns = ["worker", "task", "question", "response_1", "response_2", "y", *self.features, *mirrors]
@@ -979,6 +971,15 @@ class _Tuning:
         set_head(model, probe.best_estimator_.coef_[0])
         train_reward(model, tokenizer, fit, self.settings, folder, behaviour, self.seed)
         return {part: pair_logits(model, tokenizer, data[rows[part]], length, behaviour) for part in ("hold", "test")}
+
+# %% ../../nbs/09_text_reward.ipynb #c4f19be2
+def _share_states(tuning: _Tuning, below: RewardEncoder | None) -> None:
+    """Let `tuning` take and give states of `below`, if that has the same weights and as many frozen layers."""
+    if below is None or below.config.n_frozen != tuning.settings.frozen_layers:
+        return
+    model, tokenizer = tuning.fresh()
+    if encoder_key(below, tokenizer) == encoder_key(model, tokenizer):
+        tuning.kept = below.kept
 
 # %% ../../nbs/09_text_reward.ipynb #ba030be3
 def tuned_out_of_fold(
@@ -1022,7 +1023,7 @@ def tuned_out_of_fold(
     worker, y, parts = data["worker"].to_numpy(), data["y"].to_numpy(), []
     texts = data["question"].to_list() + data["response_1"].to_list() + data["response_2"].to_list()
     tuning = _Tuning(encoder, settings, split, dict(features or {}), seed, texts)
-    tuning.share(below)
+    _share_states(tuning, below)
     for repeat, number, train, test in iter_splits(data, folds.filter(pl.col("repeat") == 0), split):
         need("workers to train on in each fold", len(np.unique(worker[train])), 2)
         held = group_folds(worker[train], min(5, len(np.unique(worker[train]))), np.random.default_rng(seed)) == 0
