@@ -1,9 +1,12 @@
 """The report in a real browser: every page at the width of a phone, a tablet and a desk, light and dark,
 opened from its folder."""
 
+import contextlib
 import os
 import re
+import warnings
 
+import browse
 import pytest
 from browse import AXE, BROWSER, CHECK, VIEWS, Visit, examine
 from report_run import ROOT, make_run
@@ -66,6 +69,55 @@ def test_the_checks_find_what_they_look_for(chromium, tmp_path):
         "words cut in a plot",
         "words over words in a plot",
     }
+
+
+PLOT = """<!doctype html><html lang="en"><title>x</title><p style="height: 3000px">x</p><div class="ifllm-plot" data-figure="fig-a"></div><script>
+const box = document.querySelector('.ifllm-plot');
+new IntersectionObserver(([seen]) => seen.isIntersecting && box.classList.add(STATE)).observe(box);</script>"""
+NEVER = "globalThis.IntersectionObserver = class { observe() {} };"
+
+
+@pytest.mark.parametrize(
+    ("state", "unpainted", "said"),
+    [
+        ("is-drawn", 0, ""),
+        ("is-drawn", 1, "opened once more: not drawn in 1 s"),
+        ("is-drawn", 2, "not drawn in 1 s: {'figure': 'fig-a', 'broken': False, 'paints': True"),
+        ("is-broken", 0, "'broken': True"),
+    ],
+)
+def test_a_page_that_is_not_painted_is_opened_once_more(chromium, tmp_path, monkeypatch, state, unpainted, said):
+    monkeypatch.setattr(browse, "PATIENCE_S", 1)
+    (tmp_path / "plot.html").write_text(PLOT.replace("STATE", f"'{state}'"))
+    opened = []
+
+    class Forgetful(Visit):
+        def _open(self):
+            super()._open()
+            if len(opened) < unpainted:
+                self.page.add_init_script(NEVER)
+                self.page.reload()
+            opened.append(self.page)
+
+    with Forgetful(chromium, tmp_path / "plot.html", 390, "light") as visit:
+        fails = state == "is-broken" or unpainted == 2
+        with (
+            pytest.raises(AssertionError) if fails else contextlib.nullcontext() as fault,
+            warnings.catch_warnings(record=True) as told,
+        ):
+            warnings.simplefilter("always")
+            visit.scroll_through()
+        words = str(fault.value) if fails else " ".join(str(one.message) for one in told)
+        assert said in words if said else words == ""
+        assert len(opened) == min(unpainted, 1) + 1
+
+
+def test_a_plot_that_cannot_be_drawn_says_so(fixture_site, chromium):
+    with Visit(chromium, fixture_site.index.parent / "05_diversity.html", 1440, "light") as visit:
+        visit.page.route("**/figures/*.js", lambda route: route.abort())
+        visit.page.reload()
+        with pytest.raises(AssertionError, match=r"'broken': True.*could not be drawn: figures/"):
+            visit.scroll_through()
 
 
 def test_every_page_of_the_demo_report(chromium):

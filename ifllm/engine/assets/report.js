@@ -153,6 +153,7 @@
       box.classList.add("is-drawn");
     } catch (fault) {
       box.classList.add("is-broken");
+      console.error(`${box.dataset.figure} could not be drawn: ${fault.message}`);
     }
   };
   const places = [...document.querySelectorAll(".ifllm-plot")];
