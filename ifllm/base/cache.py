@@ -47,15 +47,15 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @functools.cache  # a plan of all notebooks asks for each module a dozen times
-def imports(source: str, package: str = "ifllm") -> frozenset[str]:
-    """Modules of `package` that a source imports, as it writes them: relative ones with their dots."""
-    found = set()
+def imports(source: str, package: str | None = "ifllm") -> frozenset[str]:
+    """Modules of `package`, or of all, that a source imports, as it writes them: relative ones with their dots."""
+    found, wanted = set(), lambda module: package in (None, module.split(".")[0])
     for node in _statements(_parse(source)):
         match node:
-            case ast.ImportFrom(module=str(module), level=0) if module.split(".")[0] == package:
+            case ast.ImportFrom(module=str(module), level=0) if wanted(module):
                 found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
             case ast.Import(names=names):
-                found |= {alias.name for alias in names if alias.name.split(".")[0] == package}
+                found |= {alias.name for alias in names if wanted(alias.name)}
             case ast.ImportFrom(module=module, level=level) if level:
                 home = "." * level + (module or "")
                 found |= {home, *(f"{home}{'.' if module else ''}{alias.name}" for alias in node.names)}

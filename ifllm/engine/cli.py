@@ -76,9 +76,14 @@ def run(
 @app.command(hidden=True)
 def job(run: Path, name: str) -> None:
     """Execute one job of a run folder; Snakemake calls this."""
-    from ifllm.engine.run import execute
+    from ifllm.engine.forkserver import ask
 
-    raise typer.Exit(execute(run.resolve(), name))
+    code = ask(run.resolve(), name)
+    if code is None:
+        from ifllm.engine.run import execute
+
+        code = execute(run.resolve(), name)
+    raise typer.Exit(code)
 
 # %% ../../nbs/engine/cli.ipynb #62116d6e
 @app.command()

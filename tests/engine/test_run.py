@@ -181,13 +181,16 @@ def _command_line(process: Path) -> str:
         return ""
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C; what a batch system sends
-def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how):
+# Ctrl-C; what a batch system sends; either where jobs are copies of a fork server
+@pytest.mark.parametrize(
+    ("how", "few"), [(signal.SIGINT, 3), (signal.SIGTERM, 3), (signal.SIGINT, 0), (signal.SIGTERM, 0)]
+)
+def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how, few):
     edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", "import time; time.sleep(6)\\ntotal = int")
     command = [
         sys.executable,
         "-c",
-        "from ifllm.engine.cli import main; main()",
+        f"import ifllm.engine.run; ifllm.engine.run.FEW = {few}; from ifllm.engine.cli import main; main()",
         *shlex.split("run --profile demo --data own --name t --cores 1"),
     ]
     process = subprocess.Popen(command, cwd=tiny_project, stderr=subprocess.PIPE, text=True)
@@ -195,6 +198,7 @@ def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, how
     while not (log.exists() and '"02_sum", "event": "start"' in log.read_text()):
         time.sleep(0.2)
         assert process.poll() is None, process.stderr.read()
+    assert (tiny_project / "runs" / "t" / "logs" / "forkserver.log").exists() == (few == 0)
     process.send_signal(how)
     assert process.wait(60) == 130
     end = time.monotonic() + 20
@@ -473,6 +477,7 @@ def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
 # -- killed, and other places
 
 
+@pytest.mark.parametrize("few", [3, 0])
 @pytest.mark.parametrize(
     "who, said",
     [
@@ -480,8 +485,9 @@ def test_a_part_that_someone_else_wrote_is_mended(tiny_project):
         ("getppid", "02_sum, killed"),
     ],
 )
-def test_a_kernel_killed_for_memory_is_named_and_leaves_no_old_page(finished_project, who, said):
+def test_a_kernel_killed_for_memory_is_named_and_leaves_no_old_page(finished_project, monkeypatch, few, who, said):
     run = finished_project / "runs" / "t"
+    monkeypatch.setattr("ifllm.engine.run.FEW", few)
     edit(finished_project / "nbs" / "02_sum.ipynb", "total = int", f"import os; os.kill(os.{who}(), 9)\\ntotal = int")
     with pytest.raises(RuntimeError, match=said):
         run_study(profile="demo", data="own", name="t", cores=1)

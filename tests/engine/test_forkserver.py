@@ -1,0 +1,207 @@
+"""Jobs and kernels that are copies of a process: they do what others do, and end with who asked for them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, notebook
+
+from ifllm.engine import forkserver, run
+from ifllm.engine.run import plan, run_study
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is a fork server on Linux only")
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Runs of few jobs have a fork server, too, which has imported what these tests look for."""
+    monkeypatch.setattr(run, "FEW", 0)
+    monkeypatch.setattr(run, "ALWAYS", ("colorsys", *run.ALWAYS))  # nothing else imports it
+
+
+def write(project: Path, name: str, *cells: str) -> None:
+    opened = f'from ifllm.base.study import Study\nstudy = Study.open(run, "{name}")'
+    (project / "nbs" / f"{name}.ipynb").write_text(notebook(('run = "runs/demo"', "parameters"), opened, *cells))
+
+
+def copied(project: Path, name: str) -> dict:
+    return {r["id"]: r["value"] for r in json.loads((project / "runs" / "t" / "results" / f"{name}.json").read_text())}
+
+
+SEEN = """import os, sys
+study.record("{0}.copied", float("colorsys" in sys.modules))
+study.record("{0}.threads", float(os.environ["OMP_NUM_THREADS"]))"""
+
+
+def test_copies_make_what_others_make(tiny_project, served):
+    for name in ("03_seen", "04_seen"):
+        write(tiny_project, name, SEEN.format(name[:2]))
+    settings = tiny_project / "settings.ini"
+    settings.write_text(settings.read_text().replace("threads = {}", 'threads = {"04_seen": 2}'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "FEW", 9)
+        run_study(profile="demo", data="own", name="alone", cores=2)
+    run_study(profile="demo", data="own", name="t", cores=2)
+    for name in ("01_data", "02_sum"):
+        one, other = (
+            (tiny_project / "runs" / which / "notebooks" / f"{name}.ipynb").read_text() for which in ("alone", "t")
+        )
+        assert one.replace("runs/alone", "runs/t") == other
+    # a copy has what the server imported; a job that uses other threads starts from nothing
+    assert copied(tiny_project, "03_seen") == {"03.copied": 1, "03.threads": 1}
+    assert copied(tiny_project, "04_seen") == {"04.copied": 0, "04.threads": 2}
+    timings = json.loads((tiny_project / "runs" / "t" / "logs" / "timings" / "03_seen.json").read_text())
+    assert timings["cpu_seconds"] > 0 and timings["peak_mb"] > 20
+
+
+def test_failures_of_copies_are_told_as_those_of_others(tiny_project, served):
+    write(tiny_project, "03_bad", "print('before')", "raise ValueError('no such luck')")
+    write(tiny_project, "04_bad", "from ifllm.base.files import InputError", "raise InputError('x.csv:3: no')")
+    with pytest.raises(RuntimeError, match="03_bad, cell 4: ValueError: no such luck") as told:
+        run_study(profile="demo", data="own", name="t", cores=2)
+    assert "04_bad, cell 4: InputError: x.csv:3: no" in str(told.value)
+    logs = tiny_project / "runs" / "t" / "logs"
+    assert "no such luck" in (logs / "03_bad.log").read_text()
+    assert "no such luck" in (logs / "03_bad-failed.ipynb").read_text()
+
+
+EDITED = """import os, ifllm
+study.record("03.edited", ifllm.EDITED)
+study.record("03.home", float(ifllm.__file__.startswith(os.getcwd())))"""
+
+
+def test_code_that_is_edited_while_a_run_goes_on_is_the_code_that_runs(tiny_project, served):
+    """A copy of a process that has imported the package would run the old."""
+    shutil.copytree(ROOT / "ifllm", tiny_project / "ifllm")
+    write(
+        tiny_project,
+        "00_edit",
+        "with open('ifllm/__init__.py', 'a') as code:\n    code.write('EDITED = 1\\n')\nstudy.record('00.x', 1)",
+    )
+    write(tiny_project, "03_seen", "study.results('00_edit')", EDITED)
+    run_study(profile="demo", data="own", name="t", cores=1)
+    assert copied(tiny_project, "03_seen") == {"03.edited": 1, "03.home": 1}
+
+
+def gone(*processes: int, patience_s: float = 20) -> bool:
+    end = time.monotonic() + patience_s
+    while any(Path(f"/proc/{number}").exists() for number in processes):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def numbers(file: Path, many: int) -> list[int]:
+    """Process numbers that a file comes to hold."""
+    end = time.monotonic() + 60
+    while not (file.exists() and len(file.read_text().split()) >= many):
+        assert time.monotonic() < end, file
+        time.sleep(0.1)
+    return [int(number) for number in file.read_text().split()]
+
+
+SLOW = """import os, time
+with open("{place}", "w") as told:
+    told.write(f"{{os.getpid()}} {{os.getppid()}}")
+time.sleep(60)"""
+
+
+@pytest.mark.parametrize("killed", ["asking", "job"])
+def test_a_job_ends_with_who_asked_for_it_and_a_kernel_with_its_job(finished_project, tmp_path, killed):
+    """Also when that one is killed, and can say nothing."""
+    write(finished_project, "03_slow", SLOW.format(place=tmp_path / "who"))
+    folder = finished_project / "runs" / "t"
+    run.write_stage_settings(folder)
+    with forkserver.fork_server(["colorsys"], {}, tmp_path / "log") as address:
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "ifllm.engine.cli", "job", str(folder), "03_slow"],
+            env={**os.environ, **address, "PYTHONPATH": str(ROOT)},
+        )
+        kernel, job = numbers(tmp_path / "who", 2)
+        assert job != asking.pid and b"forkserver" in Path(f"/proc/{job}/cmdline").read_bytes()
+        os.kill({"asking": asking.pid, "job": job}[killed], signal.SIGKILL)
+        assert asking.wait(20) == {"asking": -signal.SIGKILL, "job": 1}[killed]
+        assert gone(kernel, job)
+        assert not (folder / "notebooks" / "03_slow.ipynb").exists()
+
+
+STARTER = """import sys, time
+from pathlib import Path
+from ifllm.engine import forkserver
+with forkserver.fork_server(["colorsys"], {}, Path(sys.argv[1])) as address:
+    place = address[forkserver.ADDRESS]
+    while not Path(place).exists():
+        time.sleep(.05)
+    print(place, flush=True)
+    time.sleep(60)"""
+
+
+def test_a_server_ends_with_who_started_it(tmp_path):
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    )
+    place = starter.stdout.readline().strip()
+    serving = [
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if place.encode() in read(process / "environ") and process.name != str(starter.pid)
+    ]
+    assert len(serving) == 1 and oct(Path(place).parent.stat().st_mode)[-2:] == "00"
+    starter.kill()
+    starter.wait()
+    assert gone(*serving) and (tmp_path / "log").read_text() == ""
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("address", [None, "nowhere", "deaf"])
+def test_where_nobody_answers_a_job_starts_by_itself(tmp_path, monkeypatch, address):
+    monkeypatch.delenv(forkserver.ADDRESS, raising=False)
+    if address:
+        monkeypatch.setenv(forkserver.ADDRESS, str(tmp_path / address))
+    if address == "deaf":  # as one that cannot fork
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / address))
+        listener.listen()
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+    assert forkserver.ask(tmp_path, "01_data") is None
+
+
+LOADED = """import sys
+from ifllm.engine import forkserver
+for name in sys.argv[1:]:
+    forkserver._load(name)
+print(*{name.split(".")[0] for name in sys.modules} & forkserver.ALONE - {"ifllm"})
+print(*(name for name in sys.argv[1:] if name.split(".")[0] not in sys.modules))
+print(*(name for name in sys.modules if name.startswith("ifllm.")))"""
+
+
+def test_nothing_is_imported_that_may_not_be_copied(monkeypatch):
+    """Of what this project's notebooks share; and what takes longest is there."""
+    folder = ROOT / "runs" / "demo"
+    if not (folder / "settings.json").exists():
+        pytest.skip("no demo run here: `make test` makes it first")
+    monkeypatch.setattr(run, "_is_redone", lambda *_: True)
+    names = run._shared_imports(folder, plan(folder))
+    assert {
+        "trl.DPOTrainer",
+        "transformers.AutoModelForCausalLM",
+        "sklearn.linear_model.LogisticRegression",
+        "scipy.stats",
+    } <= {*names}
+    told = subprocess.run([sys.executable, "-c", LOADED, *names], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stdout.split("\n") == ["", "", "ifllm.engine ifllm.engine.forkserver", ""]
