@@ -188,6 +188,8 @@ def provenance_page(manifest: Mapping, pages: list[Page]) -> str:
         "## Code and machine",
         _facts(code),
         "## Notebooks",
+        "Seconds and memory are those of each notebook's own process. What several import may have been imported once "
+        "for all: it counts in the memory of each, and in the time of none.",
         _times(manifest, pages),
         "## Settings",
         "Set in `settings.ini`; notebooks get them as papermill parameters.",

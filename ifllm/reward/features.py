@@ -504,7 +504,9 @@ def nested_choice(
     }, chosen
 
 # %% ../../nbs/08_reward.ipynb #4548216e
-def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int = 96, batch: int = 16) -> np.ndarray:
+def embed_texts(
+    texts: Sequence[str], cache: Path | None = None, max_tokens: int = 96, together: int = 512
+) -> np.ndarray:
     """Unit-length sentence embeddings (n, 384) by the packaged MiniLM encoder [@reimers2019].
 
     Parameters
@@ -512,7 +514,8 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
     texts : best each once (`map_texts`)
     cache : folder in which a result is kept, under a key of texts, tokens, model, code and library versions
     max_tokens : a longer text is cut there
-    batch : texts of about one length that are computed together; more do not fit a processor's cache and take longer
+    together : tokens that are computed together, of texts with as many tokens each, so that none is padded; more do not
+        fit a processor's cache and take longer
 
     Notes
     -----
@@ -523,36 +526,40 @@ def embed_texts(texts: Sequence[str], cache: Path | None = None, max_tokens: int
 
     model = {file.name: file_sha256(file) for file in sorted(Path(get_model_path()).glob("*.*")) if file.is_file()}
     key = content_key(
-        list(texts), max_tokens, batch, model, inspect.getsource(_embed), packages=["torch", "transformers"]
+        list(texts), max_tokens, together, model, inspect.getsource(_embed), packages=["torch", "transformers"]
     )
     file = cache / f"minilm-{key}.npy" if cache else None
     kept = kept_array(file, (len(texts), 384)) if file else None
     if kept is not None:
         return kept.astype(np.float32)
-    out = _embed(texts, get_model_path(), max_tokens, batch).astype(np.float16)
+    out = _embed(texts, get_model_path(), max_tokens, together).astype(np.float16)
     if file:
         keep_array(file, out)
     return out.astype(np.float32)
 
 # %% ../../nbs/08_reward.ipynb #93e40aad
-def _embed(texts, path, max_tokens, batch):
+def _embed(texts, path, max_tokens, together):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
     assert tokenizer is not None  # or it raises
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            tokens = tokenizer(
-                [texts[i] for i in rows], truncation=True, max_length=max_tokens, padding=True, return_tensors="pt"
-            )
-            mask = tokens["attention_mask"].unsqueeze(-1)
-            hidden = (model(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)
-            out[rows] = torch.nn.functional.normalize(hidden, dim=1).numpy()
+        for length, rows in _by_length(tokens).items():
+            most = max(1, together // length)
+            for some in (rows[start : start + most] for start in range(0, len(rows), most)):
+                hidden = model(torch.tensor([tokens[row] for row in some])).last_hidden_state.mean(1)
+                out[some] = torch.nn.functional.normalize(hidden, dim=1).numpy()
     return out
+
+
+def _by_length(tokens):
+    rows = {}
+    for row, own in enumerate(tokens):
+        rows.setdefault(len(own), []).append(row)
+    return rows
 
 # %% ../../nbs/08_reward.ipynb #ff2b6f0b
 def read_sentences(pairs: pl.DataFrame, dwell: pl.DataFrame) -> pl.DataFrame:

