@@ -78,7 +78,7 @@ def job(run: Path, name: str) -> None:
     """Execute one job of a run folder; Snakemake calls this."""
     from ifllm.engine.forkserver import ask
 
-    code = ask(run.resolve(), name)
+    code = ask("ifllm.engine.cli", "job", str(run.resolve()), name)
     if code is None:
         from ifllm.engine.run import execute
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -30,7 +31,6 @@ ALONE = frozenset(
     {"ifllm", "polars", "pandera", "statsmodels", "lightgbm", "seaborn", "pymovements", "plotly", "matplotlib"}
 )
 ALWAYS = ("papermill", "nbclient", "ipykernel.kernelapp", "rich.progress")
-
 
 PROVISIONER = "ifllm-fork"  # as pyproject.toml tells it to jupyter_client
 
@@ -97,15 +97,19 @@ def _end_with(line: socket.socket, done: threading.Event, patience_s: float = 10
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0012
 def _answer(line: socket.socket) -> int:
-    """In a copy: execute the job that is asked for, or become its kernel."""
+    """In a copy: do what is asked for, as `python -m` would, or become its kernel; the exit code."""
     request = _take_over(line)
     if (told := _kernel.fork(line)) is not None:
         return _become_kernel(told)
     done = threading.Event()
     threading.Thread(target=_end_with, args=(line, done), daemon=True).start()
-    from ifllm.engine.run import execute
-
-    code = execute(Path(request["run"]), request["job"])
+    sys.argv, code = [request["module"], *request["arguments"]], 0
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     done.set()
@@ -115,7 +119,7 @@ def _answer(line: socket.socket) -> int:
 
 def main() -> None:
     """Serve at the address that the environment tells, importing what the command line lists."""
-    # of threads that imports began: what they hold is left out of `names`
+    # the threads are those of imports; what would need its own after a copy is not among the names
     warnings.filterwarnings("ignore", "(?s).*multi-threaded.*fork", DeprecationWarning)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.environ[ADDRESS])
@@ -233,14 +237,20 @@ def fork_server(names: Iterable[str], environment: dict[str, str], log: Path) ->
         try:
             yield found
         finally:
-            server.communicate()
+            assert server.stdin
+            server.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+            server.kill()
+            server.wait()
 
 
-def ask(run: Path, job: str) -> int | None:
-    """Have a run's fork server execute a job with this process's output; its exit code, or None where none answers."""
+def ask(module: str, *arguments: str) -> int | None:
+    """Have the fork server do what `python -m` does, with this process's output; the exit code, None where none
+    answers."""
     with socket.socket(getattr(socket, "AF_UNIX", socket.AF_INET)) as line:
         environment = {name: value for name, value in os.environ.items() if name != ADDRESS}
-        request = {"run": str(run), "job": job, "folder": os.getcwd(), "environment": environment}
+        request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
         try:
             line.connect(os.environ[ADDRESS])
             socket.send_fds(line, [b"."], [1, 2])

@@ -185,7 +185,35 @@ def test_where_nobody_answers_a_job_starts_by_itself(tmp_path, monkeypatch, addr
         listener.bind(str(tmp_path / address))
         listener.listen()
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
-    assert forkserver.ask(tmp_path, "01_data") is None
+    assert forkserver.ask("this", "job") is None
+
+
+ASKING = """import sys
+from ifllm.engine import forkserver
+sys.exit(forkserver.ask(*sys.argv[1:]))"""
+ASKED = """import os, sys
+print(sys.argv[1:], __name__, os.getcwd(), os.environ["TOLD"], sys.stdin.read() == "")
+print("also", file=sys.stderr)
+if sys.argv[1] != "0":
+    sys.exit({"1": 1, "7": 7, "words": "words", "none": None}[sys.argv[1]])"""
+
+
+@pytest.mark.parametrize(("word", "code"), [("0", 0), ("1", 1), ("7", 7), ("words", 1), ("none", 0)])
+def test_a_copy_is_like_the_command(tmp_path, monkeypatch, word, code):
+    """Its arguments, folder, environment, output and exit code are those of who asked."""
+    (tmp_path / "asked_for.py").write_text(ASKED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    (tmp_path / "here").mkdir()
+    with forkserver.fork_server(["colorsys"], {}, tmp_path / "log") as address:
+        while not Path(address[forkserver.ADDRESS]).exists():
+            time.sleep(0.05)
+        command = [sys.executable, "-c", ASKING, "asked_for", word, "a b"]
+        told = subprocess.run(
+            command, cwd=tmp_path / "here", env={**os.environ, **address, "TOLD": "x=y"}, capture_output=True, text=True
+        )
+    assert told.stdout == f"{[word, 'a b']} __main__ {tmp_path / 'here'} x=y True\n"
+    assert told.stderr == "also\n" + "words\n" * (word == "words") and told.returncode == code
+    assert (tmp_path / "log").read_text() == ""
 
 
 LOADED = """import sys
