@@ -1058,6 +1058,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._end_with': ( 'engine/forkserver.html#_end_with',
                                                                                 'ifllm/engine/forkserver.py'),
+                                         'ifllm.engine.forkserver._has_accelerator': ( 'engine/forkserver.html#_has_accelerator',
+                                                                                       'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._load': ('engine/forkserver.html#_load', 'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._serve': ('engine/forkserver.html#_serve', 'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._take_over': ( 'engine/forkserver.html#_take_over',

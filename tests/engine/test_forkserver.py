@@ -216,27 +216,48 @@ def test_a_copy_is_like_the_command(tmp_path, monkeypatch, word, code):
     assert (tmp_path / "log").read_text() == ""
 
 
+def test_only_jobs_to_be_done_are_asked_what_they_import(finished_project, served):
+    folder = finished_project / "runs" / "t"
+    jobs = plan(folder)
+    redone = lambda: [job.name for job in jobs if run._is_redone(folder, job)]
+    assert redone() == [] and run._shared_imports(folder, jobs) == []  # then a server would only cost
+    for name, added in (("01_data", "made_up, sched, plotly.io"), ("02_sum", "made_up, sched, plotly.io, rare")):
+        file = finished_project / "nbs" / f"{name}.ipynb"
+        file.write_text(file.read_text().replace("study = Study", f"import {added}\\nstudy = Study"))
+        assert redone() == ["01_data", "02_sum"][: int(name[:2])]
+    names = run._shared_imports(folder, jobs)
+    assert names[: len(run.ALWAYS)] == [*run.ALWAYS] and "made_up" in names
+    assert {"rare", "sched", "plotly.io", "polars", "ifllm"}.isdisjoint(names)
+    (folder / "logs" / "inputs" / "02_sum.json").unlink()
+    assert redone() == ["01_data", "02_sum"]
+
+
 LOADED = """import sys
 from ifllm.engine import forkserver
 for name in sys.argv[1:]:
     forkserver._load(name)
 print(*{name.split(".")[0] for name in sys.modules} & forkserver.ALONE - {"ifllm"})
+print("torch" in sys.modules)
 print(*(name for name in sys.argv[1:] if name.split(".")[0] not in sys.modules))
 print(*(name for name in sys.modules if name.startswith("ifllm.")))"""
 
 
-def test_nothing_is_imported_that_may_not_be_copied(monkeypatch):
-    """Of what this project's notebooks share; and what takes longest is there."""
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_nothing_is_imported_that_may_not_be_copied(monkeypatch, accelerated):
+    """What takes longest is there; torch is not where it would find a device."""
     folder = ROOT / "runs" / "demo"
     if not (folder / "settings.json").exists():
         pytest.skip("no demo run here: `make test` makes it first")
     monkeypatch.setattr(run, "_is_redone", lambda *_: True)
+    monkeypatch.setattr(forkserver, "_has_accelerator", lambda: accelerated)
     names = run._shared_imports(folder, plan(folder))
-    assert {
-        "trl.DPOTrainer",
-        "transformers.AutoModelForCausalLM",
-        "sklearn.linear_model.LogisticRegression",
-        "scipy.stats",
-    } <= {*names}
+    assert {"sklearn.linear_model.LogisticRegression", "scipy.stats"} <= {*names}
+    assert ({"trl.DPOTrainer", "transformers.AutoModelForCausalLM"} <= {*names}) == (not accelerated)
     told = subprocess.run([sys.executable, "-c", LOADED, *names], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert told.stdout.split("\n") == ["", "", "ifllm.engine ifllm.engine.forkserver", ""]
+    assert told.stdout.split("\n") == ["", str(not accelerated), "", "ifllm.engine ifllm.engine.forkserver", ""]
+
+
+@pytest.mark.parametrize("device", ["nvidia0", "kfd", "accel0", "null", "nvidia-caps"])
+def test_accelerators_are_known_by_their_devices(tmp_path, device):
+    (tmp_path / device).touch()
+    assert forkserver._has_accelerator(tmp_path) == (device not in ("null", "nvidia-caps"))
