@@ -175,15 +175,17 @@ def read(file: Path) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("address", [None, "nowhere", "deaf"])
+@pytest.mark.parametrize("address", [None, "nowhere", "long" * 50, "deaf", "silent"])
 def test_where_nobody_answers_a_job_starts_by_itself(tmp_path, monkeypatch, address):
     monkeypatch.delenv(forkserver.ADDRESS, raising=False)
     if address:
         monkeypatch.setenv(forkserver.ADDRESS, str(tmp_path / address))
-    if address == "deaf":  # as one that cannot fork
-        listener = socket.socket(socket.AF_UNIX)
+    monkeypatch.setattr(forkserver, "PATIENCE_S", 1)
+    listener = socket.socket(socket.AF_UNIX)
+    if address in ("deaf", "silent"):
         listener.bind(str(tmp_path / address))
         listener.listen()
+    if address == "deaf":  # as one that cannot fork
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
     assert forkserver.ask("this", "job") is None
 
