@@ -687,18 +687,15 @@ FEW = 3  # jobs that start sooner on their own than after what they share is imp
 def _is_redone(run: Path, job: Job) -> bool:
     """Whether a job's code or settings are not those that it was last made from."""
     known = remembered(run / "logs" / "inputs" / f"{job.name}.json")
-    try:
-        own = hashes(run, [file for file in job.inputs if not file.startswith(("artefacts/", "results/"))])
-    except FileNotFoundError:
-        return True
-    return any(known.get(file) != digest for file, digest in own.items())
+    own = [file for file in job.inputs if not file.startswith(("artefacts/", "results/"))]
+    return any(known.get(file) != digest for file, digest in hashes(run, own).items())
 
-
+# %% ../../nbs/engine/run.ipynb #f0rk0213
 def _sources(run: Path, job: Job) -> Iterator[str]:
     """The code of a job's notebook, and of the modules that it reaches."""
     for file in job.inputs:
         if file.endswith(".ipynb"):
-            yield "\n\n".join(text for text, _ in _code_cells(run / file))
+            yield from (text for text, _ in _code_cells(run / file))
         elif file.endswith(".py"):
             yield (run / file).read_text(encoding="utf-8")
 
@@ -714,7 +711,7 @@ def _shared_imports(run: Path, jobs: list[Job]) -> list[str]:
     names = copyable(name for name, times in found.items() if times > 1 and not name.startswith("."))
     return [*ALWAYS, *sorted(names, key=lambda name: -found[name])]
 
-
+# %% ../../nbs/engine/run.ipynb #f0rk0214
 @contextlib.contextmanager
 def _fork_server(run: Path, jobs: list[Job], executor: tuple[str, ...]) -> Generator[dict[str, str]]:
     """The fork server of a run on this machine: what the environment says of it; nothing where none pays."""
