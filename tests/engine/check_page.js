@@ -26,9 +26,10 @@
   const edge = Math.max(...[...document.querySelectorAll('main h2')].map((e) => e.getBoundingClientRect().right)); // headings are as wide as the column
   const unhinted = scrolls.filter((e) => !getComputedStyle(e).backgroundImage.includes('gradient')).map(name);
   const early = scrolls.filter((e) => e.getBoundingClientRect().width && e.getBoundingClientRect().right < edge - 4 && !e.closest('details, li, dd')).map(name);
+  const headings = [...document.querySelectorAll('h1, h2, h3, h4')].filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent.slice(0, 40));
   const images = [...document.images];
   const beyond = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  return { 'too wide': beyond > 0 ? [`${beyond} px`, ...wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90))] : [],
+  return { 'headings cut': headings, 'too wide': beyond > 0 ? [`${beyond} px`, ...wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90))] : [],
     'an axis that nothing is drawn on': idle, 'words cut in a plot': cut, 'words over words in a plot': overlaid,
     'scrolls without a hint': unhinted, 'cut beside free room': early,
     'images without alt text': images.filter((i) => !i.hasAttribute('alt')).map((i) => i.src),

@@ -51,7 +51,7 @@ def test_pages_of_the_fixture(fixture_site, chromium, width, scheme):
     ] == []
 
 
-FAULTS = """<!doctype html><html lang="en"><title>x</title><main><h2>Wide</h2><div style="width: 3000px; height: 9px"></div><img src="none.png">
+FAULTS = """<!doctype html><html lang="en"><title>x</title><main><h2>Wide</h2><h3 style="width: 40px">ifllm.engine.forkserver</h3><div style="width: 3000px; height: 9px"></div><img src="none.png">
 <div style="width: 200px"><div class="ifllm-scroll" style="overflow-x: auto" aria-label="T"><table><td style="min-width: 900px">x</table></div></div>
 <div class="ifllm-plot is-drawn" data-figure="fig-a"><div><svg class="main-svg" width="100" height="50">
 <text x="80" y="20">a title that goes on</text><text x="5" y="40">one tick</text><text x="9" y="41">two ticks</text></svg></div></div></main>"""
@@ -62,6 +62,7 @@ def test_the_checks_find_what_they_look_for(chromium, tmp_path):
     with Visit(chromium, tmp_path / "faults.html", 1440, "light") as visit:
         found = {what for what, seen in visit.page.evaluate(CHECK).items() if seen}
     assert found >= {
+        "headings cut",
         "too wide",
         "images without alt text",
         "scrolls without a hint",

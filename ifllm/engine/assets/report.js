@@ -208,6 +208,9 @@
     });
   }
 
+  // ---- a module's name, longer than a phone is wide, goes on in the next line after a dot
+  document.querySelectorAll("h1.title").forEach((title) => { if (/^\w+(\.\w+)+$/.test(title.textContent)) title.innerHTML = title.textContent.replaceAll(".", ".<wbr>"); });
+
   // ---- code that scrolls sideways must be reached by the keyboard
   const reachable = () => document.querySelectorAll("main pre").forEach((pre) => {
     if (pre.scrollWidth > pre.clientWidth) pre.tabIndex = 0; else if (!pre.classList.contains("ifllm-output")) pre.removeAttribute("tabindex");
