@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 browser() {
   [ -n "${IFLLM_BROWSER:-}" ] && return 0
   local name
-  for name in chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge; do
+  for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge; do
     command -v "$name" >/dev/null 2>&1 && return 0
   done
   return 1
@@ -18,7 +18,9 @@ if ! browser; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     echo "install-browser: chromium, by apt-get"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq update >/dev/null && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core fonts-stix >/dev/null ||
+    apt-get -qq update >/dev/null
+    install() { apt-get -qq install -y --no-install-recommends "$1" fonts-dejavu-core fonts-stix >/dev/null; }
+    install chromium-headless-shell 2>/dev/null || install chromium || # the first is not in every Debian
       echo "install-browser: apt-get could not install chromium; browser tests will be skipped" >&2
   else
     echo "install-browser: no Chromium here, and no right to install one: as root on Debian run apt-get install chromium; browser tests will be skipped" >&2

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from study_site import PASSWORD, ServerProcess, live
 from tried import Cells, opened
 
+from ifllm.engine.pictures import find_browser
 from ifllm.recording.data import parse_release
 from ifllm.recording.features import extract_features
 from ifllm.recording.locate import locate
@@ -35,15 +36,8 @@ from ifllm.site.gaze import missing_gaze
 from ifllm.site.trial import fake_camera
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = (
-    os.environ.get("IFLLM_CHROMIUM")
-    or shutil.which("chromium")
-    or shutil.which("chromium-browser")
-    or shutil.which("google-chrome")
-)
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM, reason="no Chromium here: scripts/install-browser.sh installs it, IFLLM_CHROMIUM names another"
-)
+CHROMIUM = find_browser()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: scripts/install-browser.sh installs one")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
