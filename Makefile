@@ -8,6 +8,8 @@ PROFILE ?= quick
 NAME ?= $(PROFILE)
 CORES ?=
 BIN := .venv/bin
+# what Python has compiled is kept, though a container's settings may say otherwise: each test worker would compile all tests anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: report test setup lab clean mutants audit
 report: setup
