@@ -1,5 +1,6 @@
 """Things that several test files need."""
 
+import gc
 import itertools
 import json
 import os
@@ -21,6 +22,13 @@ LONG = ("engine/test_run", "site/test_browser", "engine/test_browser", "engine/t
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {ROOT / "tests" / f"{name}.py": n for n, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What all the imports left is not looked through again: each full collection of garbage took half a second, and
+    some libraries ask for one in each call."""
+    gc.collect()
+    gc.freeze()
 
 
 def wait_until(done: Callable[[], bool], seconds: float = 20) -> None:
