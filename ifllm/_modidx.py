@@ -1073,7 +1073,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver.forked_kernel': ( 'engine/forkserver.html#forked_kernel',
                                                                                     'ifllm/engine/forkserver.py'),
-                                         'ifllm.engine.forkserver.is_installed': ( 'engine/forkserver.html#is_installed',
+                                         'ifllm.engine.forkserver.is_available': ( 'engine/forkserver.html#is_available',
                                                                                    'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver.main': ('engine/forkserver.html#main', 'ifllm/engine/forkserver.py'),
                                          'ifllm.engine.forkserver.start_afresh': ( 'engine/forkserver.html#start_afresh',

@@ -5,15 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-browser() {
-  [ -n "${IFLLM_BROWSER:-}" ] && return 0
-  local name
-  for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge msedge; do
-    command -v "$name" >/dev/null 2>&1 && return 0
-  done
-  return 1
-}
-
+browser() { .venv/bin/python -c 'import sys; from ifllm.engine.pictures import find_browser; sys.exit(find_browser() is None)'; }
 if ! browser; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     echo "install-browser: chromium, by apt-get"

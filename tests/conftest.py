@@ -119,12 +119,16 @@ def make_tiny_project(folder: Path) -> Path:
     return folder
 
 
+def watched(path: str | None) -> str:
+    """A `PYTHONPATH` with which Python notes what leaves the machine, before what is on `path`."""
+    return os.pathsep.join([str(ROOT / "tests" / "outgoing"), *filter(None, [path])])
+
+
 @pytest.fixture
 def outgoing(tmp_path_factory, monkeypatch) -> Callable[[], list[str]]:
     """What the Python processes that are started from now on connect to or look up outside this machine."""
     log = tmp_path_factory.mktemp("outgoing") / "log"
-    others = filter(None, [os.environ.get("PYTHONPATH")])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "outgoing"), *others]))
+    monkeypatch.setenv("PYTHONPATH", watched(os.environ.get("PYTHONPATH")))
     monkeypatch.setenv("OUTGOING", str(log))
     return lambda: log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 

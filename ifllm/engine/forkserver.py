@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADDRESS', 'ALONE', 'WITH_TORCH', 'ALWAYS', 'PATIENCE_S', 'PROVISIONER', 'copyable', 'main', 'Waiting',
-           'forked_kernel', 'is_installed', 'start_afresh', 'fork_server', 'ask']
+           'forked_kernel', 'is_available', 'start_afresh', 'fork_server', 'ask']
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0003
 import contextlib
@@ -231,9 +231,11 @@ def forked_kernel(**given):
     return Forked(**given)
 
 # %% ../../nbs/engine/forkserver.ipynb #f0rk0206
-def is_installed() -> bool:
-    """Whether jupyter_client finds it: not where the package was installed before there was one."""
-    return bool(importlib.metadata.entry_points(group="jupyter_client.kernel_provisioners", name=PROVISIONER))
+def is_available() -> bool:
+    """Whether there can be one here: on Linux, and not where the package was installed before jupyter_client could find
+    its kernels."""
+    found = importlib.metadata.entry_points(group="jupyter_client.kernel_provisioners", name=PROVISIONER)
+    return sys.platform == "linux" and bool(found)
 
 
 def start_afresh() -> None:

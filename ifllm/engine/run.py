@@ -39,7 +39,7 @@ from ..base.prose import fill_notebook
 from ..base.study import load_settings
 from ..base.terminal import tell
 from .cluster import prepare, read_cluster
-from .forkserver import ALWAYS, copyable, fork_server, is_installed, start_afresh
+from .forkserver import ALWAYS, copyable, fork_server, is_available, start_afresh
 from .jobs import Job, hashes, in_order, read_events, remembered, up_to_date
 
 SLURM = ("--executor", "slurm")
@@ -715,8 +715,7 @@ def _shared_imports(run: Path, jobs: list[Job]) -> list[str]:
 @contextlib.contextmanager
 def _fork_server(run: Path, jobs: list[Job], executor: tuple[str, ...]) -> Generator[dict[str, str]]:
     """The fork server of a run on this machine: what the environment says of it; nothing where none pays."""
-    here = sys.platform == "linux" and not executor and is_installed()
-    names = _shared_imports(run, jobs) if here else []
+    names = _shared_imports(run, jobs) if is_available() and not executor else []
     if not names:
         yield {}
         return
