@@ -24,29 +24,41 @@ REACH = """async (patience) => { for (const plot of document.querySelectorAll('.
 
 
 class Visit:
-    """A page opened at one width and scheme, with all that it asked for and complained about."""
+    """A page opened at one width and scheme, with all that it asked for and complained about.
 
-    def __init__(self, browser, file: Path, width: int, scheme: str):
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 844 if width < 600 else 900},
-            color_scheme=scheme,
-            reduced_motion="reduce",
-        )
-        self.file, self.errors, self.requests = file, [], []
+    Opened in a browser it is a new visitor's. In a context it is opened where that visitor's last page was, which spares
+    what a browser keeps from page to page: Plotly is compiled once.
+    """
+
+    def __init__(self, where, file: Path, width: int, scheme: str):
+        self.stays = hasattr(where, "pages")
+        self.context = where if self.stays else where.new_context()
+        self.file, self.width, self.scheme = file, width, scheme
+        self.errors, self.requests = [], []
+        self.heard = {
+            "console": lambda message: self.errors.append(message.text) if message.type == "error" else None,
+            "pageerror": lambda fault: self.errors.append(str(fault)),
+            "request": lambda request: self.requests.append(request.url),
+        }
         self._open()
 
     def _open(self):
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda fault: self.errors.append(str(fault)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page = self.context.pages[0] if self.context.pages else self.context.new_page()
+        self.page.set_viewport_size({"width": self.width, "height": 844 if self.width < 600 else 900})
+        self.page.emulate_media(color_scheme=self.scheme, reduced_motion="reduce")
+        for event, listener in self.heard.items():
+            self.page.on(event, listener)
         self.page.goto(self.file.as_uri(), wait_until="load")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *fault):
-        self.context.close()
+        if not self.stays:
+            self.context.close()
+            return
+        for event, listener in self.heard.items():
+            self.page.remove_listener(event, listener)
 
     def scroll_through(self):
         """Go down the page as a reader does, so that all that loads lazily has loaded.
@@ -81,7 +93,7 @@ class Visit:
 
 
 CHECK = (ROOT / "tests" / "engine" / "check_page.js").read_text(encoding="utf-8")
-AXE_RUN = """() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations']}).then((r) => r.violations.map(
+AXE_RUN = """() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations'], preload: false}).then((r) => r.violations.map(
   (v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary.slice(0, 200)]))"""
 
 
@@ -89,10 +101,10 @@ AXE_RUN = """() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 
 OF_FIGURES = ("words cut in a plot", "words over words in a plot", "cut beside free room")
 
 
-def examine(browser, file: Path, width: int, scheme: str, axe: bool = True, figures: bool = True) -> list[str]:
+def examine(visitor, file: Path, width: int, scheme: str, axe: bool = True, figures: bool = True) -> list[str]:
     """Everything that is wrong with a page, in words; without `figures`, what chapters drew is only warned of."""
     where = f"{file.name} at {width}, {scheme}"
-    with Visit(browser, file, width, scheme) as visit:
+    with Visit(visitor, file, width, scheme) as visit:
         visit.scroll_through()
         found = {what: seen for what, seen in visit.page.evaluate(CHECK).items() if seen}
         wrong = [f"{where}: {what}: {seen}" for what, seen in found.items() if figures or what not in OF_FIGURES]

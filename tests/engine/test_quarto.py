@@ -210,9 +210,10 @@ def chromium(built):
 
 
 def test_quartos_pages_are_in_order(built, chromium):
+    visitor = chromium.new_context()
     pages = list(built.pages("quarto").values())
     views = [VIEWS[n % len(VIEWS)] for n in range(len(pages))]
-    wrong = [line for p, view in zip(pages, views, strict=True) for line in examine(chromium, p, *view, figures=False)]
+    wrong = [line for p, view in zip(pages, views, strict=True) for line in examine(visitor, p, *view, figures=False)]
     assert wrong == []
 
 

@@ -135,7 +135,11 @@
     return Object.keys(changes).length ? Plotly.relayout(place, changes) : null;
   };
   // A plot in view on opening waits, as its picture, until the reader does anything at all: opening a page costs no more than the page.
-  const awake = new Promise((done) => ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, done, { once: true, passive: true })));
+  // A browser tells of a pointer that rests where the page appears; that is nobody's doing.
+  const awake = new Promise((done) => {
+    const wake = (event) => (event.type !== "pointermove" || event.movementX || event.movementY) && done();
+    ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, wake, { passive: true }));
+  });
   const draw = async (box) => {
     const place = box.querySelector(":scope > div");
     try {
