@@ -1135,6 +1135,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ifllm.engine.paper.print_page': ('engine/paper.html#print_page', 'ifllm/engine/paper.py'),
                                     'ifllm.engine.paper.reading_order': ('engine/paper.html#reading_order', 'ifllm/engine/paper.py')},
             'ifllm.engine.pictures': { 'ifllm.engine.pictures._draw': ('engine/pictures.html#_draw', 'ifllm/engine/pictures.py'),
+                                       'ifllm.engine.pictures._write': ('engine/pictures.html#_write', 'ifllm/engine/pictures.py'),
                                        'ifllm.engine.pictures.draw_plots': ('engine/pictures.html#draw_plots', 'ifllm/engine/pictures.py'),
                                        'ifllm.engine.pictures.few_colours': ( 'engine/pictures.html#few_colours',
                                                                               'ifllm/engine/pictures.py'),

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..base.files import write_bytes
@@ -51,30 +52,38 @@ def few_colours(png: bytes) -> bytes:
     return out.getvalue()
 
 # %% ../../nbs/engine/pictures.ipynb #1dd87c56
-_DRAW = """async ([plot, height]) => {
+_DRAW = """async ([text, height]) => {
+  const plot = JSON.parse(text);
   const width = plot.layout.width || 860;
   const layout = {...plot.layout, width, height, paper_bgcolor: '#fff', autosize: false};
   return Plotly.toImage({data: plot.data, layout}, {format: 'png', width, height, scale: 2});
 }"""
 
 
+def _write(place: Path, url: str) -> None:
+    write_bytes(place, few_colours(base64.b64decode(url.split(",", 1)[1])))
+
+
 def _draw(plots: Mapping[str, dict], places: Mapping[str, Path], browser: str) -> list[str]:
     """Draw figures into files; returns what could not be drawn."""
     from playwright.sync_api import Error, sync_playwright
 
-    failed = []
-    with sync_playwright() as play:
+    failed, written = [], []
+    with sync_playwright() as play, ThreadPoolExecutor(1) as beside:
         chromium = play.chromium.launch(executable_path=browser)
         page = chromium.new_page()
         page.set_content("<!doctype html><title>plots</title>")
         page.add_script_tag(path=str(plotly_script()))
         for key, plot in plots.items():
-            try:
-                url = page.evaluate(_DRAW, [plot, int(plot["layout"].get("height") or 420)])
-                write_bytes(places[key], few_colours(base64.b64decode(url.split(",", 1)[1])))
+            try:  # as text: Playwright would look at each number of a plot
+                url = page.evaluate(_DRAW, [json.dumps(plot), int(plot["layout"].get("height") or 420)])
             except Error as fault:
                 failed.append(f"{key} ({str(fault).splitlines()[0]})")
+                continue
+            written.append(beside.submit(_write, places[key], url))
         chromium.close()
+    for picture in written:
+        picture.result()
     return failed
 
 # %% ../../nbs/engine/pictures.ipynb #1a8fcc63
