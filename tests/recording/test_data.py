@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import json
 import math
 import os
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1192,21 +1194,53 @@ def test_the_manifest_is_of_the_release():
     assert sum(path.endswith(tuple(data.BEHAVIOUR)) for path in manifest) == 2362
 
 
-def test_the_release(release_archive, tmp_path):
+# what is in the published files, counted apart from the code; `ifllm compare reference` holds whole runs to the same
+PUBLISHED = {
+    "data.rows.rel.parsed": 5_873_668,
+    "data.rows.abs.parsed": 4_769_997,
+    "data.rows.rel.quarantined": 0,
+    "data.rows.abs.quarantined": 0,
+    "data.ledger.rel.six_columns": 554_906,
+    "data.ledger.rel.quoted_whole": 11,
+    "data.queries.pairwise": 821,
+    "data.queries.pointwise": 870,
+    "data.queries.pairwise.kept": 721,
+    "data.queries.pairwise.strict": 694,
+    "data.workers.all": 258,
+    "data.workers.kept": 57,
+}
+
+
+def test_the_reference_counts_the_release_as_it_is(root):
+    told = {
+        record["id"]: record.get("value") for record in json.loads((root / "reference" / "results.json").read_text())
+    }
+    assert {id: told[id] for id in PUBLISHED} == PUBLISHED
+
+
+def test_recordings_of_the_release_are_parsed_line_by_line(release_archive, tmp_path):
+    """Every tenth recorded worker of the release: each line of their files is a row, none is quarantined."""
     from ifllm.base.study import Sink, load_settings
 
     folder = data.fetch(release_archive, tmp_path / "cache")
-    excluded = load_settings(Path(__file__).parents[2] / "settings.ini", "quick")["excluded_workers"]
+    some = tmp_path / "some"
+    (some / "user_behavior").mkdir(parents=True)
+    for name in data.TABLES:
+        (some / name).symlink_to(folder / name)
+    for worker in sorted((folder / "user_behavior").iterdir())[::10]:
+        (some / "user_behavior" / worker.name).symlink_to(worker)
+    excluded = load_settings(ROOT / "settings.ini", "quick")["excluded_workers"]
     with Sink(tmp_path / "rel") as rel, Sink(tmp_path / "abs") as abs_:
-        release = data.parse_release(folder, rel, abs_, excluded=excluded)
-    totals = dict(release.ledger.group_by("kind").agg(pl.col("rows_total").sum()).rows())
-    assert totals == {"rel": 5_873_668, "abs": 4_769_997, "table": 1691 + 1336 + 258}
-    assert release.ledger.filter(pl.col("kind") != "table")["rows_quarantined"].sum() == 0
-    assert counted(release, "six_columns") == 554_906 and counted(release, "quoted_whole") == 11
-    assert release.queries.group_by("mode").len().sort("mode").rows() == [("pairwise", 821), ("pointwise", 870)]
-    kept = release.queries.filter(~pl.col("excluded"), mode="pairwise")
-    assert kept.height == 721 and kept.filter(pl.col("preference") > 0).height == 694
-    assert release.workers.filter(pl.col("rel_rows").is_not_null() & ~pl.col("excluded")).height == 57
+        release = data.parse_release(some, rel, abs_, excluded=excluded)
+    recorded = release.ledger.filter(pl.col("kind") != "table")
+    lines = {"rel": 0, "abs": 0}
+    for file in (some / "user_behavior").glob("*/*/*.csv"):
+        lines[file.name[:3]] += len(file.read_bytes().splitlines())
+    assert dict(recorded.group_by("kind").agg(pl.col("rows_total").sum()).rows()) == lines and min(lines.values()) > 1e5
+    assert recorded["rows_quarantined"].sum() == 0 and counted(release, "six_columns") > 0
+    assert dict(release.ledger.filter(kind="table").group_by("kind").agg(pl.col("rows_total").sum()).rows()) == {
+        "table": 1691 + 1336 + 258
+    }
     assert set(release.queries["model_1"]) | set(release.queries["model_2"].drop_nulls()) == set(data.MODELS)
     assert not any("worker_" in file for file in release.ledger["file"])
 
