@@ -1983,7 +1983,8 @@ def distributions_figure(values: pl.DataFrame, units: dict[str, str]) -> go.Figu
         color_discrete_map={"reading": COLOURS["text"], "rating": COLOURS["mouse"]},
     )
     fig.update_xaxes(matches=None, showticklabels=True, title="")
-    fig.update_yaxes(matches=None, title="", showticklabels=False)
+    fig.update_yaxes(matches=None, title="", showticklabels=True, nticks=4, tickformat=".0%")
+    fig.update_yaxes(title="share of values", col=1)
     fig.for_each_trace(lambda t: t.update(width=[row[0] for row in t.customdata], marker_line_width=0))
     name = lambda a: a.text.split("=")[1]
     fig.for_each_annotation(lambda a: a.update(text=f"{name(a)}<br>{units[name(a)]}"))

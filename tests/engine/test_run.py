@@ -202,8 +202,8 @@ def _command_line(process: Path) -> str:
         return ""
 
 
-# Ctrl-C; what a batch system sends; Ctrl-C where jobs are copies of a fork server
-@pytest.mark.parametrize(("how", "few"), [(signal.SIGINT, 3), (signal.SIGTERM, 3), (signal.SIGINT, 0)])
+# Ctrl-C where jobs are copies of a fork server; what a batch system sends where they are not
+@pytest.mark.parametrize(("how", "few"), [(signal.SIGINT, 0), (signal.SIGTERM, 3)])
 def test_an_interrupted_run_leaves_nothing_running_and_resumes(tiny_project, monkeypatch, how, few):
     monkeypatch.delenv(ADDRESS, raising=False)
     edit(tiny_project / "nbs" / "02_sum.ipynb", "total = int", "import time; time.sleep(6)\\ntotal = int")
