@@ -835,7 +835,7 @@ def test_a_real_face_a_photo_and_a_mouse_that_wanders(browser, tmp_path, vendor)
     taught stays as it was while the mouse wanders."""
     server = ServerProcess(
         tmp_path / "study",
-        gaze={"source": "webgazer", "clicks": 2, "threshold": 60, "fixation_s": 1, "validation_s": 1},
+        gaze={"source": "webgazer", "clicks": 2, "threshold": 60, "fixation_s": 0.6, "validation_s": 0.6},
         tasks={"per_participant": 1, "conditions": {"pairwise": 0}},
         demographics=[],
     )
