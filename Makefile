@@ -26,9 +26,9 @@ test: setup
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5
 
 # parts of `make test` that go side by side: pages are rendered on one core
-demo-pages:
+demo-pages: setup
 	$(BIN)/ifllm report demo
-notebooks:
+notebooks: setup
 	bash scripts/check-notebooks.sh
 
 lab: setup

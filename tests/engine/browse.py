@@ -78,7 +78,7 @@ class Visit:
         """Scroll down the page and to each plot; what is known of the first one that is not drawn in time."""
         self.page.mouse.move(100, 200)
         self.page.evaluate(
-            """async () => { for (let y = 0; document.querySelector('.ifllm-plot, [loading=lazy]') && y < document.documentElement.scrollHeight; y += 800) { scrollTo(0, y); await new Promise((go) => setTimeout(go, 25)); } }"""
+            """async () => { const late = document.querySelector('.ifllm-plot, [loading=lazy]'); for (let y = 0; late && y < document.documentElement.scrollHeight; y += 800) { scrollTo(0, y); await new Promise((go) => setTimeout(go, 25)); } }"""
         )
         # a busy machine paints less often than the loop above scrolls
         undrawn = self.page.evaluate(REACH, PATIENCE_S)

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1220,27 +1219,22 @@ def test_the_reference_counts_the_release_as_it_is(root):
 
 def test_recordings_of_the_release_are_parsed_line_by_line(release_archive, tmp_path):
     """Every tenth recorded worker of the release: each line of their files is a row, none is quarantined."""
-    from ifllm.base.study import Sink, load_settings
+    from ifllm.base.study import Sink
 
-    folder = data.fetch(release_archive, tmp_path / "cache")
-    some = tmp_path / "some"
+    folder, some, lines = data.fetch(release_archive, tmp_path / "cache"), tmp_path / "some", {"rel": 0, "abs": 0}
     (some / "user_behavior").mkdir(parents=True)
     for name in data.TABLES:
         (some / name).symlink_to(folder / name)
     for worker in sorted((folder / "user_behavior").iterdir())[::10]:
         (some / "user_behavior" / worker.name).symlink_to(worker)
-    excluded = load_settings(ROOT / "settings.ini", "quick")["excluded_workers"]
+        for file in worker.glob("*/*.csv"):
+            lines[file.name[:3]] += len(file.read_bytes().splitlines())
     with Sink(tmp_path / "rel") as rel, Sink(tmp_path / "abs") as abs_:
-        release = data.parse_release(some, rel, abs_, excluded=excluded)
-    recorded = release.ledger.filter(pl.col("kind") != "table")
-    lines = {"rel": 0, "abs": 0}
-    for file in (some / "user_behavior").glob("*/*/*.csv"):
-        lines[file.name[:3]] += len(file.read_bytes().splitlines())
-    assert dict(recorded.group_by("kind").agg(pl.col("rows_total").sum()).rows()) == lines and min(lines.values()) > 1e5
-    assert recorded["rows_quarantined"].sum() == 0 and counted(release, "six_columns") > 0
-    assert dict(release.ledger.filter(kind="table").group_by("kind").agg(pl.col("rows_total").sum()).rows()) == {
-        "table": 1691 + 1336 + 258
-    }
+        release = data.parse_release(some, rel, abs_)
+    totals = dict(release.ledger.group_by("kind").agg(pl.col("rows_total").sum()).rows())
+    assert totals == {**lines, "table": 1691 + 1336 + 258} and min(lines.values()) > 1e5
+    assert release.ledger.filter(pl.col("kind") != "table")["rows_quarantined"].sum() == 0
+    assert counted(release, "six_columns") > 0
     assert set(release.queries["model_1"]) | set(release.queries["model_2"].drop_nulls()) == set(data.MODELS)
     assert not any("worker_" in file for file in release.ledger["file"])
 

@@ -137,8 +137,13 @@
   // A plot in view on opening waits, as its picture, until the reader does anything at all: opening a page costs no more than the page.
   // A browser tells of a pointer that rests where the page appears; that is nobody's doing.
   const awake = new Promise((done) => {
-    const wake = (event) => (event.type !== "pointermove" || event.movementX || event.movementY) && done();
-    ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, wake, { passive: true }));
+    const heard = new AbortController();
+    const wake = (event) => {
+      if (event.type === "pointermove" && !event.movementX && !event.movementY) return;
+      heard.abort();
+      done();
+    };
+    ["pointermove", "pointerdown", "touchstart", "keydown", "wheel", "scroll"].forEach((act) => addEventListener(act, wake, { passive: true, signal: heard.signal }));
   });
   const draw = async (box) => {
     const place = box.querySelector(":scope > div");
